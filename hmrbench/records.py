@@ -1,0 +1,160 @@
+"""The nouns that pass between layers: frozen, free of behaviour beyond their own shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person to predict.
+
+    `box_xywh_px` is the person's box as the data set gives it, in pixels of the image; `padded` says that it already
+    holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes.
+    """
+
+    id: str
+    image: Path
+    image_id: int | str
+    box_xywh_px: tuple[float, float, float, float]
+    score: float = 1.0
+    padded: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a reader returns: the samples, and the truth in the form that the data set's metrics expect.
+
+    `total` is the number of samples before a `--limit`: with fewer samples than that it is a part only.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    truth: Any
+    boxes: str
+    annotations_sha256: str
+    total: int
+
+    @property
+    def partial(self) -> bool:
+        """Whether samples were left out by a limit."""
+        return len(self.samples) < self.total
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one sample.
+
+    `keypoints_px` (K, 2) in pixels of the whole image, `scores` (K,), `joints_m` (J, 3) in metres, camera frame, or
+    None. `params` holds the body model's parameters of a mesh network by name, empty for a pose network.
+    """
+
+    keypoints_px: Array
+    scores: Array
+    joints_m: Array | None = None
+    params: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with its name and unit."""
+
+    name: str
+    value: float
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a metric found.
+
+    `per_joint` maps a score's name to one value per joint name; `per_sample` holds named arrays from which the scores
+    can be computed again on a resampled data set (for confidence intervals).
+    """
+
+    scores: tuple[Score, ...]
+    per_joint: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    per_sample: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named way to score predictions, in the order of the samples, against the truth of a data set."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    compute: Callable[[Sequence[Prediction], Dataset], Measurement]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One row: how accurate one model was on one data set, and everything needed to obtain it again.
+
+    Where predictions came out of a file, what made them is not known: those fields are None.
+    """
+
+    model: str
+    task: str
+    dataset: str
+    weights: str
+    weights_sha256: str | None
+    boxes: str
+    flip: bool | None
+    codec: str | None
+    input: str | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+    samples: int
+    partial: bool
+    metrics: Mapping[str, float]
+    versions: Mapping[str, str]
+    commit: str | None
+    annotations_sha256: str = ""
+    per_joint: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The JSON object of this result."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """One row: what one model costs on one device. MACs count one multiply-add as 1; FLOPs are twice that."""
+
+    model: str
+    params: int | None = None
+    params_encoder: int | None = None
+    params_neck: int | None = None
+    params_head: int | None = None
+    macs: int | None = None
+    flops: int | None = None
+    activations: int | None = None
+    latency_ms: float | None = None
+    latency_ms_p90: float | None = None
+    latency_ms_p99: float | None = None
+    images_per_s: float | None = None
+    batch_size: int = 1
+    dtype: str = "fp32"
+    device: str = "cpu"
+    peak_memory_mb: float | None = None
+    energy_mj: float | None = None
+    status: str = "ok"
+    error: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The JSON object of this result."""
+        return asdict(self)
