@@ -1,0 +1,203 @@
+"""Takes wanted files out of zip and tar archives without trusting the archive.
+
+Nothing is written outside the target folder, no links or devices are made, sizes are counted as the bytes
+are written, and the target gets whole files or none: they are extracted into a folder beside it, then moved.
+Formats: the PKWARE zip note (APPNOTE) and POSIX ustar/pax, as read by Python's `zipfile` and `tarfile`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import lzma
+import os
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, TYPE_CHECKING
+
+from hmrbench.errors import DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+MAX_BYTES = 64 << 30
+MAX_FILES = 1_000_000
+
+Wanted = Callable[[str], bool] | Sequence[str] | None
+_Member = tuple[str, str, int, Callable[[], IO[bytes]]]  # name, what it is if not a plain file, size, opener
+
+_CHUNK = 1 << 20
+
+
+class CorruptArchiveError(DataError):
+    """The archive itself is truncated, damaged or of no known kind: a new copy may be good."""
+
+
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    UnicodeError,
+    NotImplementedError,  # a zip compression that Python lacks
+    RuntimeError,  # an encrypted zip member
+)
+
+
+def extract(
+    archive: Path,
+    into: Path,
+    wanted: Wanted = None,
+    max_bytes: int = MAX_BYTES,
+    max_files: int = MAX_FILES,
+) -> list[Path]:
+    """Extract the wanted plain files of a zip or tar(.gz, .xz, .bz2) archive, keeping their paths.
+
+    The whole archive is read, so that a truncated one is noticed even where the wanted files come first. If
+    `into` does not exist it appears complete in one rename; otherwise each file is moved into it, replacing
+    one of that name, after all were extracted.
+
+    Args:
+        archive: the file; its kind is told by its content, not by its name.
+        into: folder that receives the files.
+        wanted: a function of the member's name, or fnmatch patterns of which one must match ('*' also matches
+            '/'), or None for all. Names have forward slashes and no leading './'.
+        max_bytes: most bytes to write, whatever sizes the archive states.
+        max_files: most files to write.
+
+    Returns:
+        The extracted files under `into`, in the archive's order; empty if none matched.
+
+    Raises:
+        DataError: the archive is missing, truncated, corrupt, encrypted or of no known kind; a wanted member
+            leaves the folder, is a link or a device, is there twice, or exceeds a limit; the disk is full.
+    """
+    if not archive.is_file():
+        raise DataError(f"{archive}: no such archive")
+    try:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{into.name}.", suffix=".tmp", dir=into.parent) as folder:
+            staging = Path(folder) / "files"
+            staging.mkdir()
+            names = _extract_to(archive, staging, _predicate(wanted), max_bytes, max_files)
+            _publish(staging, into, names)
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CorruptArchiveError(f"{archive}: truncated or corrupt archive: {reason}") from error
+    except OSError as error:
+        if error.errno is None:  # the decompressors' own complaints carry no errno
+            raise CorruptArchiveError(f"{archive}: truncated or corrupt archive: {error}") from error
+        raise DataError(f"{archive}: cannot extract into {into}: {error.strerror}") from error
+    return [into / name for name in names]
+
+
+def _predicate(wanted: Wanted) -> Callable[[str], bool]:
+    if wanted is None:
+        return lambda name: True
+    if callable(wanted):
+        return wanted
+    patterns = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _extract_to(
+    archive: Path, staging: Path, wanted: Callable[[str], bool], max_bytes: int, max_files: int
+) -> list[str]:
+    """Write the wanted members below `staging`; their cleaned names."""
+    names: list[str] = []
+    room = max_bytes
+    for raw, odd, size, opener in _members(archive):
+        name = _plain(raw)
+        if not wanted(name):
+            continue
+        if odd:
+            raise DataError(f"{archive}: '{raw}' is a {odd}; only plain files are extracted")
+        _check_name(archive, raw)
+        if len(names) >= max_files:
+            raise DataError(f"{archive}: more than {max_files} files to extract")
+        if size > room:
+            raise DataError(f"{archive}: more than {max_bytes} bytes to extract")
+        target = staging / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opener() as source, target.open("xb") as out:
+                while chunk := source.read(_CHUNK):
+                    room -= len(chunk)
+                    if room < 0:
+                        raise DataError(f"{archive}: more than {max_bytes} bytes to extract")
+                    out.write(chunk)
+        except FileExistsError as error:
+            raise DataError(f"{archive}: '{raw}' is there twice") from error
+        if (written := target.stat().st_size) != size:
+            raise CorruptArchiveError(f"{archive}: '{raw}' has {written} bytes instead of {size}")
+        names.append(name)
+    return names
+
+
+def _plain(name: str) -> str:
+    """A member's name without './' and doubled slashes; '..' and a leading '/' stay to be refused."""
+    return str(PurePosixPath(name))
+
+
+def _check_name(archive: Path, name: str) -> None:
+    """Refuse names that leave the folder, on this or another system."""
+    windows = PureWindowsPath(name)
+    parts = {*PurePosixPath(name).parts, *windows.parts}
+    absolute = name.startswith(("/", "\\")) or windows.drive
+    if absolute or ".." in parts or "\0" in name or _plain(name) in ("", "."):
+        raise DataError(f"{archive}: '{name}' would be written outside the target folder")
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    with archive.open("rb") as head:
+        magic = head.read(4)
+    return _zip_members(archive) if magic in (b"PK\3\4", b"PK\5\6") else _tar_members(archive)
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir() or kind == stat.S_IFDIR:
+                continue
+            odd = "" if kind in (0, stat.S_IFREG) else "link" if kind == stat.S_IFLNK else "device"
+            yield info.filename, odd, info.file_size, lambda info=info: opened.open(info)  # type: ignore[misc]
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """Ends at the end-of-archive block only: `tarfile` itself stops quietly at cut or junk headers."""
+
+    @classmethod
+    def fromtarfile(cls, source: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(source)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # not among the type stubs' names
+                raise
+            raise tarfile.ReadError(f"{error}, no end-of-archive mark") from error
+
+
+def _tar_members(archive: Path) -> Iterator[_Member]:
+    with tarfile.open(archive, "r:*", tarinfo=_StrictTarInfo) as opened:
+        for info in opened:
+            if info.isdir():
+                continue
+            odd = "" if info.isreg() else "link" if info.issym() or info.islnk() else "device"
+            yield info.name, odd, info.size, lambda info=info: opened.extractfile(info)  # type: ignore[misc]
+        while opened.fileobj is not None and opened.fileobj.read(_CHUNK):
+            pass  # to the end of the stream, where the compressor's checksum stands
+
+
+def _publish(staging: Path, into: Path, names: Sequence[str]) -> None:
+    if not into.exists():
+        os.rename(staging, into)
+        return
+    for name in names:
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / name, target)
