@@ -1,0 +1,18 @@
+"""Body models in SMPL's format: load, pose, regress joints."""
+
+from hmrbench.body.arrays import BodyArrays, read_body, read_regressor
+from hmrbench.body.install import body_folder, find_body, free_body, install_body, load_body
+from hmrbench.body.model import Body, BodyOutput
+
+__all__ = [
+    "Body",
+    "BodyArrays",
+    "BodyOutput",
+    "body_folder",
+    "find_body",
+    "free_body",
+    "install_body",
+    "load_body",
+    "read_body",
+    "read_regressor",
+]

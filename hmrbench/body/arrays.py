@@ -1,0 +1,190 @@
+"""A body model in SMPL's format, as arrays: read from every form in which it is passed around, and checked.
+
+The names are those of the official files (Loper et al. 2015), and of the buffers in HMR2.0 checkpoints
+(repository shubham-goel/4D-Humans, MIT licence).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmrbench.body.unpickle import read_pickle
+from hmrbench.errors import DataError
+from hmrbench.records import Array
+
+JOINTS = 24
+BETAS = 10
+POSE_BASES = 9 * (JOINTS - 1)
+EXTRA = 19  # regressed joints
+SMPL_VERTICES = 6890
+
+# Vertices of SMPL's mesh at the nose, right and left eye, right and left ear, left big toe, small toe, heel,
+# right big toe, small toe, heel: those of the smplx package (`vertex_ids.py`), in the order in which it
+# appends them.
+SMPL_JOINT_VERTICES = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
+
+# OpenPose's 25 joints among SMPL's 24 joints and these 11 vertices, as in `hmr2/models/smpl_wrapper.py`.
+OPENPOSE_ORDER = (24, 12, 17, 19, 21, 16, 18, 20, 0, 2, 5, 8, 1, 4, 7, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34)
+
+# Names in checkpoints (without their prefix `smpl.`) -> names in files.
+_CHECKPOINT_NAMES = {
+    "lbs_weights": "weights",
+    "faces_tensor": "f",
+    "parents": "kintree_table",
+    "vertex_joint_selector.extra_joints_idxs": "joint_vertices",
+}
+_REQUIRED = ("v_template", "shapedirs", "J_regressor", "weights", "f", "kintree_table")
+
+
+@dataclass(frozen=True)
+class BodyArrays:
+    """A body with V vertices; float32, metres, rest pose with y up.
+
+    `v_template` (V, 3), `shapedirs` (V, 3, 10), `posedirs` (V, 3, 207) or None where there are none,
+    `J_regressor` (24, V), `weights` (V, 24), `faces` (F, 3), `parents` (24,) with -1 for the root.
+    `joint_vertices` (11,) and `joint_regressor_extra` (19, V) complete the 44-joint set of 4D-Humans; None
+    where they are not known.
+    """
+
+    v_template: Array
+    shapedirs: Array
+    posedirs: Array | None
+    J_regressor: Array
+    weights: Array
+    faces: Array
+    parents: Array
+    joint_vertices: Array | None
+    joint_regressor_extra: Array | None
+    source: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the arrays: the same for the same body in whichever file format, regressors included."""
+        digest = hashlib.sha256()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                digest.update(f"{field.name}{value.shape}".encode())
+                digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+
+def read_body(source: str | Path | Mapping[str, Any], regressor: str | Path | None = None) -> BodyArrays:
+    """A body from an official `.pkl`, an `.npz`, or a mapping of arrays or tensors.
+
+    Args:
+        source: the file; or arrays by name; or the state dict of an HMR2.0 checkpoint, of which the `smpl.*`
+            entries are used.
+        regressor: file of the 19 extra joints (`SMPL_to_J19.pkl`), where the body does not hold them.
+
+    Raises:
+        DataError: the file cannot be read, a part is missing, there are not 24 joints or fewer than 10 betas,
+            or the parts are of different topologies.
+    """
+    name = str(source) if isinstance(source, (str, Path)) else "body"
+    content = dict(source) if isinstance(source, Mapping) else read_arrays(Path(source))
+    if any(key.startswith("smpl.") for key in content):
+        content = {key.removeprefix("smpl."): v for key, v in content.items() if key.startswith("smpl.")}
+    parts = {_CHECKPOINT_NAMES.get(key, key): _numpy(value) for key, value in content.items()}
+    if regressor is not None:
+        parts["joint_regressor_extra"] = read_regressor(regressor)
+    missing = [part for part in _REQUIRED if part not in parts]
+    if missing:
+        raise DataError(f"{name}: no body in SMPL's format, it lacks {', '.join(missing)}")
+    return BodyArrays(**_geometry(name, parts), **_indices(name, parts), source=name)
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Arrays by name in a `.pkl`, `.npz` or `.npy` file; an array without a name is called `array`."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.suffix == ".pkl":
+        content = read_pickle(path)
+        return content if isinstance(content, dict) else {"array": content}
+    if path.suffix not in (".npz", ".npy"):
+        raise DataError(f"{path}: a body is a .pkl or .npz file, or lies in a checkpoint")
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return {"array": content}
+        with content:
+            return {key: content[key] for key in content.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        raise DataError(f"{path}: cannot be read, it is damaged or no body file ({e})") from e
+
+
+def read_regressor(path: str | Path) -> Array:
+    """The regressor of the 19 extra joints (19, V) from `SMPL_to_J19.pkl`, or the same as .npy or .npz."""
+    content = read_arrays(Path(path))
+    array = content.get("array", content.get("joint_regressor_extra"))
+    if array is None or array.ndim != 2 or array.shape[0] != EXTRA:
+        raise DataError(f"{path}: no regressor of {EXTRA} joints")
+    return np.asarray(array, np.float32)
+
+
+def _numpy(value: Any) -> Array:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _geometry(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
+    """The arrays of real numbers, float32, if they fit each other."""
+    joints, vertices = len(np.atleast_1d(parts["J_regressor"])), len(np.atleast_1d(parts["v_template"]))
+    if joints != JOINTS:
+        raise DataError(f"{name}: {joints} joints, not {JOINTS}: this is not a body in SMPL's format")
+    shapedirs, posedirs = parts["shapedirs"], parts.get("posedirs")
+    if shapedirs.ndim != 3 or shapedirs.shape[-1] < BETAS:
+        raise DataError(f"{name}: shapedirs {shapedirs.shape} has fewer than {BETAS} betas")
+    if posedirs is not None and posedirs.shape == (POSE_BASES, 3 * vertices):  # as in a checkpoint
+        posedirs = posedirs.T.reshape(vertices, 3, POSE_BASES)
+    expected = {
+        "v_template": (parts["v_template"], (vertices, 3)),
+        "shapedirs": (shapedirs[..., :BETAS], (vertices, 3, BETAS)),
+        "posedirs": (posedirs, (vertices, 3, POSE_BASES)),
+        "J_regressor": (parts["J_regressor"], (JOINTS, vertices)),
+        "weights": (parts["weights"], (vertices, JOINTS)),
+        "joint_regressor_extra": (parts.get("joint_regressor_extra"), (EXTRA, vertices)),
+    }
+    found: dict[str, Array | None] = {}
+    for part, (array, shape) in expected.items():
+        if array is not None:
+            if array.shape != shape:
+                why = "the parts are of different topologies"
+                raise DataError(f"{name}: {part} is {array.shape}, not {shape}: {why}")
+            if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+                raise DataError(f"{name}: {part} is not finite")
+            array = np.ascontiguousarray(array, np.float32)
+        found[part] = array
+    return found
+
+
+def _indices(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
+    """Triangles, kinematic tree and picked vertices, int64, if they point at what is there."""
+    vertices = len(parts["v_template"])
+    picked = parts.get("joint_vertices")
+    if picked is None and vertices == SMPL_VERTICES:
+        picked = np.array(SMPL_JOINT_VERTICES)
+    if picked is not None:
+        picked = picked[: len(SMPL_JOINT_VERTICES)]  # a checkpoint's list goes on with the finger tips
+    for part, index in (("f", parts["f"]), ("joint_vertices", picked)):
+        if index is not None and (index.dtype.kind not in "iu" or index.size == 0 or index.max() >= vertices):
+            why = "it is of another topology"
+            raise DataError(f"{name}: {part} points at vertices that are not there: {why}")
+    parents = np.atleast_2d(parts["kintree_table"])[0].astype(np.int64)
+    if parents.shape != (JOINTS,) or any(not 0 <= parent < j for j, parent in enumerate(parents) if j):
+        raise DataError(f"{name}: kintree_table is no tree of {JOINTS} joints")
+    if "joint_map" in parts and tuple(parts["joint_map"]) != OPENPOSE_ORDER:
+        raise DataError(f"{name}: joint_map is not that of 4D-Humans: the joints would be mixed up")
+    return {
+        "faces": parts["f"].astype(np.int64),
+        "parents": np.concatenate(([-1], parents[1:])),
+        "joint_vertices": None if picked is None else picked.astype(np.int64),
+    }

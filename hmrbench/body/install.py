@@ -1,0 +1,132 @@
+"""Where bodies come from: the free one in this package, and licensed ones that a person has installed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmrbench.body.arrays import SMPL_VERTICES, BodyArrays, read_arrays, read_body, read_regressor
+from hmrbench.body.model import Body
+from hmrbench.errors import DataError, unknown_name
+from hmrbench.fetch import cache_dir
+
+ASSETS = Path(__file__).parent / "assets"
+FREE_BODIES = {"free": "free_body.npz", "free-lite": "free_body_lite.npz"}
+
+MISSING_SMPL = (
+    "the SMPL body model is not installed (no {path}). It turns the parameters that HMR networks predict "
+    "into joints and a mesh. Its licence, free for non-commercial research, does not allow it to be shipped: "
+    "register at https://smpl.is.tue.mpg.de and download the neutral model (4D-Humans uses "
+    "basicModel_neutral_lbs_10_207_0_v1.0.0.pkl from https://smplify.is.tue.mpg.de), then run\n"
+    "    hmrbench body install PATH\n"
+    "PATH may also be an HMR2.0 checkpoint that holds the smpl.* buffers. Meanwhile the embedded free body "
+    "serves: --dataset demo-mesh"
+)
+
+MISSING_REGRESSOR = (
+    "SMPL is installed ({path}), but not the regressor of the 19 joints that the benchmarks compare. It is "
+    "SMPL_to_J19.pkl in the hmr2_data.tar.gz of 4D-Humans (https://github.com/shubham-goel/4D-Humans); run\n"
+    "    hmrbench body install SMPL_to_J19.pkl"
+)
+
+
+def load_body(
+    source: str | Path | Mapping[str, Any], regressor: str | Path | None = None, update_hips: bool = False
+) -> Body:
+    """A body from a file or from arrays; see `read_body` for what is accepted and what is refused."""
+    return Body(read_body(source, regressor), update_hips)
+
+
+def free_body(lite: bool = False) -> Body:
+    """The free body of this package: 13,718 vertices, or 1,229 with `lite`.
+
+    It has SMPL's format and kinematic tree, but is not SMPL: it has other vertices and other betas. Licence
+    and
+    origin: `assets/LICENSE-free-body.txt`.
+    """
+    return load_body(ASSETS / FREE_BODIES["free-lite" if lite else "free"])
+
+
+def find_body(name: str = "smpl", folder: Path | None = None, update_hips: bool = False) -> Body:
+    """The body called `name`: `smpl` as installed, `free` or `free-lite`.
+
+    Raises:
+        DataError: SMPL, or its regressor of the extra joints, is not installed; says how to get it.
+        UsageError: there is no body of that name.
+    """
+    if name in FREE_BODIES:
+        return load_body(ASSETS / FREE_BODIES[name], update_hips=update_hips)
+    if name != "smpl":
+        raise unknown_name("body", name, ("smpl", *FREE_BODIES))
+    folder = folder or body_folder()
+    path, regressor = folder / "smpl.npz", folder / "smpl_joints.npz"
+    if not path.is_file():
+        raise DataError(MISSING_SMPL.format(path=path))
+    body = load_body(path, regressor if regressor.is_file() else None, update_hips)
+    if not body.has_joints:
+        raise DataError(MISSING_REGRESSOR.format(path=path))
+    return body
+
+
+def install_body(source: str | Path | Mapping[str, Any], folder: Path | None = None) -> Path:
+    """Check SMPL, or its regressor of the extra joints, and keep it for `find_body`.
+
+    Args:
+        source: an official `.pkl`, an `.npz`, the state dict of an HMR2.0 checkpoint, or `SMPL_to_J19.pkl`.
+        folder: where to keep it; default `body_folder()`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        DataError: the file cannot be read, or does not hold SMPL.
+    """
+    content = dict(source) if isinstance(source, Mapping) else read_arrays(Path(source))
+    folder = folder or body_folder()
+    if set(content) <= {"array", "joint_regressor_extra"}:
+        regressor = read_regressor(str(source))
+        if regressor.shape[1] != SMPL_VERTICES:
+            raise DataError(f"{source}: for {regressor.shape[1]} vertices; SMPL has {SMPL_VERTICES}")
+        return _write(folder / "smpl_joints.npz", {"joint_regressor_extra": regressor})
+    body = read_body(content if isinstance(source, Mapping) else source)
+    if len(body.v_template) != SMPL_VERTICES:
+        found = f"{len(body.v_template)} vertices; SMPL has {SMPL_VERTICES}"
+        raise DataError(f"{body.source}: {found}: this is another topology")
+    return _write(folder / "smpl.npz", _as_npz(body))
+
+
+def body_folder() -> Path:
+    """Folder of installed bodies, in the cache."""
+    return cache_dir() / "bodies"
+
+
+def _as_npz(body: BodyArrays) -> dict[str, Any]:
+    named = {
+        "v_template": body.v_template,
+        "shapedirs": body.shapedirs,
+        "posedirs": body.posedirs,
+        "J_regressor": body.J_regressor,
+        "weights": body.weights,
+        "f": body.faces,
+        "kintree_table": np.stack((body.parents, np.arange(len(body.parents)))),
+        "joint_vertices": body.joint_vertices,
+        "joint_regressor_extra": body.joint_regressor_extra,
+    }
+    return {name: array for name, array in named.items() if array is not None}
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> Path:
+    """The whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            np.savez_compressed(file, **arrays)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).replace(path)
+    return path

@@ -1,0 +1,207 @@
+"""MPJPE, PA-MPJPE and PVE: errors of joints and vertices in millimetres.
+
+Protocol of 4D-Humans (Goel et al. 2023, repository shubham-goel/4D-Humans, MIT licence;
+`hmr2/utils/pose_utils.py`): both poses are moved so that the pelvis is the origin, then a subset of the
+joints is compared, for PA-MPJPE after the best similarity transform. Here everything is computed in float64.
+
+The truth of a data set measured with this metric (`Dataset.truth`) is a mapping that holds
+
+    joints_m      (N, J, 3)  joints in metres, any frame up to a translation; J as in `Prediction.joints_m`
+    joint_subset  (S,)       which of the J joints are compared (absent: all)
+    pelvis        int, (P,)  the joint, or the joints whose mean, is moved to the origin (absent: joint 0)
+    joint_names   (J,)       names for the per-joint scores (absent: those of the skeleton with J joints)
+
+and, for PVE, either
+
+    vertices_m    (N, V, 3)  vertices in metres, in the frame of `joints_m`
+
+where the predictions' `params` hold `vertices_m` (V, 3) as well, or
+
+    body                     the body model (a `hmrbench.body.Body`)
+    params                   its `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3) and `betas` (N, 10)
+
+where the predictions' `params` hold the same three for the same body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from hmrbench.errors import DataError
+from hmrbench.geometry import similarity_align
+from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Score
+from hmrbench.skeletons import joint_names
+
+ArrayOrTensor = TypeVar("ArrayOrTensor", Array, torch.Tensor)
+
+NO_EXTENT_M = 1e-6  # joints this close to the first one are a placeholder, not a pose
+BODY_PARAMS = ("global_orient", "body_pose", "betas")
+VERTEX_CHUNK = 256  # samples whose vertices are held at a time
+POSE_CHUNK = 4096  # poses aligned at a time: their arrays stay in the cache
+
+
+def mpjpe(pred: ArrayOrTensor, gt: ArrayOrTensor) -> ArrayOrTensor:
+    """Mean per-joint position error, one value per pose. Nothing is centred here; see `pelvis_centred`.
+
+    Args:
+        pred: (N, J, 3) joints in metres.
+        gt: (N, J, 3) joints in metres, same frame.
+
+    Returns:
+        (N,) error in millimetres, float64, tensor or array as `pred` is.
+
+    Raises:
+        DataError: the shapes differ, or a pose is not finite (rows are named).
+    """
+    return _like(pred, _errors_mm(*_poses(pred, gt)).mean(1))
+
+
+def pa_mpjpe(pred: ArrayOrTensor, gt: ArrayOrTensor) -> ArrayOrTensor:
+    """Mean joint error after similarity alignment (Umeyama 1991, no reflection), one value per pose.
+
+    Args:
+        pred: (N, J, 3) joints in metres, any frame.
+        gt: (N, J, 3) joints in metres.
+
+    Returns:
+        (N,) error in millimetres, float64, tensor or array as `pred` is.
+
+    Raises:
+        DataError: the shapes differ, or a pose is not finite or has no extent (rows are named).
+    """
+    return _like(pred, _aligned_errors_mm(*_poses(pred, gt)).mean(1))
+
+
+def pve(pred: ArrayOrTensor, gt: ArrayOrTensor) -> ArrayOrTensor:
+    """Mean per-vertex error: (N, V, 3) metres to (N,) mm. Nothing is centred; raises as `mpjpe`."""
+    return mpjpe(pred, gt)
+
+
+def pelvis_centred(joints: ArrayOrTensor, pelvis: int | Sequence[int] | Array) -> ArrayOrTensor:
+    """`joints` (N, J, 3) with the pelvis (one joint, or the mean of several) at the origin; a new array."""
+    centred: ArrayOrTensor = joints - _pelvis(joints, pelvis)
+    return centred
+
+
+def _pelvis(joints: ArrayOrTensor, pelvis: int | Sequence[int] | Array) -> ArrayOrTensor:
+    position: ArrayOrTensor = joints[:, np.atleast_1d(pelvis).tolist()].mean(1)[:, None]  # (N, 1, 3)
+    return position
+
+
+def _poses(pred: Any, gt: Any, ids: Sequence[str] | None = None) -> tuple[Array, Array]:
+    pred, gt = (
+        x.detach().cpu().double().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, np.float64)
+        for x in (pred, gt)
+    )
+    if pred.shape != gt.shape or pred.ndim != 3 or pred.shape[-1] != 3:
+        raise DataError(f"prediction {pred.shape} and truth {gt.shape} must both be (N, J, 3)")
+    for name, x in (("prediction", pred), ("truth", gt)):
+        # one NaN or infinity makes the sum of its pose such
+        _reject(~np.isfinite(np.einsum("njc->n", x)), f"{name} is not finite", ids)
+    return pred, gt
+
+
+def _reject(bad: Array, what: str, ids: Sequence[str] | None) -> None:
+    """Raise if any row is bad, naming the first few."""
+    rows = np.flatnonzero(bad)
+    if rows.size:
+        names = ", ".join(str(ids[i]) if ids is not None else str(i) for i in rows[:5])
+        more = f" and {rows.size - 5} more" if rows.size > 5 else ""
+        raise DataError(f"{what}: {'sample' if ids is not None else 'row'} {names}{more}")
+
+
+def _errors_mm(pred: Array, gt: Array) -> Array:
+    difference = pred - gt
+    errors: Array = 1000 * np.sqrt(np.einsum("njc,njc->nj", difference, difference))
+    return errors
+
+
+def _aligned_errors_mm(pred: Array, gt: Array, ids: Sequence[str] | None = None) -> Array:
+    for name, x in (("prediction", pred), ("truth", gt)):
+        offset = x - x[:, :1]
+        no_extent = np.einsum("njc,njc->n", offset, offset) < NO_EXTENT_M**2
+        _reject(no_extent, f"{name} has no extent (all joints in one place)", ids)
+    parts = (slice(i, i + POSE_CHUNK) for i in range(0, max(len(pred), 1), POSE_CHUNK))
+    return np.concatenate([_errors_mm(similarity_align(pred[part], gt[part]), gt[part]) for part in parts])
+
+
+def _like(pred: ArrayOrTensor, values: Array) -> ArrayOrTensor:
+    if isinstance(pred, torch.Tensor):
+        return torch.from_numpy(values).to(pred.device)
+    return values
+
+
+def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
+    """MPJPE and PA-MPJPE, and PVE where truth and predictions have vertices or body parameters.
+
+    Raises:
+        DataError: a prediction has no joints, or others than the truth, or is not usable; names the sample.
+    """
+    truth: Mapping[str, Any] = dataset.truth
+    ids = [sample.id for sample in dataset.samples]
+    pred, gt = _joints(predictions, dataset, ids)
+    pred_pelvis, gt_pelvis = (_pelvis(joints, truth.get("pelvis", 0)) for joints in (pred, gt))
+    names = joint_names(gt.shape[1], truth.get("joint_names"))
+    subset = np.asarray(truth.get("joint_subset", range(len(names))))
+    pred, gt = (pred - pred_pelvis)[:, subset], (gt - gt_pelvis)[:, subset]  # (N, S, 3)
+    errors = {"MPJPE": _errors_mm(pred, gt), "PA-MPJPE": _aligned_errors_mm(pred, gt, ids)}  # (N, S)
+    per_joint = {
+        metric: {names[j]: float(value) for j, value in zip(subset, mm.mean(0), strict=True)}
+        for metric, mm in errors.items()
+    }
+    per_sample = {metric: mm.mean(1) for metric, mm in errors.items()}
+    vertex_errors = [
+        _errors_mm(v - pred_pelvis[rows], w - gt_pelvis[rows]).mean(1)
+        for rows, v, w in _vertices(predictions, truth, ids)
+    ]
+    if vertex_errors:
+        per_sample["PVE"] = np.concatenate(vertex_errors)
+    scores = tuple(Score(name, float(mm.mean()), "mm", False) for name, mm in per_sample.items())
+    return Measurement(scores=scores, per_joint=per_joint, per_sample=per_sample)
+
+
+def _joints(predictions: Sequence[Prediction], dataset: Dataset, ids: Sequence[str]) -> tuple[Array, Array]:
+    """Predicted and true joints (N, J, 3), all there and finite."""
+    gt = np.asarray(dataset.truth["joints_m"])
+    if len(predictions) != len(gt) or not predictions:
+        raise DataError(f"{dataset.name}: {len(predictions)} predictions for {len(gt)} poses")
+    joints = []
+    for sample_id, prediction in zip(ids, predictions, strict=True):
+        if prediction.joints_m is None or prediction.joints_m.shape != gt.shape[1:]:
+            found = "none" if prediction.joints_m is None else str(prediction.joints_m.shape)
+            raise DataError(f"sample {sample_id}: 3D joints expected {gt.shape[1:]}, found {found}")
+        joints.append(prediction.joints_m)
+    return _poses(np.stack(joints), gt, ids)
+
+
+def _vertices(
+    predictions: Sequence[Prediction], truth: Mapping[str, Any], ids: Sequence[str]
+) -> Iterator[tuple[slice, Array, Array]]:
+    """Rows, predicted and true vertices, some samples at a time; nothing where either side has none."""
+    given = "vertices_m" in truth and all("vertices_m" in p.params for p in predictions)
+    posed = "body" in truth and all(key in p.params for p in predictions for key in BODY_PARAMS)
+    if not given and not posed:
+        return
+    for start in range(0, len(predictions), VERTEX_CHUNK):
+        rows = slice(start, start + VERTEX_CHUNK)
+        params = [p.params for p in predictions[rows]]
+        if given:
+            pred, gt = np.stack([p["vertices_m"] for p in params]), truth["vertices_m"][rows]
+        else:
+            pred = _pose(truth["body"], {key: np.stack([p[key] for p in params]) for key in BODY_PARAMS})
+            gt = _pose(truth["body"], {key: truth["params"][key][rows] for key in BODY_PARAMS})
+        yield rows, *_poses(pred, gt, ids[rows])
+
+
+def _pose(body: Any, params: Mapping[str, Array]) -> Array:
+    with torch.no_grad():
+        tensors = {key: torch.as_tensor(value, dtype=torch.float32) for key, value in params.items()}
+        vertices: Array = body(**tensors, vertices=True).vertices.cpu().numpy()
+    return vertices
+
+
+METRIC = Metric(name="mpjpe", unit="mm", higher_is_better=False, compute=compute)
