@@ -55,12 +55,14 @@ class Prediction:
 
     `keypoints_px` (K, 2) in pixels of the whole image, `scores` (K,), `joints_m` (J, 3) in metres, camera frame, or
     None. `params` holds the body model's parameters of a mesh network by name, empty for a pose network.
+    `crop_area_px2` is the area of the crop that the network saw, at which OKS-NMS compares people.
     """
 
     keypoints_px: Array
     scores: Array
     joints_m: Array | None = None
     params: Mapping[str, Array] = field(default_factory=dict)
+    crop_area_px2: float | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class Source(_Frozen):
     """Where a file can be had.
 
     `url` has a scheme (https:, hf:, gdrive:, file:, pypi:) or is `manual:`, then `page` says where a person gets it.
-    `sha256` may be a prefix where the public source states only that; None means unknown. `layout` names the checkpoint
+    `sha256` is that of the file wanted (of the member, where one is named), may be a prefix where the public source
+    states only that, and is None where unknown. `layout` names the checkpoint
     layout, `read_in` the public file that states the address.
     """
 
@@ -106,7 +107,7 @@ class DatasetSpec(_Frozen):
     folder: str
     annotations: str
     images: str
-    boxes: dict[str, str | None] = Field(default_factory=lambda: {"gt": None})
+    boxes: dict[str, str | None] = Field(default={"gt": None})
     default_boxes: str = "gt"
     metrics: tuple[str, ...]
     options: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""A network small enough to run in any test, reached like anybody's: by an import path in a card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hmrbench.schema import ModelCard
+
+
+class TinyPose(nn.Module):
+    """(B, 3, H, W) -> heatmaps (B, 17, H / 4, W / 4): an average and a projection. `calls` counts forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 17, 1)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y: Tensor = self.project(nn.functional.avg_pool2d(x, 4))
+        return y
+
+
+class NanPose(TinyPose):
+    """Puts a NaN into the second person's heatmaps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if len(y) > 1:
+            y[1, 3] = torch.nan
+        return y
+
+
+def build(card: ModelCard) -> nn.Module:
+    return TinyPose()
+
+
+def build_nan(card: ModelCard) -> nn.Module:
+    return NanPose()
+
+
+def write_cards(folder: Path) -> Path:
+    """A folder of cards: tiny-a, tiny-b, and tiny-nan, which predicts what is no number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tiny.yaml").write_text(
+        "family: tiny\n"
+        "defaults: {task: hpe, size: t, input: [64, 48], licence: none, build: 'tiny_net:build'}\n"
+        "models:\n"
+        "  tiny-a: {paper_name: Tiny-A, published: [{dataset: coco-val, metric: AP, value: 12.5, source: nobody}]}\n"
+        "  tiny-b: {paper_name: Tiny-B}\n"
+        "  tiny-nan: {paper_name: Tiny-NaN, build: 'tiny_net:build_nan'}\n"
+    )
+    return folder
