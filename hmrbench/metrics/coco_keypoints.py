@@ -157,7 +157,7 @@ def coco_results(
         samples: the people, in the order of the data set's boxes.
         skeleton: joints of the predictions and their OKS constants.
         aspect: width over height of the crops; with the padding it gives the area at which people are
-            compared.
+            compared, for predictions that do not know the area of their crop.
         padding: of the crops, for samples whose box does not hold its margin yet.
         category_id: of persons in the annotations.
 
@@ -192,6 +192,8 @@ def coco_results(
     scores = rescore(joint_scores, np.array([sample.score for sample in samples]))
     boxes = np.array([sample.box_xywh_px for sample in samples])
     areas = crop_areas(boxes, aspect, np.where([sample.padded for sample in samples], 1.0, padding))
+    known = [prediction.crop_area_px2 for prediction in predictions]
+    areas = np.array([area if own is None else own for own, area in zip(known, areas, strict=True)], areas.dtype)
     triples = np.concatenate([keypoints, joint_scores[..., None]], axis=-1)  # (N, K, 3)
 
     of_image: dict[int | str, list[int]] = {}

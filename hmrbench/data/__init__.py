@@ -1,0 +1,135 @@
+"""Data set specs -> samples: which files, whose reader, what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hmrbench.errors import DataError, UsageError, unknown_name
+from hmrbench.records import Dataset
+from hmrbench.schema import DatasetSpec, import_object, read_yaml, share_dir, validate
+
+# Reader name -> import path of its module: `read(spec, folder, boxes, limit) -> Dataset`, `check(spec, folder) -> [Check]`.
+READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `datasets check`: a part of a data set, whether it is there and whole."""
+
+    part: str
+    status: str  # present, partial, missing, corrupt
+    found: str
+    expected: str = ""
+    detail: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether the data set cannot be evaluated because of it."""
+        return self.status in ("missing", "corrupt")
+
+    @classmethod
+    def count(cls, part: str, unit: str, found: int, expected: int | None, detail: str = "") -> Check:
+        """A counted part: present when the count is the known one, partial when it is a part of the standard set."""
+        status = "present" if found and expected in (None, found) else "partial" if found else "missing"
+        return cls(part, status, f"{found:,} {unit}", "" if expected is None else f"{expected:,}", detail)
+
+
+def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
+    """All specs by name: our own, then those of `datasets_file`, which may redefine a name.
+
+    Raises:
+        UsageError: the file is missing or says something that no spec has.
+    """
+    specs: dict[str, DatasetSpec] = {}
+    for path in (share_dir() / "datasets.yaml", datasets_file):
+        if path is not None:
+            specs |= {name: validate(DatasetSpec, path, name, spec) for name, spec in read_yaml(path).items()}
+    return specs
+
+
+def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
+    """One spec by name.
+
+    Raises:
+        UsageError: unknown name; the nearest are listed.
+    """
+    specs = load_specs(datasets_file)
+    if name.lower() not in specs:
+        raise unknown_name("data set", name, specs)
+    return specs[name.lower()]
+
+
+def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
+    """Where a data set lies: `<root>/<folder>` if that exists, else the root itself.
+
+    Raises:
+        DataError: no root was given, or it does not exist.
+    """
+    if data_root is None:
+        raise DataError(f"{spec.name}: where are the data? Give --data-root DIR or set HMRBENCH_DATA")
+    if not data_root.is_dir():
+        raise DataError(f"{data_root}: no such data root")
+    inner = data_root / spec.folder
+    return inner if inner.is_dir() else data_root
+
+
+def open_dataset(
+    spec: DatasetSpec, data_root: Path | None, boxes: str | None = None, limit: int | None = None
+) -> Dataset:
+    """Read a data set's annotations and check that every file it names is there.
+
+    Args:
+        boxes: `gt` or `det`, where the spec has them; None for the spec's default.
+        limit: the first samples only; the data set is then partial.
+
+    Raises:
+        UsageError: boxes that the data set does not have.
+        DataError: something is missing or broken, named.
+    """
+    boxes = boxes or spec.default_boxes
+    if boxes not in spec.boxes:
+        raise UsageError(f"{spec.name} has no '{boxes}' boxes; there are {', '.join(spec.boxes)}")
+    dataset: Dataset = _reader(spec).read(spec, find_folder(spec, data_root), boxes, limit)
+    if not dataset.samples:
+        raise DataError(f"{spec.name}: there is nobody to predict (boxes: {boxes})")
+    missing = missing_images({s.image for s in dataset.samples})
+    if missing:
+        raise DataError(f"{missing[0]}: image missing ({len(missing)} of {spec.name} in all)")
+    return dataset
+
+
+def check_dataset(spec: DatasetSpec, data_root: Path | None) -> list[Check]:
+    """What of a data set is there, part by part, against the known counts."""
+    checks: list[Check] = _reader(spec).check(spec, find_folder(spec, data_root))
+    return checks
+
+
+def check_images(sizes: Mapping[Path, tuple[int, int] | None], expected: int | None) -> list[Check]:
+    """Whether all images are there, decode, and have the (height, width) that the annotations say."""
+    from hmrbench.data.images import read_image
+
+    missing = set(missing_images(set(sizes)))
+    bad = [Check("image", "missing", str(path)) for path in sorted(missing)]
+    for path in sorted(set(sizes) - missing):
+        try:
+            shape = read_image(path).shape[:2]
+            if sizes[path] not in (None, shape):
+                problem = f"it is {shape[1]}x{shape[0]}, the annotations say {sizes[path][1]}x{sizes[path][0]}"  # type: ignore[index]
+                bad.append(Check("image", "corrupt", str(path), detail=problem))
+        except DataError as e:
+            bad.append(Check("image", "corrupt", str(path), detail=str(e).partition(": ")[2]))
+    return [Check.count("images", "images", len(sizes) - len(bad), expected), *bad]
+
+
+def missing_images(images: set[Path]) -> list[Path]:
+    """Those of the images that do not exist, by listing each folder once."""
+    listed = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {i.parent for i in images}}
+    return sorted(i for i in images if i.name not in listed[i.parent])
+
+
+def _reader(spec: DatasetSpec) -> Any:
+    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")

@@ -1,0 +1,92 @@
+"""Samples -> batches of crops: each picture is read once, ahead of the network, by threads.
+
+OpenCV decodes and warps without Python's lock, so threads scale like processes, and nothing is copied between them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hmrbench.codecs import Crops
+from hmrbench.data.crop import Geometry, crop_people, crops_of
+from hmrbench.data.images import read_image
+from hmrbench.records import Array, Sample
+from hmrbench.schema import Crop
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """What a network's input asks for: the card's crop, its input (height, width), its codec's geometry."""
+
+    crop: Crop
+    input: tuple[int, int]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of some samples: `index` (B,) are their places in the data set, `images` (B, H, W, 3) uint8 RGB."""
+
+    index: Array
+    images: Array
+    crops: Crops
+
+
+def crop_image(path: Path, samples: Sequence[Sample], settings: CropSettings) -> tuple[Array, Crops]:
+    """All crops out of one picture, (n, H, W, 3) uint8 RGB, and where they lie in it.
+
+    Raises:
+        DataError: the picture is missing or corrupt.
+    """
+    crops = crops_of(samples, settings.crop, settings.input)
+    return crop_people(read_image(path), crops.center_px, crops.size_px, settings.input, settings.geometry), crops
+
+
+def batches(
+    samples: Sequence[Sample], index: Sequence[int], settings: CropSettings, batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Batches of the samples at `index`, people of one picture together, pictures in order of first appearance.
+
+    `workers` threads (at least one) run ahead of the caller by about three batches.
+
+    Raises:
+        DataError: a picture is missing or corrupt; raised when its batch is due.
+    """
+    pictures: dict[Path, list[int]] = {}
+    for i in index:
+        pictures.setdefault(samples[i].image, []).append(i)
+    todo = iter(pictures.items())
+    ahead: deque[tuple[list[int], Future[tuple[Array, Crops]]]] = deque()
+    waiting: deque[tuple[int, Array, Array, Array]] = deque()  # one entry a person, of finished pictures
+    people_ahead = 0
+
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="crop")
+    try:
+        while True:
+            while people_ahead < 3 * batch_size + workers and (task := next(todo, None)) is not None:
+                path, people = task
+                ahead.append((people, pool.submit(crop_image, path, [samples[i] for i in people], settings)))
+                people_ahead += len(people)
+            if len(waiting) >= batch_size or (waiting and not ahead):
+                chosen = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+                people_ahead -= len(chosen)
+                yield _collate(chosen, settings.input)
+            elif ahead:
+                people, future = ahead.popleft()
+                images, crops = future.result()
+                waiting.extend(zip(people, images, crops.center_px, crops.size_px, strict=True))
+            else:
+                return
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _collate(people: Sequence[tuple[int, Array, Array, Array]], size: tuple[int, int]) -> Batch:
+    index, images, centers, sizes = zip(*people, strict=True)
+    return Batch(np.array(index), np.stack(images), Crops(np.stack(centers), np.stack(sizes), size))

@@ -1,0 +1,213 @@
+"""The loop: what it predicts, what it writes, how it stops, continues and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hmrbench
+from hmrbench import evaluate, results, zoo
+from hmrbench.codecs import find_codec
+from hmrbench.data.crop import crops_of
+from hmrbench.data.images import read_image
+from hmrbench.errors import DataError, HmrbenchError, UsageError, WeightsError
+
+Prepare = Callable[..., evaluate.Job]
+
+
+@pytest.fixture
+def prepare(tiny_coco: Path, tiny_cards: Path) -> Prepare:
+    def make(model: str = "tiny-a", **settings: object) -> evaluate.Job:
+        given = {"weights": "random", "data_root": tiny_coco, "device": "cpu", "batch_size": 2, "workers": 2}
+        return evaluate.prepare(model, "coco-val", models_dirs=[tiny_cards], **{**given, **settings})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.mark.parametrize(("boxes", "count"), [("gt", 6), ("det", 9)])
+def test_a_row_says_everything(prepare: Prepare, tmp_path: Path, boxes: str, count: int) -> None:
+    result = evaluate.run(prepare(boxes=boxes), runs=tmp_path / "runs")
+    row = result.row()
+    for key in (
+        "model task dataset weights weights_sha256 boxes flip codec input device dtype batch_size samples partial metrics "
+        "versions commit"
+    ).split():
+        assert key in row, key
+    assert (row["model"], row["task"], row["dataset"]) == ("tiny-a", "hpe", "coco-val")
+    assert (row["weights"], row["weights_sha256"], row["boxes"], row["samples"]) == ("random", None, boxes, count)
+    assert (row["flip"], row["codec"], row["input"], row["partial"]) == (True, "udp", "64x48", False)
+    assert {"AP", "AR", "Phi_P_2D", "PCK@0.05", "PCK@0.1"} <= set(row["metrics"])
+    saved = results.load_runs(tmp_path / "runs")
+    assert len(saved) == 1
+    assert json.loads(results.to_json(row)) == saved[0].row
+
+
+def test_predictions_are_those_of_one_person_at_a_time(prepare: Prepare) -> None:
+    """Batches, threads and the order of pictures change nothing: a slow obvious loop predicts the same."""
+    job = prepare(boxes="det")
+    net, _ = zoo.load_weights(job.card, None)
+    found = evaluate.predict_all(net, job)
+    codec, skeleton = find_codec("udp"), evaluate.COCO17
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (job.card.crop.mean, job.card.crop.std))
+    from hmrbench.data.crop import crop_people
+
+    for sample, prediction in zip(job.dataset.samples, found, strict=True):
+        crops = crops_of([sample], job.card.crop, job.card.input)
+        picture = crop_people(read_image(sample.image), crops.center_px, crops.size_px, (64, 48), "udp")
+        x = (torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        with torch.inference_mode():
+            heatmaps = (net(x) + codec.flip_back(net(x.flip(3)), skeleton)) / 2
+        keypoints, scores = codec.decode(heatmaps, crops)
+        np.testing.assert_allclose(prediction.keypoints_px, keypoints[0], atol=1e-3)
+        np.testing.assert_allclose(prediction.scores, scores[0], rtol=1e-5)
+
+
+def test_no_flip_and_codec_are_in_the_row(prepare: Prepare) -> None:
+    plain = evaluate.run(prepare(flip=False, codec="plain"))
+    assert (plain.flip, plain.codec) == (False, "plain")
+    assert prepare(flip=False).key != prepare().key != prepare(codec="dark").key
+
+
+def test_the_limit_makes_a_partial_row(prepare: Prepare) -> None:
+    result = evaluate.run(prepare(boxes="gt", limit=2))
+    assert (result.samples, result.partial) == (2, True)
+    assert not evaluate.run(prepare(boxes="gt", limit=100)).partial
+
+
+def test_a_stopped_run_continues_where_it_was(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, runs = prepare(boxes="det"), tmp_path / "runs"
+    whole = evaluate.run(job).metrics
+
+    def stop(label: str, done: int, total: int) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(job, runs=runs, progress=stop)
+    assert results.load_runs(runs) == []
+    kept = sum(len(index) for index, _ in results.PartialRun.of(runs, job.key).load())
+    assert kept == 4
+
+    seen: list[int] = []
+    original = evaluate.predict
+
+    def counting(net: torch.nn.Module, job: evaluate.Job, index: list[int]) -> object:
+        seen.extend(index)
+        return original(net, job, index)
+
+    monkeypatch.setattr(evaluate, "predict", counting)
+    again = evaluate.run(job, runs=runs, resume=True)
+    assert len(seen) == len(job.dataset.samples) - kept
+    assert again.metrics == whole
+    assert not (runs / ".partial" / job.key).exists()
+
+    seen.clear()
+    evaluate.run(job, runs=runs, resume=True)  # a finished run is taken as it is
+    assert seen == []
+    assert len(results.load_runs(runs)) == 1
+
+
+def test_without_resume_a_run_begins_anew(prepare: Prepare, tmp_path: Path) -> None:
+    job = prepare()
+    store = results.PartialRun.of(tmp_path, job.key)
+    store.add(np.array([0]), [evaluate.Prediction(np.full((17, 2), 9.0), np.ones(17))])
+    result = evaluate.run(job, runs=tmp_path)
+    assert result.metrics == evaluate.run(job).metrics
+
+
+def test_nan_is_an_error_that_names_the_sample(prepare: Prepare) -> None:
+    with pytest.raises(HmrbenchError, match=r"tiny-nan.*not finite.*ann \d+ in 0000"):
+        evaluate.run(prepare("tiny-nan", boxes="gt", flip=False, batch_size=4))
+
+
+def test_saved_predictions_score_the_same_to_the_last_digit(
+    prepare: Prepare, tmp_path: Path, tiny_coco: Path
+) -> None:
+    path = tmp_path / "predictions.json"
+    result = evaluate.run(prepare(boxes="det"), save_predictions=path)
+    scored = evaluate.score_file(path, "coco-val", data_root=tiny_coco, model="tiny-a")
+    assert scored.metrics == result.metrics
+    assert scored.per_joint == result.per_joint
+    assert (scored.flip, scored.codec, scored.weights) == (None, None, "predictions.json")
+
+
+def test_truth_written_as_predictions_is_perfect(tmp_path: Path, tiny_coco: Path) -> None:
+    truth = json.loads((tiny_coco / "annotations" / "person_keypoints_val2017.json").read_text())
+    path = tmp_path / "truth.json"
+    people = [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0}
+        for a in truth["annotations"]
+    ]
+    path.write_text(json.dumps(people))
+    metrics = evaluate.score_file(path, "coco-val", data_root=tiny_coco).metrics
+    assert metrics["AP"] == metrics["AR"] == metrics["Phi_P_2D"] == metrics["PCK@0.05"] == 100
+
+
+def test_photographs_truth_is_perfect(tmp_path: Path, coco_mini: Path) -> None:
+    truth = json.loads((coco_mini / "annotations" / "person_keypoints_val2017.json").read_text())
+    people = [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0}
+        for a in truth["annotations"]
+        if a["num_keypoints"]
+    ]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(people))
+    result = evaluate.score_file(path, "coco-val", data_root=coco_mini)
+    assert result.metrics["AP"] == result.metrics["AR"] == 100
+
+
+@pytest.mark.parametrize("boxes", ["gt", "det"])
+def test_photographs_run(coco_mini: Path, tiny_cards: Path, boxes: str) -> None:
+    job = evaluate.prepare(
+        "tiny-a", "coco-val", weights="random", data_root=coco_mini, boxes=boxes, models_dirs=[tiny_cards], device="cpu"
+    )
+    assert evaluate.run(job).samples == {"gt": 12, "det": 118}[boxes]
+
+
+# --------------------------------------------------------------------------- refusals before anything slow
+
+
+def test_no_weights_stops_before_the_data_are_read(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="vitpose-s has no weights here"):
+        hmrbench.evaluate("vitpose-s", "coco-val", data_root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "fp8"}, "dtype must be one of"),
+        ({"device": "cuda:99"}, "no device"),
+        ({"device": "toaster"}, "no device 'toaster'"),
+        ({"batch_size": "many"}, "batch size"),
+        ({"batch_size": 0}, "batch size"),
+        ({"codec": "udq"}, "unknown codec 'udq'.*udp"),
+        ({"boxes": "guess"}, "no 'guess' boxes; there are det, gt"),
+    ],
+)
+def test_wrong_settings(prepare: Prepare, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        prepare(**settings)
+
+
+def test_a_corrupt_picture_is_named_and_finished_work_is_kept(
+    prepare: Prepare, tiny_coco: Path, tmp_path: Path
+) -> None:
+    picture = tiny_coco / "val2017" / "000000000003.jpg"
+    picture.write_bytes(picture.read_bytes()[:3000])
+    job = prepare(boxes="gt")
+    with pytest.raises(DataError, match=r"000000000003\.jpg: corrupt image, the JPEG is cut off"):
+        evaluate.run(job, runs=tmp_path)
+    kept = sum(len(index) for index, _ in results.PartialRun.of(tmp_path, job.key).load())
+    assert kept == 2
+
+
+def test_half_precision_runs(prepare: Prepare) -> None:
+    assert evaluate.run(replace(prepare(), dtype="bf16")).dtype == "bf16"
