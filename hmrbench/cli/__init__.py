@@ -1,0 +1,93 @@
+"""The command line: one file per command; each imports what is heavy when it is called, not before."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hmrbench import __version__
+from hmrbench.cli import datasets, env, eval, models, score, table, weights
+from hmrbench.errors import HmrbenchError
+
+app = typer.Typer(
+    name="hmrbench",
+    help="Benchmark human pose estimation and human mesh recovery networks: accuracy, cost, and a gate for CI.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hmrbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _settings(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    path = Path("hmrbench.yaml")
+    if path.is_file():  # flag > HMRBENCH_* variable > this file > default
+        from hmrbench.schema import read_yaml
+
+        given = {k.replace("-", "_"): v for k, v in read_yaml(path).items()}
+        ctx.default_map = {command: given for command in ctx.command.commands}  # type: ignore[attr-defined]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose known failures end with one line on stderr and their exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except HmrbenchError as e:
+            typer.echo(f"error: {e}", err=True)
+            raise typer.Exit(e.exit_code) from e
+        except KeyboardInterrupt as e:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from e
+
+    return run
+
+
+_GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "weights": ("Convert and check checkpoint files.", {"convert": weights.convert, "check": weights.check}),
+}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "models": models.models,
+    "show": models.show,
+    "eval": eval.evaluate,
+    "score": score.score,
+    "table": table.table,
+    "env": env.env,
+}
+
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(guarded(_command))
+app.add_typer(datasets.app(guarded), name="datasets")
+for _name, (_help, _group) in _GROUPS.items():
+    _sub = typer.Typer(help=_help, no_args_is_help=True)
+    for _verb, _command in _group.items():
+        _sub.command(_verb)(guarded(_command))
+    app.add_typer(_sub, name=_name)
+
+
+def main() -> None:
+    """The `hmrbench` command."""
+    try:
+        app()
+    except BrokenPipeError:  # the reader of our output has gone, as in `hmrbench models | head`
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,83 @@
+"""`hmrbench env`: what numbers made on this machine depend on, and installations that cannot work."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from hmrbench.cli.options import Json, print_json, stdout
+from hmrbench.errors import HmrbenchError
+
+# (module, words of its failure, what that means, the cure)
+_KNOWN_FAILURES = (
+    (
+        "torchvision",
+        "torchvision::nms does not exist",
+        "torch and torchvision are of different builds",
+        "pip install --force-reinstall torch torchvision",
+    ),
+    ("torchvision", "undefined symbol", "torch and torchvision are of different builds", "pip install --force-reinstall torch torchvision"),
+    ("cv2", "libGL", "opencv-python wants a display library", "pip uninstall -y opencv-python; pip install opencv-python-headless"),
+    ("cv2", "numpy.core.multiarray failed", "OpenCV and numpy do not fit", "pip install --upgrade opencv-python-headless numpy"),
+)  # fmt: skip
+
+
+def env(json: Json = False) -> None:
+    """Print versions, device, caches and settings. Exit code 1, with the cure, if the installation is broken."""
+    found = describe()
+    if json:
+        print_json(found)
+    else:
+        out = stdout()
+        for title, content in found.items():
+            if isinstance(content, dict):
+                out.print(f"[bold]{title}[/bold]")
+                for name, value in content.items():
+                    out.print(f"  {name:26s} {value}", markup=False, soft_wrap=True)
+    if found["problems"]:
+        raise HmrbenchError("; ".join(f"{p['problem']}; cure: {p['cure']}" for p in found["problems"]))
+
+
+def describe() -> dict[str, Any]:
+    """Versions, machine, folders and settings, and the problems of this installation."""
+    from hmrbench import fetch, results, schema
+
+    problems = find_problems()
+    return {
+        "versions": results.versions(),
+        "machine": {k: v for k, v in results.environment().items() if k != "versions"} | _devices(),
+        "folders": {
+            "cards and data set specs": str(schema.share_dir()),
+            "cache": str(fetch.cache_dir()),
+            "data root": os.environ.get("HMRBENCH_DATA", "not set"),
+            "runs": os.environ.get("HMRBENCH_RUNS", "runs"),
+        },
+        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith("HMRBENCH_")},
+        "problems": problems,
+    }
+
+
+def find_problems() -> list[dict[str, str]]:
+    """What keeps this installation from working: what fails, what it means, the one line that cures it."""
+    problems = []
+    for module in ("torch", "torchvision", "timm", "cv2", "pycocotools.coco", "fvcore", "smplx"):
+        try:
+            importlib.import_module(module)
+        except Exception as e:  # a broken binary can raise anything
+            problem, cure = f"{module} cannot be imported", f"pip install --force-reinstall {module}"
+            for name, words, meaning, known_cure in _KNOWN_FAILURES:
+                if name == module and words in str(e):
+                    problem, cure = meaning, known_cure
+            problems.append({"module": module, "problem": problem, "message": str(e).splitlines()[0], "cure": cure})
+    return problems
+
+
+def _devices() -> dict[str, str]:
+    try:
+        import torch
+    except Exception as e:  # reported as a problem
+        return {"torch": f"not importable: {e}"}
+    if not torch.cuda.is_available():
+        return {"device": "cpu", "cpu threads": str(torch.get_num_threads())}
+    return {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}

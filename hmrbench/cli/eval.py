@@ -1,0 +1,139 @@
+"""`hmrbench eval`: how accurate networks are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hmrbench.cli.options import (
+    DEFAULT_WORKERS,
+    BatchSize,
+    Boxes,
+    DataRoot,
+    DatasetOptions,
+    DatasetsFile,
+    Device,
+    Dtype,
+    Json,
+    Models,
+    ModelsDirs,
+    Runs,
+    Weights,
+    Workers,
+    print_json,
+    stderr,
+    show_view,
+)
+
+if TYPE_CHECKING:
+    from hmrbench.evaluate import Job
+
+
+def evaluate(
+    model: Models,
+    dataset: DatasetOptions,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    boxes: Boxes = None,
+    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture.")] = True,
+    codec: Annotated[str | None, typer.Option("--codec", help="udp, plain, dark; the card's own if none.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
+    batch_size: BatchSize = "auto",
+    workers: Workers = DEFAULT_WORKERS,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="First N people only; the row is partial.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped; keep finished ones.")] = False,
+    save_predictions: Annotated[
+        Path | None, typer.Option("--save-predictions", help="Also write the predictions: a file, or a folder for several.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    models_dir: ModelsDirs = None,
+    datasets_file: DatasetsFile = None,
+    json: Json = False,
+) -> None:
+    """Evaluate networks on data sets by the field's exact protocol; one row each, kept under `--runs`.
+
+    Without weights it stops (exit code 3) and says where they come from.
+    """
+    from hmrbench import data, tables, zoo
+    from hmrbench.errors import HmrbenchError
+    from hmrbench.evaluate import prepare, run
+
+    cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
+    jobs: list[Job] = []
+    for name in dict.fromkeys(dataset):
+        spec = data.load_spec(name, datasets_file)
+        opened = data.open_dataset(spec, data_root, boxes, limit)
+        jobs += [
+            prepare(
+                card, spec, weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype,
+                batch_size=batch_size, workers=workers, opened=opened,
+            )
+            for card in cards
+        ]  # fmt: skip
+    remark = stderr()
+    done, failures = [], []
+    with progress_bar(remark) as progress:
+        for job in jobs:
+            target = _predictions_path(save_predictions, job, len(jobs))
+            try:
+                result = run(job, runs=runs, resume=resume, save_predictions=target, progress=progress)
+            except HmrbenchError as e:  # the other models are evaluated all the same
+                failures.append(e)
+                remark.print(f"error: {e}", markup=False, soft_wrap=True)
+                continue
+            except KeyboardInterrupt:
+                remark.print("stopped; --resume continues where this run is now", markup=False)
+                raise
+            done.append(result.row())
+    if json:
+        print_json(done)
+    elif done:
+        show_view(tables.evaluation_view(done))
+    if failures:
+        raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _predictions_path(wanted: Path | None, job: Job, jobs: int) -> Path | None:
+    """The file for one job's predictions: as named for a single job, else one in that folder for each."""
+    if wanted is None or (jobs == 1 and wanted.suffix):
+        return wanted
+    suffix = ".json" if job.card.task == "hpe" else ".npz"
+    return wanted / f"{job.card.name}-{job.spec.name}{suffix}"
+
+
+class progress_bar:  # noqa: N801  (used as a function: `with progress_bar(console) as progress`)
+    """People done, rate and time left on stderr; `progress(label, done, total)` moves it."""
+
+    def __init__(self, console: object) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=console, transient=True)  # type: ignore[arg-type]
+        self.tasks: dict[str, object] = {}
+
+    def __enter__(self) -> progress_bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if label not in self.tasks:
+            for old in self.bar.task_ids:
+                self.bar.update(old, visible=False)
+            self.tasks[label] = self.bar.add_task(label, total=total, rate="")
+        task = self.tasks[label]
+        self.bar.update(task, completed=done)  # type: ignore[arg-type]
+        speed = self.bar.tasks[self.bar.task_ids.index(task)].speed  # type: ignore[arg-type]
+        if speed:
+            self.bar.update(task, rate=f"{speed:.1f} people/s")  # type: ignore[arg-type]

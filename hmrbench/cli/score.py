@@ -1,0 +1,32 @@
+"""`hmrbench score`: score predictions that were saved, by this tool or by another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hmrbench.cli.options import Boxes, DataRoot, DatasetOption, DatasetsFile, Json, Runs, print_json, show_view
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help="COCO result json (pose) or npz (mesh).")],
+    dataset: DatasetOption,
+    data_root: DataRoot = None,
+    boxes: Boxes = None,
+    model: Annotated[str, typer.Option("--model", help="The name to put into the row.")] = "",
+    runs: Annotated[Path | None, typer.Option("--runs", help="Also keep the row here.")] = None,
+    datasets_file: DatasetsFile = None,
+    json: Json = False,
+) -> None:
+    """Score saved predictions against a data set, with the very numbers that `eval` gives."""
+    from hmrbench import data, tables
+    from hmrbench.evaluate import score_file
+
+    spec = data.load_spec(dataset, datasets_file)
+    row = score_file(predictions, spec, data_root=data_root, boxes=boxes, model=model, runs=runs).row()
+    if json:
+        print_json([row])
+    else:
+        show_view(tables.evaluation_view([row]))

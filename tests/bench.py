@@ -1,0 +1,132 @@
+"""Speed, as ratios taken in one run: `make bench`. Nothing here is a test; machines differ and are noisy.
+
+Each pair is timed in turns, A B A B, so that a change of the machine's speed meets both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import reference
+from conftest import make_coco
+
+from hmrbench import data, evaluate, zoo
+from hmrbench.codecs import Crops, find_codec
+from hmrbench.data.loader import CropSettings, batches, crop_image
+
+
+def in_turns(a: Callable[[], object], b: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of A and of B, run alternately after one warm-up each."""
+    a(), b()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for kept, run in zip(times, (a, b), strict=True):
+            start = time.perf_counter()
+            run()
+            kept.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def report(what: str, ours: float, other: float) -> None:
+    """One line: ours, the other, and how many times faster ours is."""
+    print(f"{what:74s} {ours:9.4f} {other:9.4f} s  {other / ours:6.2f}x", flush=True)
+
+
+def big_coco(folder: Path, images: int, people: int) -> evaluate.Dataset:
+    """Generated 640x480 JPEG pictures with many people each, as detectors find them in COCO."""
+    make_coco(folder, (people,) * images)
+    rng = np.random.default_rng(0)
+    texture = cv2.resize(rng.integers(0, 256, (48, 64, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    for path in (folder / "val2017").iterdir():
+        cv2.imwrite(str(path), texture)
+    return data.open_dataset(data.load_spec("coco-val"), folder, "det")
+
+
+def bench_loop(folder: Path, model: str, people: int, rounds: int) -> None:
+    """End-to-end evaluation against the network's bare forward rate with the same batch and precision."""
+    dataset = big_coco(folder, images=max(1, people // 8), people=7)
+    job = evaluate.prepare(model, "coco-val", weights="random", opened=dataset, batch_size=8, device="cpu")
+    net, _ = zoo.load_weights(job.card, None)
+    count = len(dataset.samples)
+    x = torch.randn(8, 3, *job.card.input)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for start in range(0, count, 8):
+            net(x[: min(8, count - start)])
+            net(x[: min(8, count - start)])  # the mirrored picture
+
+    loop, forward = in_turns(lambda: evaluate.predict_all(net, job), bare, rounds)
+    print(f"{'evaluation of ' + model + ', people/s against bare forwards':74s} {count / loop:9.2f} {count / forward:9.2f} /s  "
+          f"{100 * forward / loop:5.1f} %", flush=True)  # fmt: skip
+
+
+def bench_loading(folder: Path, rounds: int) -> None:
+    """Crops per second when a picture is read once, against reading it once per person, one thread each."""
+    dataset = big_coco(folder, images=12, people=20)  # COCO val2017 has 104,125 detector boxes on 5,000 images: 21 each
+    settings = CropSettings(zoo.load_card("vitpose-s").crop, (256, 192), "udp")
+
+    def once_per_person() -> None:
+        for sample in dataset.samples:
+            crop_image(sample.image, [sample], settings)
+
+    def ours() -> None:
+        for _ in batches(dataset.samples, range(len(dataset.samples)), settings, 64, workers=1):
+            pass
+
+    fast, slow = in_turns(ours, once_per_person, rounds)
+    report(f"{len(dataset.samples)} crops out of {12} pictures; reading each once per box", fast, slow)
+
+
+def bench_decoding(rounds: int) -> None:
+    """Decoding of heatmaps against the official way, one map at a time."""
+    rng = np.random.default_rng(0)
+    heatmaps = reference_heatmaps(rng, 64)
+    crops = Crops(np.full((64, 2), 100.0), np.tile([150.0, 200.0], (64, 1)), (256, 192))
+    for name in ("udp", "plain", "dark"):
+        codec = find_codec(name)
+        maps = torch.from_numpy(heatmaps)
+        one_by_one = partial(reference.decode_heatmaps, heatmaps, crops.center_px, crops.size_px, name)
+        fast_s, slow_s = in_turns(partial(codec.decode, maps, crops), one_by_one, rounds)
+        report(f"decode 64 people, codec {name}; one map at a time as in mmpose", fast_s, slow_s)
+
+
+def reference_heatmaps(rng: np.random.Generator, people: int) -> np.ndarray:
+    """Gaussian peaks with noise, (B, 17, 64, 48) float32."""
+    x, y = rng.uniform(4, 44, (people, 17, 1, 1)), rng.uniform(4, 60, (people, 17, 1, 1))
+    grid_y, grid_x = np.mgrid[:64, :48]
+    peaks = np.exp(-((grid_x - x) ** 2 + (grid_y - y) ** 2) / 8)
+    return (peaks + 0.01 * rng.random(peaks.shape)).astype(np.float32)
+
+
+def main() -> None:
+    """All comparisons, the quick ones first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--people", type=int, default=48, help="people in the end-to-end comparison")
+    parser.add_argument("--models", nargs="*", default=["swinpose-t-s3", "vitpose-s"])
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {args.rounds} rounds in turns")
+    print(f"{'':74s} {'ours':>9s} {'other':>9s}    ratio")
+    with tempfile.TemporaryDirectory() as folder:
+        bench_decoding(args.rounds)
+        bench_loading(Path(folder) / "many", args.rounds)
+        for model in args.models:
+            bench_loop(Path(folder) / model, model, args.people, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

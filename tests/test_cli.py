@@ -1,0 +1,263 @@
+"""Commands: what they print, their exit codes, that --json is one document and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from hmrbench import __version__, results
+from hmrbench.cli import app
+
+TESTS = Path(__file__).parent
+
+
+def hmrbench(*args: object, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "80", **(env or {})})
+
+
+def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['hmrbench', '--help']\n"
+        "from hmrbench.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'torch', 'pandas', 'cv2', 'timm', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy), file=sys.stderr)\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stderr
+    assert "eval" in done.stdout
+
+
+def test_version_and_module() -> None:
+    assert hmrbench("--version").stdout.strip() == f"hmrbench {__version__}"
+    done = subprocess.run([sys.executable, "-m", "hmrbench", "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == f"hmrbench {__version__}"
+
+
+@pytest.mark.parametrize("command", ["models", "show", "datasets", "eval", "score", "table", "weights", "env"])
+def test_every_command_has_help(command: str) -> None:
+    result = hmrbench(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_models_json() -> None:
+    rows = json.loads(hmrbench("models", "gmfpose*-s3", "ViTPose-S", "--json").stdout)
+    assert [r["name"] for r in rows] == ["gmfpose-t-s3", "gmfpose-s-s3", "gmfpose-b-s3", "vitpose-s"]
+    assert set(rows[0]) == {"name", "task", "family", "size", "stages", "input", "params", "published"}
+    assert rows[0]["params"] == 7_768_368 + 1_873_169  # official encoder prefix, classic decoder on 200 channels
+    assert rows[0]["published"][0]["value"] == 75.7
+    assert rows[0]["input"] == "256x192"
+
+
+def test_models_fits_80_columns() -> None:
+    result = hmrbench("models", "vm*")
+    assert "vmpose-b-s4" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_show() -> None:
+    text = hmrbench("show", "swinpose-s-s3").stdout
+    for words in ("1, 384, 16, 12", "1, 17, 64, 48", "AP 74.6", "arXiv 2510.12660", "TruncHierVFM", "assumed", "36.10"):
+        assert words in text, words
+    content = json.loads(hmrbench("show", "swinpose-s-s3", "--json").stdout)
+    assert content["params"] == 36_096_747
+    assert [s["part"] for s in content["shapes"]] == ["encoder", "neck", "head"]
+
+
+def test_datasets() -> None:
+    assert "coco-val" in hmrbench("datasets").stdout
+    assert "coco-val" in [d["name"] for d in json.loads(hmrbench("datasets", "--json").stdout)]
+
+
+def test_datasets_check(tiny_coco: Path) -> None:
+    assert hmrbench("datasets", "check", "coco-val", "--data-root", tiny_coco).exit_code == 0
+    rows = json.loads(hmrbench("datasets", "check", "coco-val", "--data-root", tiny_coco, "--json").stdout)
+    assert rows[0] == {
+        "part": "annotations",
+        "status": "partial",
+        "found": "6 instances",
+        "expected": "6,352",
+        "detail": "",
+    }
+    (tiny_coco / "val2017" / "000000000001.jpg").unlink()
+    result = hmrbench("datasets", "check", "coco-val", env={"HMRBENCH_DATA": str(tiny_coco)})
+    assert result.exit_code == 3
+    assert "000000000001.jpg" in result.stderr
+
+
+def run_eval(coco: Path, cards: Path, runs: Path, *args: object, env: dict[str, str] | None = None) -> Result:
+    fixed = ("--dataset", "coco-val", "--data-root", coco, "--models-dir", cards, "--runs", runs, "--device", "cpu")
+    return hmrbench("eval", *args, *fixed, env=env)
+
+
+def test_eval_several_models(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+    result = run_eval(tiny_coco, tiny_cards, tmp_path / "r", "tiny-[ab]", "--weights", "random", "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert [r["model"] for r in rows] == ["tiny-a", "tiny-b"]
+    assert {r["weights"] for r in rows} == {"random"}
+    assert len(results.load_runs(tmp_path / "r", "eval")) == 2
+
+
+def test_eval_prints_a_table_of_80_columns(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+    result = run_eval(tiny_coco, tiny_cards, tmp_path, "tiny-a", "--weights", "random", "--boxes", "gt", "--limit", "3")
+    assert "tiny-a" in result.stdout
+    assert "PARTIAL" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_one_failing_model_does_not_stop_the_others(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+    result = run_eval(
+        tiny_coco, tiny_cards, tmp_path, "tiny-nan", "tiny-b", "--weights", "random", "--no-flip", "--json"
+    )
+    assert result.exit_code == 1
+    assert [r["model"] for r in json.loads(result.stdout)] == ["tiny-b"]
+    assert "not finite" in result.stderr
+
+
+def test_save_predictions_then_score(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    args = ("tiny-a", "--weights", "random", "--json", "--save-predictions", file)
+    row = json.loads(run_eval(tiny_coco, tiny_cards, tmp_path / "r", *args).stdout)[0]
+    scored = hmrbench("score", file, "--dataset", "coco-val", "--data-root", tiny_coco, "--json")
+    assert json.loads(scored.stdout)[0]["metrics"] == row["metrics"]
+    assert set(row) == set(json.loads(scored.stdout)[0])
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("eval", "swinpos-s-s3", "-d", "coco-val", "--weights", "random"), 2, "did you mean swinpose-s-s3"),
+        (("eval", "swinpose-s-s3", "-d", "coco-vol", "--weights", "random"), 2, "did you mean coco-val"),
+        (("eval", "swinpose-s-s3", "-d", "coco-val"), 3, "nttcom/TruncHierVFM"),
+        (("eval", "swinpose-s-s3", "-d", "coco-val", "--weights", "random", "--data-root", "no"), 3, "no such data root"),
+        (("eval", "swinpose-s-s3", "-d", "coco-val", "--weights", "random", "--boxes", "x"), 2, "no 'x' boxes"),
+        (("eval", "swinpose-s-s3", "-d", "coco-val", "--batch-size", "0", "--weights", "random"), 2, "batch size"),
+        (("eval", "swinpose-s-s3"), 2, "--dataset"),
+        (("show", "resnet"), 2, "unknown model 'resnet'"),
+        (("weights", "check", "vitpose-s", "none.pth"), 3, "none.pth"),
+        (("score", "none.json", "-d", "coco-val"), 3, "none.json: no such file"),
+        (("table", "--runs", "nowhere"), 3, "no runs here"),
+        (("models", "--models-dir", "nowhere"), 2, "nowhere"),
+        (("frobnicate",), 2, "frobnicate"),
+    ],
+)
+def test_bad_input_has_its_message_and_exit_code(
+    args: tuple[str, ...], code: int, words: str, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = hmrbench(*args, env={"HMRBENCH_DATA": str(tiny_coco)})
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.stderr.split())
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+
+
+def test_flag_beats_variable_beats_file_beats_default(
+    tiny_coco: Path, tiny_cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ("tiny-a", "--weights", "random", "--json")
+
+    def batch_size(*more: object, env: dict[str, str] | None = None) -> int:
+        result = run_eval(tiny_coco, tiny_cards, tmp_path / "r", *args, *more, env=env)
+        return int(json.loads(result.stdout)[0]["batch_size"])
+
+    assert batch_size() == 8
+    Path("hmrbench.yaml").write_text("batch-size: 3\n")
+    assert batch_size() == 3
+    assert batch_size(env={"HMRBENCH_BATCH_SIZE": "4"}) == 4
+    assert batch_size("--batch-size", 5, env={"HMRBENCH_BATCH_SIZE": "4"}) == 5
+
+
+def test_weights_convert_and_check(tmp_path: Path) -> None:
+    from test_checkpoints import save, seeded_layout
+
+    official = save({"state_dict": seeded_layout("vitpose_S")}, tmp_path / "official.pth")
+    ours = tmp_path / "ours.safetensors"
+    result = hmrbench("weights", "convert", official, ours)
+    assert result.exit_code == 0, result.stderr
+    assert "vitpose-s" in result.stdout
+    found = json.loads(hmrbench("weights", "check", "vitpose-s", ours, "--json").stdout)
+    assert (found["layout"], found["unexpected"]) == ("hmrbench", [])
+    wrong = hmrbench("weights", "check", "swinpose-t-s2", ours)
+    assert wrong.exit_code == 3
+    assert "missing" in wrong.stderr
+    junk = save({"conv1.weight": torch.zeros(1)}, tmp_path / "junk.pth")
+    assert hmrbench("weights", "convert", junk, tmp_path / "x.safetensors").exit_code == 3
+    encoder = save({"model": seeded_layout("swin_tiny_microsoft")}, tmp_path / "swin.pth")
+    result = hmrbench("weights", "convert", encoder, tmp_path / "swin.safetensors", "--json")
+    assert json.loads(result.stdout)["model"] == "swin-t"
+
+
+def test_env_shows_versions_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(hmrbench("env", "--json", env={"HMRBENCH_DATA": "/data"}).stdout)
+    assert found["problems"] == []
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert found["settings"]["HMRBENCH_DATA"] == "/data"
+    assert {"cache", "data root", "runs"} <= set(found["folders"])
+
+
+def test_env_recognises_torch_and_torchvision_of_different_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    original = importlib.import_module
+
+    def broken(name: str, *args: object) -> object:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return original(name, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    result = hmrbench("env")
+    assert result.exit_code == 1
+    assert "different builds" in result.stderr
+    assert "pip install --force-reinstall torch torchvision" in result.stderr
+
+
+def test_an_interrupt_exits_130_and_resume_finishes(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+    """A real process, a real signal, in the middle of a model."""
+    (tiny_cards / "slow.yaml").write_text(
+        "family: slow\nmodels:\n  slow: {paper_name: Slow, task: hpe, size: t, input: [64, 48], licence: none, "
+        "build: 'slow_net:build'}\n"
+    )
+    (tmp_path / "slow_net.py").write_text(
+        "import time\nfrom tiny_net import TinyPose\n\n"
+        "class Slow(TinyPose):\n    def forward(self, x):\n        time.sleep(0.4)\n"
+        "        print('forward', flush=True)\n        return super().forward(x)\n\n"
+        "def build(card):\n    return Slow()\n"
+    )
+    command = [
+        sys.executable, "-m", "hmrbench", "eval", "slow", "-d", "coco-val", "--data-root", str(tiny_coco),
+        "--models-dir", str(tiny_cards), "--runs", str(tmp_path / "r"), "--weights", "random", "--batch-size", "1",
+        "--no-flip", "--device", "cpu",
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), *sys.path])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(4):
+            assert process.stdout.readline() == "forward\n", process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume continues" in errors
+    assert "Traceback" not in errors
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert 0 < done.stdout.count("forward") < 9  # nine people, of whom some were kept
+    assert len(results.load_runs(tmp_path / "r")) == 1
