@@ -25,6 +25,11 @@ from hmrbench.errors import WeightsError
 
 State = dict[str, Tensor]
 
+# A stage of a hierarchical encoder: a cut leaves later ones out.
+_STAGE = re.compile(r"^(encoder\.)?(layers|patch_embed_layers|groupmixformer_backbone)\.\d+\.")
+# A repeated block: a file with more of them is of a deeper network, whatever the shapes say.
+_BLOCK = re.compile(r"(^|\.)(blocks|layers|gma_stage)\.\d+\.")
+
 # Where training frameworks put the weights inside a checkpoint, in the order they are tried.
 _WRAPPERS = ("state_dict", "model", "model_state", "module", "model_ema")
 # Configuration objects that frameworks store beside the weights. They are replaced by inert stand-ins: no code of
@@ -251,6 +256,20 @@ def find_layout(state: Mapping[str, Tensor]) -> _Layout:
     raise WeightsError(f"unknown checkpoint layout (keys begin: {some}); known: {', '.join(x.name for x in _LAYOUTS)}")
 
 
+def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Depth and widths of the SMPL decoder in a checkpoint, read off its keys and shapes; empty if there is none.
+
+    How `heads x dim_head` divides cannot be seen.
+    """
+    blocks = {k: v for k, v in state.items() if re.search(r"head\..*layers\.\d+\.", k)}
+    depths = [int(m[1]) for k in blocks if (m := re.search(r"layers\.(\d+)\.", k))]
+    inner = [v.shape[0] for k, v in blocks.items() if k.endswith("to_q.weight")]
+    mlp = [v.shape[0] for k, v in blocks.items() if k.endswith("net.0.weight")]
+    if not (depths and inner and mlp):
+        return {}
+    return {"depth": max(depths) + 1, "heads x dim_head": inner[0], "mlp_dim": mlp[0]}
+
+
 def _bare_encoder(state: State) -> State:
     """An encoder saved inside a larger dictionary, without its prefix."""
     for prefix in ("encoder.", "backbone."):
@@ -307,24 +326,25 @@ def _load(net: nn.Module, state: State, layout: _Layout, source: str) -> LoadRep
             given = fitted
             interpolated.append(key)
         ready[key] = given
-    if missing or misshapen:
-        raise WeightsError(_complaint(source, layout.name, missing, misshapen))
-    net.load_state_dict(ready, strict=False)
     rest = [k for k in renamed if k not in own]
-    built = re.compile(r"^(?:encoder\.)?(?:layers|patch_embed_layers|groupmixformer_backbone)\.\d")
-    unused += [k for k in rest if built.match(k)]  # stages that the cut leaves out
+    built = {m[0] for k in own if (m := _STAGE.match(k))}
+    later = [k for k in rest if (m := _STAGE.match(k)) and (m[0] not in built or ".downsample." in k)]
+    surplus = [k for k in rest if k not in set(later) and _BLOCK.search(k)]
+    if missing or misshapen or surplus:
+        raise WeightsError(_complaint(source, layout.name, missing, misshapen, surplus))
+    net.load_state_dict(ready, strict=False)
     return LoadReport(
         layout=layout.name,
-        unexpected=tuple(k for k in rest if not built.match(k)),
+        unexpected=tuple(k for k in rest if k not in set(later)),
         interpolated=tuple(interpolated),
-        unused=tuple(unused),
+        unused=(*unused, *later),
         missing=tuple(k for k in own if k not in renamed),
     )
 
 
-def _complaint(source: str, layout: str, missing: list[str], misshapen: list[str]) -> str:
+def _complaint(source: str, layout: str, missing: list[str], misshapen: list[str], surplus: list[str]) -> str:
     parts = []
-    for title, keys in (("missing", missing), ("misshapen", misshapen)):
+    for title, keys in (("missing", missing), ("misshapen", misshapen), ("of blocks that it does not have", surplus)):
         if keys:
             more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
             parts.append(f"{len(keys)} {title}: {'; '.join(keys[:8])}{more}")

@@ -225,9 +225,20 @@ def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadRep
             torch.manual_seed(0)
             return build_net(card).eval(), None
     state = checkpoints.read_state(path)
+    if card.head.kind == "smpl" and card.build is None:
+        _check_decoder(card, checkpoints.decoder_sizes(state), path)
     net = build_net(card)
     report = checkpoints.load_network(net, state, f"{card.name}: {path}")
     return net.eval(), report
+
+
+def _check_decoder(card: ModelCard, found: Mapping[str, int], path: Path) -> None:
+    """The sizes that a checkpoint's SMPL decoder shows must be the card's."""
+    h = card.head
+    stated = {"depth": h.depth, "heads x dim_head": (h.heads or 0) * (h.dim_head or 0), "mlp_dim": h.mlp_dim}
+    if any(found[k] != stated[k] for k in found):
+        texts = (", ".join(f"{k} {v}" for k, v in sizes.items() if k in found) for sizes in (found, stated))
+        raise WeightsError("{}: {}: its decoder has {}, the card says {}".format(card.name, path, *texts))
 
 
 def family_order(card: ModelCard) -> tuple[str, int, int]:

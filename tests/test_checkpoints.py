@@ -179,6 +179,44 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         hmrbench.load_model("vitpose-b", weights=path)
 
 
+def test_a_deeper_network_of_the_same_widths_is_refused(tmp_path: Path) -> None:
+    """Swin-S has Swin-T's widths and more blocks: loading its first ones would be a network nobody trained."""
+    path = save({"model": seeded_layout("swin_small_microsoft")}, tmp_path / "small.pth")
+    with pytest.raises(WeightsError, match=r"of blocks that it does not have: layers\.2\.blocks\.6\."):
+        hmrbench.create_encoder("swin-t", 3, path)
+    hmrbench.create_encoder("swin-t", 2, path)  # the first two stages are the same
+
+
+def hmr2_file(tmp_path: Path, head: str, encoder: str, **more: torch.Tensor) -> Path:
+    """A checkpoint as 4D-Humans writes it, with seeded weights."""
+    state = {f"smpl_head.{k}": v for k, v in seeded_layout(head).items()}
+    vit = {k: v for k, v in seeded_layout(encoder).items() if k.startswith("backbone.")}
+    extra = {"smpl.v_template": torch.zeros(6890, 3), "discriminator.fc.weight": torch.zeros(2, 2)}
+    return save({"state_dict": {**vit, **state, **extra, **more}, "epoch": 35, "global_step": 1}, tmp_path / "last.ckpt")
+
+
+def test_hmr2_checkpoint_gives_official_parameters(tmp_path: Path) -> None:
+    path = hmr2_file(tmp_path, "hmr2_head_d3_a4x16_m128_c384", "vitpose_S")
+    net, report = zoo.load_weights(zoo.load_card("hmr2-s"), path)
+    assert report is not None
+    assert (report.layout, report.unexpected) == ("hmr2", ())
+    reference = np.load(REFS / "hmr2_head_d3_a4x16_m128_c384.npz")
+    with torch.inference_mode():
+        out = net.head(seeding.seeded_input((2, 384, 16, 12)))
+        features = net.encoder(seeding.seeded_input((1, 3, 256, 192)))
+    for name in ("global_orient", "body_pose", "betas", "cam"):
+        assert refio.error(reference, name, out[name].numpy()) < 1e-5
+    assert refio.error(np.load(REFS / "vitpose_S.npz"), "backbone", features.numpy()) < 1e-4
+
+
+def test_a_decoder_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
+    state = seeded_layout("hmr2_head_d3_a4x16_m128_c384")
+    deeper = {f"smpl_head.{k}".replace("layers.2.", "layers.3."): v for k, v in state.items() if "layers.2." in k}
+    path = hmr2_file(tmp_path, "hmr2_head_d3_a4x16_m128_c384", "vitpose_S", **deeper)
+    with pytest.raises(WeightsError, match=r"its decoder has depth 4, .* the card says depth 3"):
+        hmrbench.load_model("hmr2-s", weights=path)
+
+
 class Trap:
     """Pickled, it calls a function when it is read."""
 
