@@ -252,26 +252,39 @@ def is_glob(name: str) -> bool:
 
 
 def describe(card: ModelCard) -> list[dict[str, Any]]:
-    """Each part of a network with the shape it puts out for one picture and its parameters, found without running it."""
+    """Stages and parts of a network: the shape each puts out for one picture, and its parameters; nothing is computed.
+
+    Returns:
+        One dict per stage of a hierarchical encoder, then per part: `part`, `output` (a shape, or shapes by name),
+        `params`.
+    """
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     rows: list[dict[str, Any]] = []
 
-    def note(part: str, module: nn.Module, output: object) -> None:
-        shape = {k: list(v.shape) for k, v in output.items()} if isinstance(output, dict) else list(output.shape)  # type: ignore[attr-defined]
-        rows.append({"part": part, "output": shape, "params": sum(p.numel() for p in module.parameters())})
+    def note(part: str, module: nn.Module, output: Any, before: int = 0) -> int:
+        shape = {k: list(v.shape) for k, v in output.items()} if isinstance(output, Mapping) else list(output.shape)
+        params = parameters_by_part(module)["params"]
+        rows.append({"part": part, "output": shape, "params": params - before})
+        return params
 
     with torch.device("meta"), torch.no_grad():
-        net = build_net(card).eval()
-        for part in ("encoder", "neck", "head"):
-            module = getattr(net, part, None)
-            if isinstance(module, nn.Module):
-                module.register_forward_hook(lambda m, _, out, part=part: note(part, m, out))
+        net: Any = build_net(card).eval()
         image = torch.empty(1, 3, *card.input)
-        output: Tensor | dict[str, Tensor] = net(image)
-    if not rows:
-        note("network", net, output)
+        output = net(image)
+        if not isinstance(getattr(net, "encoder", None), nn.Module):
+            note("network", net, output)
+            return rows
+        seen = image[..., net.side_crop : image.shape[-1] - net.side_crop] if hasattr(net, "side_crop") else image
+        below = 0
+        for stage in range(1, (card.stages or 4) + 1) if len(net.encoder.widths) > 1 else ():
+            cut = _make_encoder(str(card.encoder), stage, **card.options)
+            below = note(f"stage {stage}", cut, cut(seen), below)
+        features = net.encoder(seen)
+        note("encoder", net.encoder, features)
+        note("neck", net.neck, net.neck(features))
+        note("head", net.head, output)
     return rows
 
 

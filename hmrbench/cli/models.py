@@ -58,18 +58,23 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
     out = stdout()
     cut = f", cut after stage {card.stages}" if card.encoder and not card.encoder.startswith("vit") else ""
     out.print(f"[bold]{card.name}[/bold]  ({card.paper_name}; {card.task}; {card.encoder or card.build}{cut})")
-    rows = [[s["part"], s["output"], s["params"] / 1e6] for s in shapes]
-    out.print(make_table([f"part at {card.input_text}", "output", "params (M)"], [*rows, ["all", "", parameters["params"] / 1e6]]))
-    out.print(f"codec      {card.codec}")
-    out.print(f"licence    {card.licence}")
-    for p in card.published:
-        out.print(f"published  {p.metric} {p.value:g} on {p.dataset}  [{p.source}]", markup=False)
+    rows = [[s["part"], _shape(s["output"]), s["params"] / 1e6] for s in shapes]
+    rows.append(["all", "", parameters["params"] / 1e6])
+    out.print(make_table([f"part at {card.input_text}", "output", "params (M)"], rows))
+    lines = [("codec", card.codec), ("licence", card.licence)]
+    lines += [("published", f"{p.metric} {p.value:g} on {p.dataset}  [{p.source}]") for p in card.published]
     for title, sources in (("weights", card.weights), ("encoder", card.encoder_weights)):
         for s in sources:
             where = f"by hand: {s.page}" if s.url == "manual:" else s.url
-            checked = f"  sha256 {s.sha256}" if s.sha256 else ""
-            out.print(f"{title:10s} {where}  ({s.layout}){checked}  [{s.read_in}]", markup=False)
-    for text in card.assumed:
-        out.print(f"assumed    {text}", markup=False)
-    for text in card.sources:
-        out.print(f"source     {text}", markup=False)
+            checked = f", sha256 {s.sha256}" if s.sha256 else ""
+            lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]"))
+    lines += [("assumed", text) for text in card.assumed] + [("source", text) for text in card.sources]
+    for title, text in lines:
+        out.print(f"{title:10s} {text}", markup=False, soft_wrap=True)
+
+
+def _shape(output: Any) -> str:
+    """A shape without the batch: 384x16x12."""
+    if isinstance(output, dict):
+        return "\n".join(f"{name} {_shape(shape)}" for name, shape in output.items())
+    return "x".join(map(str, output[1:]))
