@@ -1,0 +1,167 @@
+"""`hmrbench predict`: look at what a network says of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hmrbench.cli.options import (
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    ModelsDirs,
+    Weights,
+    make_table,
+    print_json,
+    progress_bar,
+    stderr,
+    stdout,
+)
+from hmrbench.errors import HmrbenchError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hmrbench.evaluate import Job
+    from hmrbench.pictures import Picture
+    from hmrbench.records import Sample
+
+
+def predict(
+    model: Model,
+    image: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
+    boxes: Annotated[
+        str,
+        typer.Option(
+            "--boxes",
+            metavar="full|FILE.json",
+            help="'full': the whole picture is one person. Or a file of boxes: COCO results or annotations, "
+            'or {"a.jpg": [[x, y, w, h], ...]}.',
+        ),
+    ] = "full",
+    box_score: Annotated[float, typer.Option("--box-score", help="Leave out boxes of lower scores.")] = 0.3,
+    keypoint_score: Annotated[
+        float, typer.Option("--keypoint-score", help="Do not draw keypoints of lower scores.")
+    ] = 0.1,
+    weights: Weights = None,
+    body: Annotated[
+        str | None,
+        typer.Option(
+            "--body", help="For meshes: smpl (must be installed), or free or free-lite, which come along."
+        ),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture (pose only).")
+    ] = True,
+    side_view: Annotated[bool, typer.Option("--side-view", help="Also show meshes from the side.")] = False,
+    save_mesh: Annotated[
+        Literal["obj", "ply"] | None, typer.Option("--save-mesh", help="Also write each person's mesh.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("predictions"),
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
+    batch_size: BatchSize = "auto",
+    models_dir: ModelsDirs = None,
+    json: Json = False,
+) -> None:
+    """Draw what a network sees: keypoints, or a mesh rendered over the picture, and a JSON beside it.
+
+    Writes `NAME-MODEL.png` and `NAME-MODEL.json` for each picture NAME. A picture that cannot be done is
+    reported, and the others are done all the same.
+    """
+    from hmrbench import pictures, zoo
+    from hmrbench.evaluate import prepare_pictures
+
+    stems = _stems(image)
+    if out.is_file():
+        raise UsageError(f"{out} is a file; -o wants a folder")
+    job = prepare_pictures(
+        zoo.load_card(model, models_dir or []), body or ("free" if weights == "demo" else "smpl"),
+        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1,
+    )  # fmt: skip
+    if job.card.task == "hpe" and (side_view or save_mesh or body):
+        raise UsageError(
+            f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
+        )
+    found = None if boxes == "full" else pictures.read_boxes(Path(boxes))
+    remark = stderr()
+    failures: list[HmrbenchError] = []
+    people: dict[Path, list[Sample]] = {}
+    for path in stems:  # all are looked at before the network is made
+        with _reported(remark, failures):
+            people[path] = pictures.people_in(path, found, box_score)
+    done = []
+    if people:
+        net, _ = zoo.load_weights(job.card, job.weights_path)
+        total = sum(map(len, people.values()))
+        with progress_bar(remark, "people") as progress:
+            for path, samples in people.items():
+                with _reported(remark, failures):
+                    picture = pictures.predict_picture(net, job, path, samples)
+                    target = out / f"{stems[path]}-{job.card.name}.png"
+                    done.append(_write(picture, job, target, side_view, save_mesh, keypoint_score))
+                    if (
+                        job.body is None
+                        and samples
+                        and max(p.scores.max() for p in picture.predictions) < keypoint_score
+                    ):
+                        remark.print(
+                            f"{path}: no keypoint scores {keypoint_score:g}, so none is drawn", markup=False
+                        )
+                    progress(job.card.name, sum(len(d["people"]) for d in done), total)
+    if json:
+        print_json(done)
+    elif done:
+        rows = [[Path(d["image"]).name, len(d["people"]), str(out / d["picture"])] for d in done]
+        stdout().print(make_table(["picture", "people", "written"], rows))
+    if failures:
+        raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _stems(images: list[Path]) -> dict[Path, str]:
+    """Each picture's name in the results; two pictures must not be written to one file."""
+    stems: dict[Path, str] = {}
+    for path in images:
+        for other, stem in stems.items():
+            if stem == path.stem and other != path:
+                raise UsageError(
+                    f"{other} and {path} have the same name, and so would their results; do them one by one"
+                )
+        stems[path] = path.stem
+    return stems
+
+
+def _write(
+    picture: Picture, job: Job, target: Path, side_view: bool, save_mesh: str | None, keypoint_score: float
+) -> dict[str, Any]:
+    """Write the drawn picture, its record and its meshes; returns the record."""
+    from hmrbench import overlay, pictures, results
+
+    found = pictures.record(picture, job)
+    meshes = [
+        target.with_name(f"{target.stem}-{i}.{save_mesh}")
+        for i in range(len(picture.meshes) if save_mesh else 0)
+    ]
+    for person, mesh, path in zip(found["people"], picture.meshes, meshes, strict=False):
+        overlay.save_mesh(mesh, path)
+        person["mesh"] = path.name
+    pictures.write_png(pictures.draw(picture, side_view, keypoint_score), target)
+    found["picture"] = target.name
+    results.write_atomic(target.with_suffix(".json"), (results.to_json(found) + "\n").encode())
+    return found
+
+
+@contextmanager
+def _reported(remark: Console, failures: list[HmrbenchError]) -> Iterator[None]:
+    """A known failure of one picture is printed and kept, so that the next one is done."""
+    try:
+        yield
+    except HmrbenchError as e:
+        failures.append(e)
+        remark.print(f"error: {e}", markup=False, soft_wrap=True)
