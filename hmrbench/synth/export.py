@@ -21,6 +21,8 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +126,11 @@ def _drawn(
     before = {name: os.environ.get(name) for name in _SINGLE}
     os.environ.update(dict.fromkeys(_SINGLE, "1"))
     try:
-        with multiprocessing.get_context("spawn").Pool(
-            workers, initializer=cv2.setNumThreads, initargs=(1,)
-        ) as pool:
-            yield from pool.imap(_draw, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers))))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+            yield from pool.map(_draw, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers))))
+    except BrokenProcessPool as error:
+        raise HmrbenchError("a process that draws pictures died; is there too little memory?") from error
     finally:
         for name, value in before.items():
             if value is None:
