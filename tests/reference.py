@@ -200,3 +200,22 @@ def pck_percent(pred, gt, visible, size, threshold):
         ]
         per_joint.append(100 * np.mean(hits) if hits else np.nan)
     return np.nanmean(per_joint), np.array(per_joint)
+
+
+# --- networks, step by step
+
+
+def selective_scan_loop(u, delta, A, B, C, D, delta_bias):
+    """One image, lane and step after the other, numpy in float64: u, delta (B, K*D, L), B, C (B, K, N, L)."""
+    u, delta, A, B, C, D, delta_bias = (np.asarray(x, float) for x in (u, delta, A, B, C, D, delta_bias))
+    images, lanes, steps = u.shape
+    y = np.empty_like(u)
+    for i in range(images):
+        for lane in range(lanes):
+            k = lane // (lanes // B.shape[1])
+            h = np.zeros(A.shape[1])
+            for t in range(steps):
+                dt = np.logaddexp(0, delta[i, lane, t] + delta_bias[lane])
+                h = np.exp(dt * A[lane]) * h + dt * B[i, k, :, t] * u[i, lane, t]
+                y[i, lane, t] = C[i, k, :, t] @ h + D[lane] * u[i, lane, t]
+    return y
