@@ -1,14 +1,29 @@
-"""`hmrbench table`: what was measured, side by side with what was published."""
+"""`hmrbench table`: accuracy and cost of each model side by side, with what was published apart."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json, show_view
+from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json
+
+if TYPE_CHECKING:
+    from hmrbench.tables import Table
+
+Patterns = Annotated[
+    list[str] | None, typer.Argument(help="Names or globs of models; all that have runs if none.")
+]
+WithPublished = Annotated[
+    bool, typer.Option("--with-published", help="Add rows that others published, marked, with their sources.")
+]
+SpeedDevice = Annotated[str | None, typer.Option("--device", help="Speed on this device: part of its name.")]
+SpeedDtype = Annotated[
+    str | None, typer.Option("--dtype", help="Speed at this type: fp32, tf32, fp16, bf16.")
+]
+SpeedBatch = Annotated[int | None, typer.Option("--batch-size", help="Speed at this batch size.")]
 
 
 class Format(str, Enum):
@@ -19,31 +34,66 @@ class Format(str, Enum):
     markdown = "markdown"
     latex = "latex"
     json = "json"
+    html = "html"
 
 
 def table(
+    pattern: Patterns = None,
     runs: Runs = Path("runs"),
+    against: Annotated[
+        str | None, typer.Option("--against", help="A cut such as S4: add what the others change against it.")
+    ] = None,
+    with_published: WithPublished = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Show this score instead of the usual ones; may be repeated."),
+    ] = None,
+    digits: Annotated[int | None, typer.Option("--digits", min=0, max=6, help="Decimals of scores.")] = None,
+    device: SpeedDevice = None,
+    dtype: SpeedDtype = None,
+    batch_size: SpeedBatch = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.text,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     models_dir: ModelsDirs = None,
     json: Json = False,
 ) -> None:
-    """Gather the runs into one table; published numbers stand in columns of their own."""
-    from hmrbench import results, tables, zoo
+    """Join the newest runs of eval, score and profile into one row per model.
 
-    gathered = tables.gather(results.load_runs(runs), zoo.load_cards(models_dir or []))
+    Published numbers of a model stand in columns of their own. csv and json hold every score and digit.
+    """
+    from hmrbench import formats, results
+    from hmrbench.tables import Speed
+
+    gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     if json or format is Format.json:
-        rows = tables.to_rows(gathered)
         if output is None:
-            print_json(rows)
+            print_json(gathered.rows)
         else:
-            results.write_atomic(output, results.to_json(rows).encode())
+            results.write_atomic(output, (results.to_json(gathered.rows) + "\n").encode())
         return
-    if format is Format.text and output is None:
-        show_view(tables.table_view(gathered))
-        return
-    text = tables.render(gathered, format.value)
+    text = formats.render(gathered, format.value, metric or [], digits)
     if output is None:
-        typer.echo(text)
+        typer.echo(text, nl=False)
     else:
         results.write_atomic(output, text.encode())
+
+
+def load(
+    runs: Path,
+    models_dirs: list[Path] | None,
+    patterns: list[str] | None,
+    with_published: bool,
+    against: str | None = None,
+    speed: object = None,
+) -> Table:
+    """The joined table that `table`, `plot` and `report` begin with."""
+    from hmrbench import results, tables, zoo
+
+    return tables.gather(
+        results.load_runs(runs),
+        zoo.load_cards(models_dirs or []),
+        patterns=patterns or [],
+        references=tables.load_references() if with_published else [],
+        against=against,
+        speed=speed,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,136 @@
+"""`hmrbench check`: the gate. Exit code 4 if a score or a cost got worse than the baseline allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hmrbench.cli.options import Json, ModelsDirs, Runs, make_table, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from hmrbench.regress import Verdict
+
+
+def check(
+    baseline: Annotated[Path, typer.Option("--baseline", help="The file that says what is to be held.")],
+    runs: Runs = Path("runs"),
+    costs: Annotated[
+        bool,
+        typer.Option(
+            "--costs",
+            help="Count the parameters and MACs of all cards now instead of reading runs of profile.",
+        ),
+    ] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write the runs' numbers into the baseline; its tolerances stay.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option("--summary", help="Also append markdown here, such as $GITHUB_STEP_SUMMARY."),
+    ] = None,
+    models_dir: ModelsDirs = None,
+    json: Json = False,
+) -> None:
+    """Hold the newest runs against a baseline: accuracy, parameters and MACs, and speed on the same device.
+
+    Missing and partial rows fail. Exit code 4 if anything regressed.
+    """
+    from dataclasses import asdict
+
+    from hmrbench import regress, results
+    from hmrbench.errors import DataError, RegressionError
+
+    if not costs and not runs.is_dir():
+        raise DataError(f"{runs}: no such folder of runs (--costs counts without one)")
+    rows = regress.rows_of_runs(results.load_runs(runs))
+    held = None if update else regress.read_baseline(baseline)
+    if costs:
+        wanted = None if held is None else [r["model"] for r in held["rows"] if r["kind"] == "counts"]
+        rows = [r for r in rows if r["kind"] != "counts"] + _count_now(wanted, models_dir or [])
+    if held is None:
+        _update(baseline, rows, json)
+        return
+    verdicts = regress.check(held, rows)
+    failed = regress.regressions(verdicts)
+    if junit is not None:
+        results.write_atomic(junit, regress.junit_xml(verdicts))
+    if summary is not None:
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        with summary.open("a") as file:
+            file.write(regress.summary_markdown(verdicts, baseline.name) + "\n")
+    if json:
+        print_json([asdict(v) for v in verdicts])
+    else:
+        _show(verdicts)
+    if failed:
+        models = len({v.model for v in failed})
+        raise RegressionError(
+            f"{len(failed)} of {len(verdicts)} numbers regressed, of {models} model(s); "
+            f"first {regress.describe(failed[0])}"
+        )
+
+
+def _show(verdicts: list[Verdict]) -> None:
+    from hmrbench.regress import format_number
+
+    told = [v for v in verdicts if v.verdict != "ok"]
+    cells = [
+        [v.model, v.on, v.measure, format_number(v.measure, v.baseline), format_number(v.measure, v.value),
+         f"{v.verdict}: {v.detail}" if v.detail else v.verdict]
+        for v in told
+    ]  # fmt: skip
+    out = stdout()
+    if told:
+        out.print(make_table(["model", "on", "measure", "baseline", "now", "verdict"], cells))
+    words = [
+        f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)
+    ]
+    out.print(f"{len(verdicts)} numbers held against the baseline: {', '.join(words)}")
+
+
+def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
+    from hmrbench import regress, results
+    from hmrbench.errors import DataError
+
+    old = regress.read_baseline(path) if path.is_file() else None
+    new, remarks = regress.update(old, rows)
+    for line in remarks:
+        stderr().print(line, markup=False, soft_wrap=True)
+    if not new["rows"]:
+        raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
+    results.write_atomic(path, regress.baseline_text(new).encode())
+    if json:
+        print_json(new)
+    else:
+        stdout().print(f"{path}: {len(new['rows'])} rows", markup=False, soft_wrap=True)
+
+
+def _count_now(models: list[str] | None, models_dirs: list[Path]) -> list[dict[str, Any]]:
+    """Rows of parameters and MACs of these models, or of all cards, counted without data or weights."""
+    import torch
+
+    from hmrbench import flops, zoo
+    from hmrbench.errors import HmrbenchError
+
+    cards = zoo.load_cards(models_dirs)
+    rows = []
+    with stderr().status("counting") as status:
+        for card in [c for c in cards.values() if models is None or c.name in models]:
+            status.update(f"counting {card.name}")
+            try:
+                with torch.device("meta"):
+                    net = zoo.build_net(card)
+                costs = flops.count(net, (1, 3, *card.input))
+            except (HmrbenchError, RuntimeError) as e:
+                rows.append(
+                    {"kind": "counts", "model": card.name, "values": {}, "error": f"cannot be counted: {e}"}
+                )
+                continue
+            values = {"params": zoo.parameters_by_part(net)["params"], "macs": costs.macs}
+            unknown = ", ".join(costs.uncounted)
+            error = {"error": f"nobody counts {unknown}"} if unknown else {}
+            rows.append({"kind": "counts", "model": card.name, "values": {} if unknown else values, **error})
+    return rows
