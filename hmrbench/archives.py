@@ -1,13 +1,16 @@
 """Takes wanted files out of zip and tar archives without trusting the archive.
 
 Nothing is written outside the target folder, no links or devices are made, sizes are counted as the bytes
-are written, and the target gets whole files or none: they are extracted into a folder beside it, then moved.
+are written, and the target gets whole files or none: they are extracted into a hidden folder, then moved.
 Formats: the PKWARE zip note (APPNOTE) and POSIX ustar/pax, as read by Python's `zipfile` and `tarfile`.
 """
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
+import io
+import itertools
 import lzma
 import os
 import stat
@@ -17,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from hmrbench.errors import DataError
 
@@ -26,8 +29,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 << 30
 MAX_FILES = 1_000_000
+STAGING = ".extract."  # begins the name of the folder in which files wait until all are there
 
-Wanted = Callable[[str], bool] | Sequence[str] | None
+Wanted = Callable[[str], bool | str | None] | Sequence[str] | None
 _Member = tuple[str, str, int, Callable[[], IO[bytes]]]  # name, what it is if not a plain file, size, opener
 
 _CHUNK = 1 << 20
@@ -50,7 +54,7 @@ _BROKEN = (
 
 
 def extract(
-    archive: Path,
+    archive: Path | Sequence[Path],
     into: Path,
     wanted: Wanted = None,
     max_bytes: int = MAX_BYTES,
@@ -63,10 +67,11 @@ def extract(
     one of that name, after all were extracted.
 
     Args:
-        archive: the file; its kind is told by its content, not by its name.
+        archive: the file, or the pieces of a split one in their order; its kind is told by its content.
         into: folder that receives the files.
         wanted: a function of the member's name, or fnmatch patterns of which one must match ('*' also matches
-            '/'), or None for all. Names have forward slashes and no leading './'.
+            '/'), or None for all. Names have forward slashes and no leading './'. The function says whether
+            the member is wanted, or under which path.
         max_bytes: most bytes to write, whatever sizes the archive states.
         max_files: most files to write.
 
@@ -77,14 +82,18 @@ def extract(
         DataError: the archive is missing, truncated, corrupt, encrypted or of no known kind; a wanted member
             leaves the folder, is a link or a device, is there twice, or exceeds a limit; the disk is full.
     """
-    if not archive.is_file():
-        raise DataError(f"{archive}: no such archive")
+    pieces = [archive] if isinstance(archive, Path) else list(archive)
+    for piece in pieces:
+        if not piece.is_file():
+            raise DataError(f"{piece}: no such archive")
+    archive = pieces[0]  # the name of the whole
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{into.name}.", suffix=".tmp", dir=into.parent) as folder:
+        beside = into if into.is_dir() else into.parent  # `into` may be a disk of its own
+        with tempfile.TemporaryDirectory(prefix=STAGING, suffix=".tmp", dir=beside) as folder:
             staging = Path(folder) / "files"
             staging.mkdir()
-            names = _extract_to(archive, staging, _predicate(wanted), max_bytes, max_files)
+            names = _extract_to(pieces, staging, _predicate(wanted), max_bytes, max_files)
             _publish(staging, into, names)
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -96,7 +105,7 @@ def extract(
     return [into / name for name in names]
 
 
-def _predicate(wanted: Wanted) -> Callable[[str], bool]:
+def _predicate(wanted: Wanted) -> Callable[[str], bool | str | None]:
     if wanted is None:
         return lambda name: True
     if callable(wanted):
@@ -106,18 +115,27 @@ def _predicate(wanted: Wanted) -> Callable[[str], bool]:
 
 
 def _extract_to(
-    archive: Path, staging: Path, wanted: Callable[[str], bool], max_bytes: int, max_files: int
+    pieces: Sequence[Path],
+    staging: Path,
+    wanted: Callable[[str], bool | str | None],
+    max_bytes: int,
+    max_files: int,
 ) -> list[str]:
-    """Write the wanted members below `staging`; their cleaned names."""
+    """Write the wanted members below `staging`; their cleaned names there."""
     names: list[str] = []
     room = max_bytes
-    for raw, odd, size, opener in _members(archive):
+    archive = pieces[0]
+    for raw, odd, size, opener in _members(pieces):
         name = _plain(raw)
-        if not wanted(name):
+        chosen = wanted(name)
+        if not chosen:
             continue
         if odd:
             raise DataError(f"{archive}: '{raw}' is a {odd}; only plain files are extracted")
         _check_name(archive, raw)
+        if isinstance(chosen, str):
+            _check_name(archive, chosen)
+            name = _plain(chosen)
         if len(names) >= max_files:
             raise DataError(f"{archive}: more than {max_files} files to extract")
         if size > room:
@@ -153,14 +171,51 @@ def _check_name(archive: Path, name: str) -> None:
         raise DataError(f"{archive}: '{name}' would be written outside the target folder")
 
 
-def _members(archive: Path) -> Iterator[_Member]:
-    with archive.open("rb") as head:
-        magic = head.read(4)
-    return _zip_members(archive) if magic in (b"PK\3\4", b"PK\5\6") else _tar_members(archive)
+class _Joined(io.RawIOBase):
+    """The pieces of a split file, read as the one file that they are."""
+
+    def __init__(self, pieces: Sequence[Path]) -> None:
+        self.files = [piece.open("rb") for piece in pieces]
+        sizes = [piece.stat().st_size for piece in pieces]
+        self.starts = [0, *itertools.accumulate(sizes)]  # the last is the end of all
+        self.at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.starts[-1]}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        if self.at >= self.starts[-1]:
+            return 0
+        piece = bisect.bisect_right(self.starts, self.at) - 1
+        self.files[piece].seek(self.at - self.starts[piece])
+        count = self.files[piece].readinto(buffer)
+        self.at += count
+        return count
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+        super().close()
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as opened:
+def _members(pieces: Sequence[Path]) -> Iterator[_Member]:
+    with io.BufferedReader(_Joined(pieces), _CHUNK) as whole:
+        is_zip = whole.peek(4)[:4] in (b"PK\3\4", b"PK\5\6")
+        yield from _zip_members(whole) if is_zip else _tar_members(whole)
+
+
+def _zip_members(whole: IO[bytes]) -> Iterator[_Member]:
+    with zipfile.ZipFile(whole) as opened:
         for info in opened.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir() or kind == stat.S_IFDIR:
@@ -182,8 +237,8 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error}, no end-of-archive mark") from error
 
 
-def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive, "r:*", tarinfo=_StrictTarInfo) as opened:
+def _tar_members(whole: IO[bytes]) -> Iterator[_Member]:
+    with tarfile.open(fileobj=whole, mode="r:*", tarinfo=_StrictTarInfo) as opened:
         for info in opened:
             if info.isdir():
                 continue

@@ -46,23 +46,27 @@ class Crops:
     input_size: tuple[int, int]
 
 
+def _no_target(keypoints_px: Array, visible: Array, input_size: tuple[int, int]) -> tuple[Array, Array]:
+    raise HmrbenchError("this codec has no training target")
+
+
 @dataclass(frozen=True)
 class Codec:
     """What a pose network's output means.
 
     `geometry` is the crop geometry that the codec is built for. `decode(output, crops)` gives keypoints (B,
-    K, 2) float64 in pixels of the whole image and scores (B, K). `flip_back(output, skeleton)` turns the
+    K, 2) float64 in pixels of the whole image and scores (B, K); for meshes then joints and parameters. `flip_back(output, skeleton)` turns the
     output for a mirrored picture into the output for the picture itself. `encode(keypoints_px, visible,
     input_size)` takes keypoints (B, K, 2) in pixels of the input picture and visible (B, K), and gives the
     training target and its weight per keypoint. The output may be whatever the three agree on; the heatmap
-    codecs here use (B, K, H, W).
+    codecs here use (B, K, H, W). `encode` may be left out by who never trains.
     """
 
     name: str
     geometry: CropGeometry
-    decode: Callable[[Any, Crops], tuple[Array, Array]]
+    decode: Callable[[Any, Crops], tuple[Any, ...]]
     flip_back: Callable[[Any, Skeleton], Any]
-    encode: Callable[[Array, Array, tuple[int, int]], tuple[Array, Array]]
+    encode: Callable[[Array, Array, tuple[int, int]], tuple[Array, Array]] = _no_target
 
 
 def find_codec(name: str) -> Codec:
@@ -122,7 +126,7 @@ def decode_udp(output: Tensor, crops: Crops) -> tuple[Array, Array]:
     dxy = 0.5 * (v[..., 2, 2] - right - down + 2 * middle - left - up + v[..., 0, 0])
     # At a map without a positive value the official step reads maps of other joints; here there is none.
     step = _newton_step(dx, dy, dxx, dxy, dyy, x >= 0)
-    return _to_image(np.stack([x, y], axis=-1) + step, output.shape[2:], crops, "udp"), scores
+    return to_image(np.stack([x, y], axis=-1) + step, output.shape[2:], crops, "udp"), scores
 
 
 def decode_plain(output: Tensor, crops: Crops) -> tuple[Array, Array]:
@@ -136,7 +140,7 @@ def decode_plain(output: Tensor, crops: Crops) -> tuple[Array, Array]:
     inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
     slope = np.stack([v[..., 1, 2] - v[..., 1, 0], v[..., 2, 1] - v[..., 0, 1]], axis=-1)
     position = np.stack([x, y], axis=-1) + 0.25 * np.sign(slope) * inside[..., None]
-    return _to_image(position, output.shape[2:], crops, "classic"), scores
+    return to_image(position, output.shape[2:], crops, "classic"), scores
 
 
 def decode_dark(output: Tensor, crops: Crops) -> tuple[Array, Array]:
@@ -159,7 +163,7 @@ def decode_dark(output: Tensor, crops: Crops) -> tuple[Array, Array]:
     dyy = 0.25 * (v[..., 4, 2] - 2 * v[..., 2, 2] + v[..., 0, 2])
     dxy = 0.25 * (v[..., 3, 3] - v[..., 1, 3] - v[..., 3, 1] + v[..., 1, 1])
     step = _newton_step(dx, dy, dxx, dxy, dyy, inside)
-    return _to_image(np.stack([x, y], axis=-1) + step, output.shape[2:], crops, "classic"), scores
+    return to_image(np.stack([x, y], axis=-1) + step, output.shape[2:], crops, "classic"), scores
 
 
 def _peaks(output: Tensor, crops: Crops) -> tuple[Tensor, Array, Array, Array]:
@@ -246,13 +250,23 @@ def _newton_step(dx: Array, dy: Array, dxx: Array, dxy: Array, dyy: Array, where
     return moved
 
 
-def _to_image(position: Array, heatmap_size: Sequence[int], crops: Crops, geometry: CropGeometry) -> Array:
-    """Heatmap pixels (B, K, 2) as float64 pixels of the whole image."""
-    height, width = heatmap_size
+def to_image(position: Array, size: Sequence[int], crops: Crops, geometry: CropGeometry = "classic") -> Array:
+    """Positions in a picture of each crop as float64 pixels of the whole image.
+
+    Args:
+        position: (B, K, 2) x and y in pixels of that picture: a heatmap, or the network's input.
+        size: its height and width.
+        crops: the B crops.
+        geometry: the codec's; square crops are measured as `classic` ones.
+
+    Raises:
+        HmrbenchError: a position is not finite.
+    """
+    height, width = size
     cells = np.array([width, height], np.float64) - (1.0 if geometry == "udp" else 0.0)
     center = np.asarray(crops.center_px, np.float64)[:, None]  # (B, 1, 2)
-    size = np.asarray(crops.size_px, np.float64)[:, None]
-    keypoints: Array = position * (size / cells) + center - 0.5 * size
+    extent = np.asarray(crops.size_px, np.float64)[:, None]
+    keypoints: Array = position * (extent / cells) + center - 0.5 * extent
     if not np.isfinite(keypoints).all():
         row, joint = np.argwhere(~np.isfinite(keypoints))[0][:2]
         raise HmrbenchError(f"the keypoint of joint {joint} in row {row} of the batch is not finite")

@@ -25,7 +25,17 @@ from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.ledger import cache_dir, ledger_path
 from hmrbench.schema import Source
 
-__all__ = ["Fetched", "Http", "Progress", "cache_dir", "fetch", "file_sha256", "ledger_path"]
+__all__ = [
+    "Fetched",
+    "Http",
+    "Progress",
+    "cache_dir",
+    "fetch",
+    "file_sha256",
+    "find",
+    "is_offline",
+    "ledger_path",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +54,7 @@ class _Run:
     """What does not change while one file is fetched."""
 
     into: Path | None
+    name: str | None
     offline: bool
     progress: Progress | None
     http: Http
@@ -54,6 +65,8 @@ def fetch(
     sources: Sequence[Source],
     into: Path | None = None,
     *,
+    name: str | None = None,
+    record: bool = True,
     offline: bool = False,
     progress: Progress | None = None,
     http: Http | None = None,
@@ -74,9 +87,11 @@ def fetch(
     Args:
         sources: where the same file can be had.
         into: folder for the file; None for the cache.
-        offline: use no network (also HMRBENCH_OFFLINE=1).
-        progress: called with the bytes so far, the bytes in all (None if unknown) and the file's name.
-        http: patience and limits of HTTP downloads.
+        name: path below `into`, if not the one that the sources give.
+        record: keep a sha256 that was unknown, to demand it from now on; not for an archive that has yet to
+        prove whole. offline: use no network (also HMRBENCH_OFFLINE=1). progress: called with the bytes so
+        far, the bytes in all (None if unknown) and the file's name. http: patience and limits of HTTP
+        downloads.
 
     Raises:
         UsageError: no source, or a misspelled one, or one that needs an extra that is not installed.
@@ -84,12 +99,9 @@ def fetch(
     """
     if not sources:
         raise UsageError("no source is known for this file")
-    offline = offline or os.environ.get("HMRBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
-    run = _Run(into, offline, progress, http or Http())
-    names = [schemes.file_name(source) for source in sources]  # all are spelled well?
-    for source in sources:
-        if found := _present(source, run):
-            return found
+    run = _Run(into, name, offline or is_offline(), progress, http or Http(), record)
+    if found := find(sources, into, name=name):
+        return found
     errors: list[HmrbenchError] = []
     for source in sources:
         try:
@@ -100,12 +112,30 @@ def fetch(
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
-    raise DataError(f"no source of {names[0] or 'this file'} works:\n" + "\n".join(f"- {e}" for e in errors))
+    known = name or schemes.file_name(sources[0]) or "this file"
+    raise DataError(f"no source of {known} works:\n" + "\n".join(f"- {e}" for e in errors))
+
+
+def find(sources: Sequence[Source], into: Path | None = None, *, name: str | None = None) -> Fetched | None:
+    """The first good copy that is here already; uses no network. None if there is none.
+
+    Raises:
+        UsageError: a source is misspelled.
+    """
+    run = _Run(into, name, offline=True, progress=None, http=Http())
+    for source in sources:
+        schemes.file_name(source)  # all are spelled well?
+    return next((found for source in sources if (found := _present(source, run))), None)
+
+
+def is_offline() -> bool:
+    """Whether HMRBENCH_OFFLINE forbids the network."""
+    return os.environ.get("HMRBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def _target(source: Source, run: _Run) -> Path | None:
     """Where the file will lie; None where it is used in place, or is a manual one of no stated name."""
-    name = schemes.file_name(source)
+    name = run.name or schemes.file_name(source)
     if not name or _in_place(source, run):
         return None
     if run.into is not None:
@@ -127,7 +157,10 @@ def _present(source: Source, run: _Run) -> Fetched | None:
     if path is None or not path.is_file():
         return None
     digest = file_sha256(path)
-    return None if ledger.fault(source, path, digest) else _accept(source, path, digest, run)
+    if ledger.fault(source, path, digest):
+        return None
+    # What lies in somebody's folder may be another edition of the file: fine there, no rule for elsewhere.
+    return _accept(source, path, digest, replace(run, record=run.record and run.into is None))
 
 
 def _get(source: Source, run: _Run) -> Fetched:
@@ -203,7 +236,7 @@ def _elsewhere(source: Source, run: _Run) -> Path:
 def _take_member(source: Source, part: Path, run: _Run) -> None:
     """Extract one member of an archive, named by its whole path or by the end of it."""
     whole = source.model_copy(update={"member": None, "sha256": None})
-    archive_run = replace(run, into=None, record=False)
+    archive_run = replace(run, into=None, name=None, record=False)
     archive = _get(whole, archive_run).path
     member, ours = str(source.member), not _in_place(whole, archive_run)
     with tempfile.TemporaryDirectory(prefix=".member.", dir=part.parent) as folder:

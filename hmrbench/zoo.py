@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hmrbench.errors import UsageError, WeightsError, unknown_name
-from hmrbench.schema import ModelCard, import_object, read_yaml, share_dir, validate
+from hmrbench.errors import DataError, HmrbenchError, UsageError, WeightsError, unknown_name
+from hmrbench.schema import EncoderWeights, ModelCard, Source, import_object, read_yaml, share_dir, validate
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hmrbench.checkpoints import LoadReport
+    from hmrbench.fetch import Fetched, Progress
+
+_log = logging.getLogger(__name__)
 
 # Encoder name -> module and function; a model's name is a function's name in its family's file.
 ENCODERS = {
@@ -35,36 +41,70 @@ _OUTPUT_NORM = ("swin", "vmamba")
 def load_cards(models_dirs: Sequence[Path] = ()) -> dict[str, ModelCard]:
     """All cards by name: our own, then those of `models_dirs`, in the order of their files.
 
+    Args:
+        models_dirs: folders, or names of installed packages that have a folder `models`.
+
     Raises:
         UsageError: a folder is missing, a file is no card file, or a name stands there twice.
     """
     cards: dict[str, ModelCard] = {}
-    for folder in (share_dir() / "models", *models_dirs):
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder of model cards")
+    encoders: dict[str, tuple[Source, ...]] = {}
+    for folder in (share_dir() / "models", *map(_models_folder, models_dirs)):
         for path in sorted(folder.glob("*.y*ml")):
-            for card in _read_cards(path):
+            found, sources = _read_cards(path)
+            encoders |= sources
+            for card in found:
                 if card.name in cards:
                     raise UsageError(f"{path}: there is already a model named '{card.name}'")
                 cards[card.name] = card
+    for name, card in cards.items():
+        if card.encoder_from is not None and card.encoder_from not in cards:
+            raise unknown_name(f"model in encoder_from of {name}", card.encoder_from, cards)
+        shared = (
+            cards[card.encoder_from].weights if card.encoder_from else encoders.get(card.encoder or "", ())
+        )
+        if not card.encoder_weights and shared:
+            cards[name] = card.model_copy(update={"encoder_weights": shared})
     return cards
 
 
+def _models_folder(given: Path) -> Path:
+    """The folder of cards that a path, or the name of an installed package, stands for."""
+    name = str(given)
+    if not given.is_dir() and all(part.isidentifier() for part in name.split(".")):
+        try:
+            found = importlib.util.find_spec(name)
+        except ImportError:
+            found = None
+        inner = [Path(place) / "models" for place in (found and found.submodule_search_locations) or ()]
+        given = next((folder for folder in inner if folder.is_dir()), given)
+    if not given.is_dir():
+        raise UsageError(f"{given}: no such folder of model cards, nor a package that has a folder 'models'")
+    return given
+
+
 @cache
-def _read_cards(path: Path) -> tuple[ModelCard, ...]:
-    """The cards of one family file: `defaults` hold for all, `sizes` for one size, `models` name each model."""
+def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Source, ...]]]:
+    """The cards of one family file, and the sources of encoders that it states.
+
+    `defaults` hold for all, `sizes` for one size, `models` name each model; `encoders` say where pretrained
+    weights of an encoder are, for all families that share it.
+    """
     content = read_yaml(path)
-    stray = set(content) - {"family", "defaults", "sizes", "models"}
+    stray = set(content) - {"family", "defaults", "sizes", "models", "encoders"}
     if stray:
-        raise UsageError(f"{path}: unknown key {', '.join(sorted(stray))}; there are family, defaults, sizes, models")
-    if not isinstance(content.get("models"), Mapping):
+        known = "family, defaults, sizes, models, encoders"
+        raise UsageError(f"{path}: unknown key {', '.join(sorted(stray))}; there are {known}")
+    if not isinstance(content.get("models", {} if "encoders" in content else None), Mapping):
         raise UsageError(f"{path}: a family file needs 'models', each under its own name")
     defaults, sizes = content.get("defaults") or {}, content.get("sizes") or {}
     cards = []
-    for name, own in content["models"].items():
+    for name, own in content.get("models", {}).items():
         fields = {"family": content.get("family"), **defaults, **(sizes.get(own.get("size")) or {}), **own}
         cards.append(validate(ModelCard, path, name, fields))
-    return tuple(cards)
+    encoders = (content.get("encoders") or {}).items()
+    sources = {n: validate(EncoderWeights, path, n, {"sources": given}).sources for n, given in encoders}
+    return tuple(cards), sources
 
 
 def _fold(name: str) -> str:
@@ -127,7 +167,7 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
 
 
 def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
-    """The network of a card with initial weights; build it under `torch.device("meta")` to learn its shape alone."""
+    """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone."""
     if card.build is not None:
         net: nn.Module = import_object(card.build, f"{card.name}: build")(card)
         return net
@@ -150,48 +190,207 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
     return Network(encoder, neck, head, side_crop=32)
 
 
-def count_parameters(card: ModelCard) -> dict[str, int]:
-    """Parameters in all and by part: `params`, `params_encoder`, `params_neck`, `params_head`."""
+def backend_of(card: ModelCard) -> str | None:
+    """Package and version of what computes a network that is not PyTorch's, for its rows; None for PyTorch's.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    if card.backend is None:
+        return None
+    from importlib import metadata
+
+    package = card.backend.package
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        raise UsageError(
+            f"{card.name} runs on {package}, which is not installed: pip install {package}"
+        ) from None
+
+
+def fit_backend(card: ModelCard, device: str, dtype: str) -> str:
+    """The device to use: as asked for, or for `auto` the first of those that the card's backend has.
+
+    Raises:
+        UsageError: the backend is not installed, or has no such device or dtype.
+    """
+    backend = card.backend
+    if backend is None:
+        return device
+    backend_of(card)
+    if dtype not in backend.dtypes:
+        raise UsageError(
+            f"{card.name} runs on {backend.package} in {', '.join(backend.dtypes)}, not in {dtype}"
+        )
+    if device == "auto":
+        return backend.devices[0]
+    if device.partition(":")[0] not in backend.devices:
+        raise UsageError(
+            f"{card.name} runs on {backend.package} on {', '.join(backend.devices)}, not on {device}"
+        )
+    return device
+
+
+def count_parameters(card: ModelCard) -> dict[str, int | None]:
+    """Parameters: `params`, `params_encoder`, `params_neck`, `params_head`; None if not known."""
     import torch
 
     with torch.device("meta"):
         return parameters_by_part(build_net(card))
 
 
-def parameters_by_part(net: nn.Module) -> dict[str, int]:
-    """Parameters of a network, in all and of each of its parts (0 for a part that a foreign network lacks)."""
+def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
+    """Parameters of a network, in all and of each of its parts (0 for a part that a foreign network lacks).
+
+    They are not known, None, where PyTorch sees none: another backend has them.
+    """
+    counts = {"params": _count(net)}
+    counts |= {f"params_{part}": _count(getattr(net, part, None)) for part in ("encoder", "neck", "head")}
+    return {name: number if counts["params"] else None for name, number in counts.items()}
+
+
+def _count(module: Any) -> int:
     from torch import nn
 
-    def count(module: Any) -> int:
-        return sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0
-
-    parts = {f"params_{part}": count(getattr(net, part, None)) for part in ("encoder", "neck", "head")}
-    return {"params": count(net), **parts}
+    return sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0
 
 
 # --------------------------------------------------------------------------- weights
 
 
-def resolve_weights(card: ModelCard, weights: str | Path | None) -> tuple[str, Path | None]:
-    """What the words after `--weights` mean: (`random`, None), or a label and the file that holds the weights.
+_SOURCE = re.compile(r"(https?|hf|gdrive|file|pypi):")
 
-    None means the weights that the card names, which must have been fetched before.
+
+def resolve_weights(card: ModelCard, weights: str | Path | None) -> tuple[str, Path | None]:
+    """What the words after `--weights` mean: (`random`, None), or a label and the file of the weights.
+
+    None means the first of the card's own sources whose file is here already. A source's address is fetched
+    if its file is not here; one that the card names keeps the card's sha256. `demo` means the card's demo
+    weights.
 
     Raises:
-        WeightsError: they are not here; says where they come from.
+        WeightsError: they are not here; says where they come from and what to type.
     """
     if weights == "random":
         return "random", None
-    if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise WeightsError(f"{card.name}: no weights file at {path} (or say 'random')")
-        return str(weights), path
-    lines = [f"{card.name} has no weights here. Give a file (--weights PATH) or say --weights random. They come from:"]
+    if weights == "demo":
+        return "demo", _demo_weights(card)
+    if weights is None:
+        found = find_weights(card)
+        if found is None:
+            raise WeightsError(_missing(card))
+        return found.source.url, found.path
+    if _SOURCE.match(str(weights)):
+        return str(weights), _named_source(card, str(weights)).path
+    path = Path(weights)
+    if not path.is_file():
+        raise WeightsError(f"{card.name}: no weights file at {path} (or say 'random')")
+    return str(weights), path
+
+
+def weights_sources(card: ModelCard, *, encoder: bool = False, variant: str | None = None) -> list[Source]:
+    """Where a card's weights, or its encoder's alone, can be had; what is got by hand has a file name.
+
+    Args:
+        variant: those of this variant only; None for all.
+
+    Raises:
+        UsageError: the card has no such variant.
+    """
+    given, name = card.weights, card.name
+    if encoder:
+        given, name = card.encoder_weights, card.encoder_from or card.encoder or card.name
+    named = [
+        s if s.file or s.url != "manual:" else s.model_copy(update={"file": _by_hand(name, s)}) for s in given
+    ]
+    known = dict.fromkeys(s.variant for s in named)
+    if variant is not None and variant not in known:
+        raise unknown_name(f"variant of {card.name}'s weights", variant, known)
+    return [s for s in named if variant in (None, s.variant)]
+
+
+def _by_hand(name: str, source: Source) -> str:
+    """What to call a file that a person gets, where nobody knows what it is called there."""
+    return "-".join(filter(None, (name, source.variant))) + ".pth"
+
+
+def find_weights(card: ModelCard, *, encoder: bool = False) -> Fetched | None:
+    """The first of a card's weights (or its encoder's alone) that is here, checked; uses no network."""
+    from hmrbench import fetch
+
+    sources = weights_sources(card, encoder=encoder)
+    return fetch.find(sources) if sources else None
+
+
+def fetch_weights(
+    card: ModelCard,
+    *,
+    encoder: bool = False,
+    variant: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Fetched:
+    """Get a card's weights, or those of its encoder alone, into the cache.
+
+    Args:
+        variant: which of the card's weights; None for the first that the card names, from any of its mirrors.
+
+    Raises:
+        UsageError: the card has no such variant, or a source needs an extra that is not installed.
+        WeightsError: no source works; where a person is needed, says page, file and where to put it.
+    """
+    from hmrbench import fetch
+
+    sources = weights_sources(card, encoder=encoder, variant=variant)
+    what = f"{card.name}{': its encoder' if encoder else ''}"
+    if not sources:
+        raise WeightsError(f"{what}: no source of its weights is known")
+    sources = [s for s in sources if s.variant == sources[0].variant]
+    try:
+        return fetch.fetch(sources, offline=offline, progress=progress)
+    except DataError as e:
+        raise WeightsError(f"{what}: {e}") from e
+
+
+def _named_source(card: ModelCard, url: str) -> Fetched:
+    """The file of a source named by its address: as a card states it, if one does."""
+    from hmrbench import fetch
+
+    known = [s for s in (*card.weights, *card.encoder_weights) if s.url == url]
+    sources = known or [Source(url=url)]
+    if found := fetch.find(sources):
+        return found
+    _log.warning("%s: fetching %s", card.name, url)
+    try:
+        return fetch.fetch(sources)
+    except DataError as e:
+        raise WeightsError(f"{card.name}: {e}") from e
+
+
+def _demo_weights(card: ModelCard) -> Path:
+    if card.demo_weights is None:
+        raise WeightsError(f"{card.name} has no demo weights")
+    from hmrbench import fetch
+
+    source = card.demo_weights
+    inner = share_dir() / source.url.removeprefix("file:")
+    if source.url.startswith("file:") and inner.is_file():  # demo weights may travel with the package
+        source = source.model_copy(update={"url": f"file:{inner}"})
+    return fetch.fetch([source]).path
+
+
+def _missing(card: ModelCard) -> str:
+    """Where a card's weights come from, and what to type."""
+    lines = [
+        f"{card.name} has no weights here. Give a file (--weights PATH) or say --weights random. "
+        "They come from:"
+    ]
     for source in card.weights:
         where = source.page if source.url == "manual:" else source.url
         lines.append(f"  {where}  [{source.read_in}]")
-    raise WeightsError("\n".join(lines))
+    lines.append(f"To get them: hmrbench weights fetch {card.name}")
+    return "\n".join(lines)
 
 
 def load_model(
@@ -199,7 +398,8 @@ def load_model(
 ) -> nn.Module:
     """A network by name, in eval mode, with `.encoder`, `.neck` and `.head`.
 
-    A pose network maps (B, 3, 256, 192) to heatmaps (B, 17, 64, 48); an HMR network maps (B, 3, 256, 256) to a dict.
+    A pose network maps (B, 3, 256, 192) to heatmaps (B, 17, 64, 48); an HMR network maps (B, 3, 256, 256) to
+    a dict.
 
     Args:
         name: a model's name, or its card.
@@ -215,21 +415,43 @@ def load_model(
 
 
 def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadReport | None]:
-    """The card's network with the weights of a file, or with reproducible random ones (path None), in eval mode."""
+    """The card's network in eval mode, with the weights of a file or reproducible random ones (path None).
+
+    A network that has a method `load_weights(path: Path | None)` reads its own format by it, and is called
+    with None where random weights are asked for; there is no report then.
+
+    Raises:
+        UsageError: the network has no random weights.
+        WeightsError: the file is not of this network.
+    """
     import torch
 
     from hmrbench import checkpoints
 
-    if path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return build_net(card).eval(), None
-    state = checkpoints.read_state(path)
-    if card.head.kind == "smpl" and card.build is None:
+    # Ours are read before anything is built; another package's network may have a format of its own.
+    state = None if path is None or card.build is not None else checkpoints.read_state(path)
+    if state is not None and path is not None and card.head.kind == "smpl":
         _check_decoder(card, checkpoints.decoder_sizes(state), path)
-    net = build_net(card)
-    report = checkpoints.load_network(net, state, f"{card.name}: {path}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build_net(card)
+        own: Any = getattr(net, "load_weights", None)
+        if own is not None:
+            _load_own_format(own, path, card.name)
+            return net.eval(), None
+    if path is None:
+        return net.eval(), None
+    report = checkpoints.load_network(net, state or checkpoints.read_state(path), f"{card.name}: {path}")
     return net.eval(), report
+
+
+def _load_own_format(load: Callable[[Path | None], None], path: Path | None, name: str) -> None:
+    try:
+        load(path)
+    except HmrbenchError:
+        raise
+    except Exception as e:  # whatever the other package raises
+        raise WeightsError(f"{name}: {path}: {' '.join(str(e).split()) or type(e).__name__}") from e
 
 
 def _check_decoder(card: ModelCard, found: Mapping[str, int], path: Path) -> None:
@@ -252,11 +474,12 @@ def is_glob(name: str) -> bool:
 
 
 def describe(card: ModelCard) -> list[dict[str, Any]]:
-    """Stages and parts of a network: the shape each puts out for one picture, and its parameters; nothing is computed.
+    """Stages and parts of a network: the shape each puts out for one picture, and its parameters.
 
     Returns:
-        One dict per stage of a hierarchical encoder, then per part: `part`, `output` (a shape, or shapes by name),
-        `params`.
+        One dict per stage of a hierarchical encoder, then per part: `part`, `output` (a shape, or shapes by
+        name), `params`. A foreign network is one part; what it does not tell without its weights is empty or
+        None.
     """
     import torch
     from torch import nn
@@ -264,19 +487,32 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def note(part: str, module: nn.Module, output: Any, before: int = 0) -> int:
-        shape = {k: list(v.shape) for k, v in output.items()} if isinstance(output, Mapping) else list(output.shape)
-        params = parameters_by_part(module)["params"]
+        shape = (
+            {k: list(v.shape) for k, v in output.items()}
+            if isinstance(output, Mapping)
+            else list(output.shape)
+        )
+        params = _count(module)
         rows.append({"part": part, "output": shape, "params": params - before})
         return params
 
     with torch.device("meta"), torch.no_grad():
         net: Any = build_net(card).eval()
         image = torch.empty(1, 3, *card.input)
-        output = net(image)
+        try:
+            output = net(image)
+        except Exception:  # a foreign network may need its weights, or memory, to compute anything
+            if card.build is None:
+                raise
+            return [{"part": "network", "output": [], "params": parameters_by_part(net)["params"]}]
         if not isinstance(getattr(net, "encoder", None), nn.Module):
             note("network", net, output)
             return rows
-        seen = image[..., net.side_crop : image.shape[-1] - net.side_crop] if hasattr(net, "side_crop") else image
+        seen = (
+            image[..., net.side_crop : image.shape[-1] - net.side_crop]
+            if hasattr(net, "side_crop")
+            else image
+        )
         below = 0
         for stage in range(1, (card.stages or 4) + 1) if len(net.encoder.widths) > 1 else ():
             cut = _make_encoder(str(card.encoder), stage, **card.options)
@@ -302,6 +538,8 @@ def convert_weights(
     Raises:
         WeightsError: unreadable, unknown layout, or it fits no network.
     """
+    import torch
+
     from hmrbench import checkpoints
 
     state = checkpoints.read_state(source)
@@ -315,17 +553,34 @@ def convert_weights(
         candidates = [c for c in cards if cards[c].build is None] if layout.whole else list(ENCODERS)
     failures = []
     for candidate in candidates:
-        alone = candidate in ENCODERS
-        net = _make_encoder(candidate, 4) if alone else build_net(cards[candidate])
         try:
-            load = checkpoints.load_encoder if alone else checkpoints.load_network
-            report = load(net, state, f"{candidate}: {source}")
+            with torch.device("meta"), warnings.catch_warnings():  # keys and shapes tell whether it fits
+                warnings.simplefilter("ignore")
+                _filled(candidate, cards, state, source)
         except WeightsError as e:
             failures.append(e)
             continue
-        weights = {k: v for k, v in net.state_dict().items()}
-        checkpoints.save_state(weights, target, {"model": candidate, "layout": report.layout, "source": source.name})
+        net, report = _filled(candidate, cards, state, source)
+        weights = dict(net.state_dict())
+        checkpoints.save_state(
+            weights, target, {"model": candidate, "layout": report.layout, "source": source.name}
+        )
         return candidate, report
     if len(failures) == 1:
         raise failures[0]
-    raise WeightsError(f"{source} ({layout.name} layout) fits none of {len(candidates)} networks; --model says why not")
+    raise WeightsError(
+        f"{source} ({layout.name} layout) fits none of {len(candidates)} networks; --model says why not"
+    )
+
+
+def _filled(
+    name: str, cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path
+) -> tuple[nn.Module, LoadReport]:
+    """A model's network, or an encoder, with these weights."""
+    from hmrbench import checkpoints
+
+    if name in ENCODERS:
+        encoder = _make_encoder(name, 4)
+        return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")
+    net = build_net(cards[name])
+    return net, checkpoints.load_network(net, state, f"{name}: {source}")

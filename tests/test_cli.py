@@ -151,6 +151,12 @@ def test_save_predictions_then_score(tiny_coco: Path, tiny_cards: Path, tmp_path
         (("eval", "swinpose-s-s3"), 2, "--dataset"),
         (("show", "resnet"), 2, "unknown model 'resnet'"),
         (("weights", "check", "vitpose-s", "none.pth"), 3, "none.pth"),
+        (("weights", "fetch", "vitpose-x"), 2, "did you mean vitpose"),
+        (("weights", "fetch", "hmr2-h", "--variant", "hmr2.0c"), 2, "did you mean hmr2.0"),
+        (("weights", "fetch", "vitpose-s", "--offline"), 3, "offline, and"),
+        (("datasets", "fetch", "coco-vol"), 2, "did you mean coco-val"),
+        (("datasets", "prepare", "3dpw-test"), 2, "--from"),
+        (("datasets", "prepare", "3dpw-test", "--from", "nowhere"), 3, "nowhere: no such folder or archive"),
         (("score", "none.json", "-d", "coco-val"), 3, "none.json: no such file"),
         (("table", "--runs", "nowhere"), 3, "no runs here"),
         (("models", "--models-dir", "nowhere"), 2, "nowhere"),
@@ -211,6 +217,24 @@ def test_env_shows_versions_and_settings(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert found["settings"]["HMRBENCH_DATA"] == "/data"
     assert {"cache", "data root", "runs"} <= set(found["folders"])
+
+
+def test_env_shows_how_files_are_fetched_but_no_secrets() -> None:
+    env = {
+        "HTTPS_PROXY": "http://me:secret@proxy:3128",
+        "HF_HUB_OFFLINE": "1",
+        "HF_TOKEN": "hf_secret",
+        "HMRBENCH_OFFLINE": "1",
+        "HMRBENCH_CACHE": "/somewhere/cache",
+    }
+    result = hmrbench("env", "--json", env=env)
+    found = json.loads(result.stdout)
+    assert found["network"]["offline"] == "yes"
+    assert found["network"]["HTTPS_PROXY"] == "http://***@proxy:3128"
+    assert found["network"]["HF_HUB_OFFLINE"] == "1"
+    assert found["network"]["HF_TOKEN"] == "set, not shown"
+    assert found["folders"]["cache"] == "/somewhere/cache"
+    assert "secret" not in result.stdout + hmrbench("env", env=env).stdout
 
 
 def test_env_recognises_torch_and_torchvision_of_different_builds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,15 @@
-"""`hmrbench datasets`: what can be measured on, and whether it is here."""
+"""`hmrbench datasets`: what can be measured on, whether it is here, and how it gets here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hmrbench.cli.make import make
 from hmrbench.cli.options import (
     DataRoot,
     DatasetName,
@@ -13,15 +17,27 @@ from hmrbench.cli.options import (
     Json,
     make_table,
     print_json,
+    stderr,
     stdout,
 )
+from hmrbench.cli.weights import Offline
+
+if TYPE_CHECKING:
+    from hmrbench.data import Check
+    from hmrbench.data.prepare import PartReport
+    from hmrbench.schema import DatasetSpec
 
 
 def app(guarded: Callable[[Callable[..., None]], Callable[..., None]]) -> typer.Typer:
     """The group: alone it lists, with a verb it acts."""
-    group = typer.Typer(help="List data sets; check that their files are here.", invoke_without_command=True)
+    group = typer.Typer(
+        help="List data sets; get their files; check that they are here.", invoke_without_command=True
+    )
     group.callback()(guarded(list_datasets))
     group.command("check")(guarded(check))
+    group.command("fetch")(guarded(fetch))
+    group.command("prepare")(guarded(prepare))
+    group.command("make")(guarded(make))
     return group
 
 
@@ -42,20 +58,123 @@ def list_datasets(ctx: typer.Context, datasets_file: DatasetsFile = None, json: 
 def check(
     name: DatasetName, data_root: DataRoot = None, datasets_file: DatasetsFile = None, json: Json = False
 ) -> None:
-    """Check a data set's files: present, whole, as many as they should be. Exit code 3 if something is missing."""
-    from dataclasses import asdict
-
+    """Check a data set's files: present, whole, as many as they should be. Exit code 3 if one is missing."""
     from hmrbench.data import check_dataset, load_spec
-    from hmrbench.errors import DataError
 
     spec = load_spec(name, datasets_file)
     checks = check_dataset(spec, data_root)
     if json:
         print_json([asdict(c) for c in checks])
     else:
-        rows = [[c.part, c.status, c.found, c.expected, c.detail] for c in checks]
-        stdout().print(make_table(["part", "status", "found", "expected", "remark"], rows))
-        stdout().print(f"licence: {spec.licence}", markup=False)
+        _show_checks(spec, checks)
+    _refuse_bad(spec, checks)
+
+
+def fetch(
+    name: DatasetName,
+    data_root: DataRoot = None,
+    offline: Offline = False,
+    datasets_file: DatasetsFile = None,
+    json: Json = False,
+) -> None:
+    """Download what of a data set is public, into the layout that `eval` expects; then check it.
+
+    What is there already is left alone, so that it can simply be run again. Where a licence has to be
+    accepted it prints page, file and what to type then, and ends with exit code 3.
+    """
+    from hmrbench.cli.downloads import download_bar
+    from hmrbench.data import load_spec
+    from hmrbench.data.prepare import fetch_dataset
+
+    spec = load_spec(name, datasets_file)
+    remark = stderr()
+    with download_bar(remark) as progress:
+        reports = fetch_dataset(
+            spec,
+            data_root,
+            offline=offline,
+            progress=progress,
+            say=lambda text: remark.print(text, markup=False),
+        )
+    _finish(spec, reports, data_root, json)
+
+
+def prepare(
+    name: DatasetName,
+    source: Annotated[
+        Path,
+        typer.Option("--from", metavar="DIR", help="Where the official archives or unpacked folders are."),
+    ],
+    data_root: DataRoot = None,
+    datasets_file: DatasetsFile = None,
+    json: Json = False,
+) -> None:
+    """Take a data set out of its official archives or folders into the layout of `eval`; then check it.
+
+    Only the pictures that the annotations name are taken. Exit code 3 if something is still missing.
+    """
+    from hmrbench.data import load_spec
+    from hmrbench.data.prepare import prepare_dataset
+
+    spec = load_spec(name, datasets_file)
+    remark = stderr()
+    reports = prepare_dataset(spec, source, data_root, say=lambda text: remark.print(text, markup=False))
+    _finish(spec, reports, data_root, json)
+
+
+def _finish(spec: DatasetSpec, reports: Sequence[PartReport], data_root: Path | None, json: bool) -> None:
+    """Show what became of the parts; check the data set if all are there, else say what is missing."""
+    from hmrbench.data import check_dataset
+    from hmrbench.data.prepare import instructions
+    from hmrbench.errors import DataError
+
+    whole = all(r.whole for r in reports)
+    if whole:
+        stderr().print(f"checking {spec.name}", markup=False)
+    checks = check_dataset(spec, data_root) if whole else []
+    fields = ("part", "status", "files", "total", "source", "detail")
+    parts: list[dict[str, Any]] = [{f: getattr(r, f) for f in fields} for r in reports]
+    if json:
+        print_json(
+            {
+                "dataset": spec.name,
+                "licence": spec.licence,
+                "parts": parts,
+                "check": [asdict(c) for c in checks],
+            }
+        )
+    else:
+        cells = [
+            [r.part, r.status, f"{r.files:,} of {'?' if r.total is None else f'{r.total:,}'}", r.source]
+            for r in reports
+        ]
+        stdout().print(make_table(["part", "status", "files", "from"], cells))
+        if checks:
+            _show_checks(spec, checks)
+        else:
+            stdout().print(f"licence: {spec.licence}", markup=False)
+    if not whole:
+        for report in reports:
+            if report.status in ("failed", "partial"):
+                stderr().print(f"{report.part}: {report.detail}", markup=False, soft_wrap=True)
+        if text := instructions(spec, reports):
+            stderr().print(text, markup=False, soft_wrap=True)
+        codes = [r.error.exit_code for r in reports if r.error]
+        if codes and max(codes) < DataError.exit_code:
+            raise typer.Exit(max(codes))
+        raise DataError(f"{spec.name} is not complete: {', '.join(r.part for r in reports if not r.whole)}")
+    _refuse_bad(spec, checks)
+
+
+def _show_checks(spec: DatasetSpec, checks: Sequence[Check]) -> None:
+    rows = [[c.part, c.status, c.found, c.expected, c.detail] for c in checks]
+    stdout().print(make_table(["part", "status", "found", "expected", "remark"], rows))
+    stdout().print(f"licence: {spec.licence}", markup=False)
+
+
+def _refuse_bad(spec: DatasetSpec, checks: Sequence[Check]) -> None:
+    from hmrbench.errors import DataError
+
     bad = [c for c in checks if c.bad]
     if bad:
         raise DataError(f"{spec.name}: {len(bad)} part(s) missing or corrupt, first: {bad[0].found}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from typing import Any
 
 from hmrbench.cli.options import Json, print_json, stdout
@@ -17,14 +18,33 @@ _KNOWN_FAILURES = (
         "torch and torchvision are of different builds",
         "pip install --force-reinstall torch torchvision",
     ),
-    ("torchvision", "undefined symbol", "torch and torchvision are of different builds", "pip install --force-reinstall torch torchvision"),
-    ("cv2", "libGL", "opencv-python wants a display library", "pip uninstall -y opencv-python; pip install opencv-python-headless"),
-    ("cv2", "numpy.core.multiarray failed", "OpenCV and numpy do not fit", "pip install --upgrade opencv-python-headless numpy"),
-)  # fmt: skip
+    (
+        "torchvision",
+        "undefined symbol",
+        "torch and torchvision are of different builds",
+        "pip install --force-reinstall torch torchvision",
+    ),
+    (
+        "cv2",
+        "libGL",
+        "opencv-python wants a display library",
+        "pip uninstall -y opencv-python; pip install opencv-python-headless",
+    ),
+    (
+        "cv2",
+        "numpy.core.multiarray failed",
+        "OpenCV and numpy do not fit",
+        "pip install --upgrade opencv-python-headless numpy",
+    ),
+)
+
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "XDG_CACHE_HOME")
 
 
 def env(json: Json = False) -> None:
-    """Print versions, device, caches and settings. Exit code 1, with the cure, if the installation is broken."""
+    """Print versions, device, caches and settings. Exit code 1, with the cure, if something is broken."""
     found = describe()
     if json:
         print_json(found)
@@ -54,8 +74,19 @@ def describe() -> dict[str, Any]:
             "runs": os.environ.get("HMRBENCH_RUNS", "runs"),
         },
         "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith("HMRBENCH_")},
+        "network": {"offline": "yes" if fetch.is_offline() else "no", **_network_settings()},
         "problems": problems,
     }
+
+
+def _network_settings() -> dict[str, str]:
+    """What decides how files are fetched: proxies, Hugging Face's switches; no passwords, no tokens."""
+    found = {}
+    for name, value in sorted(os.environ.items()):
+        if name.lower() in _PROXIES or name.startswith(("HF_", "HUGGINGFACE_")) or name in _CERTIFICATES:
+            secret = any(word in name for word in ("TOKEN", "SECRET", "KEY"))
+            found[name] = "set, not shown" if secret else re.sub(r"//[^/@]*@", "//***@", value)
+    return found
 
 
 def find_problems() -> list[dict[str, str]]:
@@ -69,7 +100,9 @@ def find_problems() -> list[dict[str, str]]:
             for name, words, meaning, known_cure in _KNOWN_FAILURES:
                 if name == module and words in str(e):
                     problem, cure = meaning, known_cure
-            problems.append({"module": module, "problem": problem, "message": str(e).splitlines()[0], "cure": cure})
+            problems.append(
+                {"module": module, "problem": problem, "message": str(e).splitlines()[0], "cure": cure}
+            )
     return problems
 
 

@@ -23,8 +23,9 @@ from hmrbench.cli.options import (
     Weights,
     Workers,
     print_json,
-    stderr,
+    progress_bar,
     show_view,
+    stderr,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def evaluate(
         ]  # fmt: skip
     remark = stderr()
     done, failures = [], []
-    with progress_bar(remark) as progress:
+    with progress_bar(remark, "people") as progress:
         for job in jobs:
             target = _predictions_path(save_predictions, job, len(jobs))
             try:
@@ -102,38 +103,3 @@ def _predictions_path(wanted: Path | None, job: Job, jobs: int) -> Path | None:
         return wanted
     suffix = ".json" if job.card.task == "hpe" else ".npz"
     return wanted / f"{job.card.name}-{job.spec.name}{suffix}"
-
-
-class progress_bar:  # noqa: N801  (used as a function: `with progress_bar(console) as progress`)
-    """People done, rate and time left on stderr; `progress(label, done, total)` moves it."""
-
-    def __init__(self, console: object) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=console, transient=True)  # type: ignore[arg-type]
-        self.tasks: dict[str, object] = {}
-
-    def __enter__(self) -> progress_bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        if label not in self.tasks:
-            for old in self.bar.task_ids:
-                self.bar.update(old, visible=False)
-            self.tasks[label] = self.bar.add_task(label, total=total, rate="")
-        task = self.tasks[label]
-        self.bar.update(task, completed=done)  # type: ignore[arg-type]
-        speed = self.bar.tasks[self.bar.task_ids.index(task)].speed  # type: ignore[arg-type]
-        if speed:
-            self.bar.update(task, rate=f"{speed:.1f} people/s")  # type: ignore[arg-type]

@@ -35,10 +35,15 @@ def models(
         print_json(rows)
         return
     cells = [
-        [r["name"], r["task"], r["size"].upper(), r["stages"], r["input"], r["params"] / 1e6, _published(c)]
+        [r["name"], r["task"], r["size"].upper(), r["stages"], r["input"], _millions(r["params"]), _published(c)]
         for r, c in zip(rows, cards, strict=True)
     ]
     stdout().print(make_table(["model", "task", "size", "stages", "input", "params (M)", "published"], cells))
+
+
+def _millions(count: int | None) -> float | None:
+    """In millions; None where it is not known, as for a network that another backend computes."""
+    return None if count is None else count / 1e6
 
 
 def _published(card: Any) -> str:
@@ -58,8 +63,8 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
     out = stdout()
     cut = f", cut after stage {card.stages}" if card.encoder and not card.encoder.startswith("vit") else ""
     out.print(f"[bold]{card.name}[/bold]  ({card.paper_name}; {card.task}; {card.encoder or card.build}{cut})")
-    rows = [[s["part"], _shape(s["output"]), s["params"] / 1e6] for s in shapes]
-    rows.append(["all", "", parameters["params"] / 1e6])
+    rows = [[s["part"], _shape(s["output"]), _millions(s["params"])] for s in shapes]
+    rows.append(["all", "", _millions(parameters["params"])])
     out.print(make_table([f"part at {card.input_text}", "output", "params (M)"], rows))
     lines = [("codec", card.codec), ("licence", card.licence)]
     lines += [("published", f"{p.metric} {p.value:g} on {p.dataset}  [{p.source}]") for p in card.published]

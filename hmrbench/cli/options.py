@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,7 @@ Workers = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", envvar="HMRBENCH_WEIGHTS", help="A file, or 'random' for untrained weights."),
+    typer.Option("--weights", envvar="HMRBENCH_WEIGHTS", help="random, demo, a file, or an address (https:, hf:, gdrive:, file:, pypi:)."),
 ]
 Boxes = Annotated[str | None, typer.Option("--boxes", help="gt or det, where the data set has them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -121,3 +122,25 @@ def show_view(view: View) -> None:
     """A table of `tables`, with its caption below."""
     stdout().print(make_table(view.columns, view.cells))
     stdout().print(view.caption, style="dim", markup=False)
+
+
+@contextmanager
+def progress_bar(console: Console, unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """What is done, rate and time left: `with progress_bar(...) as progress`, then `progress(label, done, total)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True) as bar:
+
+        def progress(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                for old in tasks.values():
+                    bar.update(old, visible=False)
+                tasks[label] = bar.add_task(label, total=total, rate="")
+            bar.update(tasks[label], completed=done)
+            speed = bar.tasks[bar.task_ids.index(tasks[label])].speed
+            bar.update(tasks[label], rate=f"{speed:.1f} {unit}/s" if speed else "")
+
+        yield progress

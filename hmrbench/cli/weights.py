@@ -1,20 +1,102 @@
-"""`hmrbench weights`: convert and check checkpoint files."""
+"""`hmrbench weights`: get, convert and check checkpoint files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, ModelsDirs, make_table, print_json, stderr, stdout
+from hmrbench.cli.options import Json, Model, Models, ModelsDirs, make_table, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from hmrbench.fetch import Fetched
+    from hmrbench.schema import ModelCard
+
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="HMRBENCH_OFFLINE", help="Use no network, only what is here already."),
+]
+
+
+def fetch(
+    model: Models,
+    encoder: Annotated[
+        bool,
+        typer.Option(
+            "--encoder", help="The pretrained encoder, to start training from, not the whole network."
+        ),
+    ] = False,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant", help="Which of a model's weights, such as hmr2.0a; the first it names if none."
+        ),
+    ] = None,
+    offline: Offline = False,
+    models_dir: ModelsDirs = None,
+    json: Json = False,
+) -> None:
+    """Get public weights into the cache, checked; `eval` and `predict` find them there.
+
+    Where a person is needed it prints the page, the file and where to put it, goes on with the other models,
+    and ends with exit code 3.
+    """
+    from hmrbench import zoo
+    from hmrbench.cli.downloads import download_bar
+    from hmrbench.errors import HmrbenchError
+
+    cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
+    remark = stderr()
+    rows: list[dict[str, Any]] = []
+    failures: list[HmrbenchError] = []
+    known: dict[tuple[Any, ...], Fetched] = {}  # several models may share one file
+    with download_bar(remark) as progress:
+        for card in cards:
+            try:
+                sources = tuple(zoo.weights_sources(card, encoder=encoder, variant=variant))
+                if sources not in known:
+                    known[sources] = zoo.fetch_weights(
+                        card, encoder=encoder, variant=variant, offline=offline, progress=progress
+                    )
+                rows.append(_row(card, encoder, known[sources]))
+            except HmrbenchError as e:
+                failures.append(e)
+                remark.print(f"error: {e}", markup=False, soft_wrap=True)
+    if json:
+        print_json(rows)
+    elif rows:
+        cells = [[r["model"], r["variant"] or "-", r["sha256"][:12], r["file"]] for r in rows]
+        what = "encoder of" if encoder else "weights of"
+        stdout().print(make_table([what, "variant", "sha256", "file"], cells))
+        for licence in dict.fromkeys(f"licence: {r['licence']}  ({r['source']})" for r in rows):
+            stdout().print(licence, markup=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _row(card: ModelCard, encoder: bool, found: Fetched) -> dict[str, Any]:
+    source = found.source
+    return {
+        "model": card.name,
+        "part": "encoder" if encoder else "weights",
+        "variant": source.variant,
+        "layout": source.layout,
+        "file": str(found.path),
+        "sha256": found.sha256,
+        "source": source.url,
+        "read_in": source.read_in,
+        "licence": source.licence or card.licence,
+        "note": source.note,
+    }
 
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint in any known layout.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
     model: Annotated[
-        str | None, typer.Option("--model", help="The model or encoder it is for; found by its keys and shapes if none.")
+        str | None,
+        typer.Option("--model", help="The model or encoder it is for; found by its keys and shapes if none."),
     ] = None,
     models_dir: ModelsDirs = None,
     json: Json = False,
@@ -27,7 +109,9 @@ def convert(
         raise UsageError(f"{target}: the output is a .safetensors file")
     name, report = zoo.convert_weights(source, target, model, models_dir or [])
     if json:
-        print_json({"model": name, "layout": report.layout, "out": str(target), "unexpected": report.unexpected})
+        print_json(
+            {"model": name, "layout": report.layout, "out": str(target), "unexpected": report.unexpected}
+        )
     else:
         stdout().print(f"{source} ({report.layout}) -> {target} ({name})", markup=False)
         _remark_unexpected(report.unexpected)
@@ -42,23 +126,33 @@ def check(
     """Check that a checkpoint is this model's: every key there, of the right shape. Exit code 3 if not."""
     from hmrbench import zoo
     from hmrbench.download import file_sha256
+    from hmrbench.errors import WeightsError
 
     card = zoo.load_card(model, models_dir or [])
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such weights file")
     _, report = zoo.load_weights(card, file)
-    assert report is not None  # noqa: S101  (a file was given)
     found = {
         "model": card.name,
         "file": str(file),
         "sha256": file_sha256(file),
-        "layout": report.layout,
-        "interpolated": list(report.interpolated),
-        "unused": list(report.unused),
-        "unexpected": list(report.unexpected),
+        "layout": report.layout if report else "the network's own",
+        "interpolated": list(report.interpolated) if report else [],
+        "unused": list(report.unused) if report else [],
+        "unexpected": list(report.unexpected) if report else [],
     }
     if json:
         print_json(found)
         return
-    rows = [[k, ", ".join(v[:4]) + (f" and {len(v) - 4} more" if len(v) > 4 else "") if isinstance(v, list) else v] for k, v in found.items()]
+    rows = [
+        [
+            k,
+            ", ".join(v[:4]) + (f" and {len(v) - 4} more" if len(v) > 4 else "")
+            if isinstance(v, list)
+            else v,
+        ]
+        for k, v in found.items()
+    ]
     stdout().print(make_table(["", f"{file.name} fits {card.name}"], rows))
 
 

@@ -12,7 +12,8 @@ from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.records import Dataset
 from hmrbench.schema import DatasetSpec, import_object, read_yaml, share_dir, validate
 
-# Reader name -> import path of its module: `read(spec, folder, boxes, limit) -> Dataset`, `check(spec, folder) -> [Check]`.
+# Reader name -> import path of its module: `read(spec, folder, boxes, limit) -> Dataset`, `check(spec, folder) -> [Check]`,
+# `images(spec, folder) -> [name]`, the pictures that the annotations name, below the spec's `images`.
 READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
 
 
@@ -69,6 +70,8 @@ def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
     Raises:
         DataError: no root was given, or it does not exist.
     """
+    if spec.embedded:
+        return Path(__file__).parent / spec.folder
     if data_root is None:
         raise DataError(f"{spec.name}: where are the data? Give --data-root DIR or set HMRBENCH_DATA")
     if not data_root.is_dir():
@@ -106,6 +109,22 @@ def check_dataset(spec: DatasetSpec, data_root: Path | None) -> list[Check]:
     """What of a data set is there, part by part, against the known counts."""
     checks: list[Check] = _reader(spec).check(spec, find_folder(spec, data_root))
     return checks
+
+
+def named_images(spec: DatasetSpec, folder: Path) -> list[str]:
+    """The pictures that a data set's annotations name, as paths below its `images`.
+
+    Raises:
+        DataError: the annotations are missing or broken, or name a picture outside that folder.
+    """
+    reader = _reader(spec)
+    if not hasattr(reader, "images"):
+        raise UsageError(f"{spec.name}: its reader does not say which pictures the annotations name (images)")
+    names: list[str] = reader.images(spec, folder)
+    for name in names:
+        if ".." in name.split("/") or name.startswith("/") or "\\" in name or not name:
+            raise DataError(f"{folder / spec.annotations}: '{name}' is no picture below {spec.images}")
+    return names
 
 
 def check_images(sizes: Mapping[Path, tuple[int, int] | None], expected: int | None) -> list[Check]:

@@ -102,6 +102,11 @@ def _from_detector(path: Path, images: dict[int, Path]) -> list[Sample]:
     return samples
 
 
+def images(spec: DatasetSpec, folder: Path) -> list[str]:
+    """The pictures that the annotation file names, below the spec's `images`."""
+    return [image["file_name"] for image in read_annotations(folder / spec.annotations).imgs.values()]
+
+
 def check(spec: DatasetSpec, folder: Path) -> list[Check]:
     """Annotations, images and boxes against the known counts; every image is decoded."""
     checks: list[Check] = []

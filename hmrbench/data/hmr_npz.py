@@ -55,15 +55,23 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
         if not (np.isfinite([x, y, w, h]).all() and w > 0 and h > 0):
             raise DataError(f"{path}: the box of person {i} ({content['imgname'][i]}) is empty or not finite")
         box = (float(x - w / 2), float(y - h / 2), float(w), float(h))
-        name = content["imgname"][i]
-        name = name.decode() if isinstance(name, bytes) else str(name)
+        name = _text(content["imgname"][i])
         samples.append(Sample(f"person {i}", images / name, name, box, padded=True))
     truth = _truth(content, path, spec, sizes)
     chosen = slice(0, count if limit is None else limit)
-    cut = {k: v[chosen] if isinstance(v, np.ndarray) and len(v) == count and k != "joint_subset" else v for k, v in truth.items()}
+    cut: dict[str, Any] = {k: v[chosen] if isinstance(v, np.ndarray) and len(v) == count and k != "joint_subset" else v for k, v in truth.items()}
     if "params" in cut:
         cut["params"] = {k: v[chosen] for k, v in cut["params"].items()}
     return Dataset(spec.name, tuple(samples[chosen]), cut, boxes, file_sha256(path), total=count)
+
+
+def images(spec: DatasetSpec, folder: Path) -> list[str]:
+    """The pictures that the annotation file names, below the spec's `images`."""
+    return list(dict.fromkeys(_text(name) for name in _load(folder / spec.annotations)["imgname"]))
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -123,7 +131,7 @@ def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Arra
     if in_image is not None:
         truth |= {"keypoints_px": in_image[..., :2], "confidence": in_image[..., 2]}
     if in_space is not None:
-        truth["joints_m"] = in_space[..., :3]
+        truth |= {"joints_m": in_space[..., :3], "joints_confidence": in_space[..., 3]}
     for metric, field in (("pck", "keypoints_px"), ("mpjpe", "joints_m")):
         if metric in spec.metrics and field not in truth:
             dimensions = "2d" if metric == "pck" else "3d"
@@ -136,6 +144,8 @@ def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Arra
         matrices = axis_angle_to_matrix(pose).numpy()  # (N, 24, 3, 3)
         betas = _field(content, "betas", (count, 10), path).astype(np.float32)
         truth["params"] = {"global_orient": matrices[:, :1], "body_pose": matrices[:, 1:], "betas": betas}
+        for name in ("has_body_pose", "has_betas"):  # for training
+            truth[name] = _field(content, name, (count,), path) if name in content else np.ones(count)
     return truth
 
 
