@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import data, metrics, results, zoo
+from hmrbench import data, distributed, metrics, results, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.codecs import Codec, Crops, find_codec
@@ -25,7 +25,7 @@ from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.download import file_sha256
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.metrics import coco_keypoints
-from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction
+from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction, Sample
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.skeletons import COCO17
 
@@ -76,8 +76,10 @@ class Job:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else decided the numbers: the body model with its regressors, for meshes."""
-        return {} if self.body is None else {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        """What else decided the numbers: the body model with its regressors, for meshes; a backend of its own."""
+        body = {} if self.body is None else {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        backend = zoo.backend_of(self.card)
+        return body if backend is None else {**body, "backend": backend}
 
 
 def body_of(spec: DatasetSpec) -> Body:
@@ -173,7 +175,7 @@ def prepare(
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(body) if body is not None else find_codec(codec or card.codec)
     label, path = zoo.resolve_weights(card, weights)
-    place = pick_device(device)
+    place = pick_device(zoo.fit_backend(card, device, dtype))
     people = opened or data.open_dataset(spec, data_root, boxes, limit)
     return Job(
         card=card,
@@ -190,6 +192,21 @@ def prepare(
         batch_size=pick_batch_size(batch_size, place),
         workers=workers,
     )
+
+
+def prepare_pictures(model: str | ModelCard, body: str = "smpl", **settings: Any) -> Job:
+    """`prepare` for pictures of no data set; who is in them comes later, see `pictures.predict_picture`.
+
+    Args:
+        body: for a mesh network: smpl, free or free-lite.
+        settings: those of `prepare` that speak of network and device.
+    """
+    card = model if isinstance(model, ModelCard) else zoo.load_card(model, settings.get("models_dirs", ()))
+    none: dict[str, Any] = dict.fromkeys(("reader", "folder", "annotations", "images", "licence"), "")
+    spec = DatasetSpec(
+        name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
+    )
+    return prepare(card, spec, opened=Dataset("pictures", (), None, "given", "", 0), **settings)
 
 
 def run(
@@ -211,10 +228,13 @@ def run(
         HmrbenchError: a prediction is not finite; names the sample.
         DataError: a picture is corrupt, or the weights are of another network.
     """
-    if runs is not None and resume and save_predictions is None and (done := results.finished(runs, "eval", job.key)):
-        return EvalResult(**done.row)
+    if runs is not None and resume and save_predictions is None:
+        done = results.finished(runs, "eval", job.key)
+        row = distributed.from_first(results.to_json(done.row) if done else "")
+        if row:
+            return EvalResult(**json.loads(row))
     store = None if runs is None else results.PartialRun.of(runs, job.key)
-    if store is not None and not resume:
+    if store is not None and not resume and distributed.is_first():
         store.discard()
     net, _ = zoo.load_weights(job.card, job.weights_path)
     start = time.monotonic()
@@ -243,6 +263,8 @@ def run(
         protocol=job.protocol,
         **_numbers(found),
     )
+    if not distributed.is_first():
+        return result
     if save_predictions is not None:
         write_predictions(predictions, job, save_predictions)
     if runs is not None:
@@ -375,28 +397,46 @@ def evaluate(
 def predict_all(
     net: nn.Module, job: Job, store: results.PartialRun | None = None, progress: Progress | None = None
 ) -> list[Prediction]:
-    """Predictions for all samples of a job, in their order; what `store` holds already is not predicted again."""
-    total = len(job.dataset.samples)
+    """Predictions for all samples of a job, in their order; what `store` holds already is not predicted again.
+
+    Several processes share the samples, and each gets all predictions in the end.
+    """
+    samples = job.dataset.samples
     done: dict[int, Prediction] = {}
-    for index, kept in store.load() if store is not None else ():
+    for index, kept in store.load() if store is not None and distributed.is_first() else ():
         done.update(zip(index.tolist(), kept, strict=True))
-    todo = [i for i in range(total) if i not in done]
+    todo = json.loads(distributed.from_first(json.dumps([i for i in range(len(samples)) if i not in done])))
+    mine = distributed.my_share(_by_picture(samples, todo), job.batch_size)
+    total = len(done) + len(mine)
     fresh: dict[int, Prediction] = {}
-    try:
-        for index, predictions in predict(net, job, todo):
-            fresh.update(zip(index.tolist(), predictions, strict=True))
-            if store is not None and len(fresh) >= _SHARD:
+    with distributed.together():
+        try:
+            for index, predictions in predict(net, job, mine):
+                fresh.update(zip(index.tolist(), predictions, strict=True))
+                if store is not None and len(fresh) >= _SHARD:
+                    store.add(np.array(list(fresh)), list(fresh.values()))
+                    done |= fresh
+                    fresh = {}
+                if progress is not None:
+                    progress(f"{job.card.name} on {job.spec.name}", len(done) + len(fresh), total)
+        except BaseException:
+            if store is not None and fresh:
                 store.add(np.array(list(fresh)), list(fresh.values()))
-                done |= fresh
-                fresh = {}
-            if progress is not None:
-                progress(f"{job.card.name} on {job.spec.name}", len(done) + len(fresh), total)
-    except BaseException:
-        if store is not None and fresh:
-            store.add(np.array(list(fresh)), list(fresh.values()))
-        raise
+            raise
     done |= fresh
-    return [done[i] for i in range(total)]
+    if distributed.size() > 1:
+        own = {"index": np.array(list(done)), **results.stack(list(done.values()))} if done else {}
+        for part in filter(None, distributed.gather_arrays(own)):
+            done.update(zip(part.pop("index").tolist(), results.unstack(part), strict=True))
+    return [done[i] for i in range(len(samples))]
+
+
+def _by_picture(samples: Sequence[Sample], index: Sequence[int]) -> list[int]:
+    """The order in which `predict` works: people of one picture together, pictures in order of first appearance."""
+    first: dict[Path, int] = {}
+    for i in index:
+        first.setdefault(samples[i].image, len(first))
+    return sorted(index, key=lambda i: first[samples[i].image])
 
 
 @torch.inference_mode()
@@ -453,6 +493,8 @@ def _precision(dtype: str, device: torch.device) -> Any:
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     try:
         decoded = job.codec.decode(output, batch.crops)
+        if not all(np.isfinite(values).all() for values in decoded[:2]):  # whoever's codec it is
+            raise HmrbenchError("a keypoint or its score is not finite")
     except HmrbenchError as e:
         raise type(e)(f"{job.card.name}: {e} ({_not_finite(batch, output, job.dataset)})") from e
     keypoints, scores, *mesh = decoded
@@ -490,4 +532,4 @@ class _Callable(ModuleType):
 
 sys.modules[__name__].__class__ = _Callable
 
-__all__ = ["Job", "evaluate", "predict_all", "prepare", "run", "score_file", "write_predictions"]
+__all__ = ["Job", "evaluate", "predict_all", "prepare", "prepare_pictures", "run", "score_file", "write_predictions"]

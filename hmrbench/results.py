@@ -259,7 +259,8 @@ class PartialRun:
     def add(self, index: Array, predictions: Sequence[Prediction]) -> None:
         """Keep some predictions; a shard is there whole or not at all."""
         number = len(list(self.folder.glob("*.npz"))) if self.folder.is_dir() else 0
-        write_arrays(self.folder / f"{number:06d}.npz", {"index": index, **stack(predictions)})
+        process = os.environ.get("RANK", "0")  # processes of torchrun write into the same folder
+        write_arrays(self.folder / f"{number:06d}-{process}.npz", {"index": index, **stack(predictions)})
 
     def load(self) -> Iterator[tuple[Array, list[Prediction]]]:
         """What was kept, shard by shard."""

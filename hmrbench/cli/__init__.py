@@ -11,7 +11,24 @@ from typing import Annotated, Any
 import typer
 
 from hmrbench import __version__
-from hmrbench.cli import datasets, env, eval, models, score, table, weights
+from hmrbench.cli import (
+    body,
+    check,
+    compare,
+    datasets,
+    demo,
+    env,
+    eval,
+    models,
+    plot,
+    predict,
+    profile,
+    report,
+    score,
+    table,
+    train,
+    weights,
+)
 from hmrbench.errors import HmrbenchError
 
 app = typer.Typer(
@@ -63,14 +80,26 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
-    "weights": ("Convert and check checkpoint files.", {"convert": weights.convert, "check": weights.check}),
+    "weights": (
+        "Get, convert and check checkpoint files.",
+        {"fetch": weights.fetch, "convert": weights.convert, "check": weights.check},
+    ),
+    "body": ("Install and list body models.", {"install": body.install, "list": body.list_bodies}),
 }
 _COMMANDS: dict[str, Callable[..., None]] = {
     "models": models.models,
     "show": models.show,
     "eval": eval.evaluate,
     "score": score.score,
+    "predict": predict.predict,
     "table": table.table,
+    "profile": profile.profile,
+    "plot": plot.plot,
+    "report": report.report,
+    "compare": compare.compare,
+    "check": check.check,
+    "train": train.train,
+    "demo": demo.demo,
     "env": env.env,
 }
 

@@ -56,12 +56,15 @@ def evaluate(
 ) -> None:
     """Evaluate networks on data sets by the field's exact protocol; one row each, kept under `--runs`.
 
+    Under `torchrun --nproc-per-node N -m hmrbench eval ...` processes share the people; the numbers stay the same.
+
     Without weights it stops (exit code 3) and says where they come from.
     """
-    from hmrbench import data, tables, zoo
+    from hmrbench import data, distributed, tables, zoo
     from hmrbench.errors import HmrbenchError
     from hmrbench.evaluate import prepare, run
 
+    distributed.start()
     cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):
@@ -75,6 +78,7 @@ def evaluate(
             for card in cards
         ]  # fmt: skip
     remark = stderr()
+    remark.quiet = not distributed.is_first()
     done, failures = [], []
     with progress_bar(remark, "people") as progress:
         for job in jobs:
@@ -89,7 +93,9 @@ def evaluate(
                 remark.print("stopped; --resume continues where this run is now", markup=False)
                 raise
             done.append(result.row())
-    if json:
+    if not distributed.is_first():
+        pass
+    elif json:
         print_json(done)
     elif done:
         show_view(tables.evaluation_view(done))

@@ -40,6 +40,20 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class DownsampleConv(nn.Conv2d):
+    """3x3 convolution of stride 2."""
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__(width, out_width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (
+            self.weight.numel() > x.numel()
+        ):  # the layout of x decides which of the two is copied to the other's
+            x = x.contiguous()
+        return super().forward(x)
+
+
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them."""
 
@@ -154,7 +168,9 @@ class VMamba(nn.Module):
             blocks = [VSSBlock(self.widths[i], ssm_ratio, next(rates)) for _ in range(depths[i])]
             stage = nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
             if i + 1 < stages:
-                stage.add_module("downsample", _downsample(self.widths[i], self.widths[i + 1]))
+                conv = DownsampleConv(self.widths[i], self.widths[i + 1])
+                norm = LayerNorm2d(self.widths[i + 1])
+                stage.add_module("downsample", nn.Sequential(nn.Identity(), conv, nn.Identity(), norm))
             self.layers.append(stage)
         self.apply(_init_linear)
 
@@ -164,15 +180,6 @@ class VMamba(nn.Module):
         for stage in self.layers:
             x = stage(x)
         return x
-
-
-def _downsample(width: int, out_width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Identity(),
-        nn.Conv2d(width, out_width, 3, stride=2, padding=1),
-        nn.Identity(),
-        LayerNorm2d(out_width),
-    )
 
 
 def _init_linear(module: nn.Module) -> None:

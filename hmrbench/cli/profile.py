@@ -1,0 +1,238 @@
+"""`hmrbench profile`: what networks cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hmrbench.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    ModelsDirs,
+    Runs,
+    Weights,
+    _complete_model,
+    print_json,
+    show_view,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from hmrbench.tables import View
+
+_SMALL = 0.02  # modules with less of both parameters and MACs share one line of a tree
+
+
+def profile(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names or globs, such as 'gmf*-s3'.", autocompletion=_complete_model),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All models, of both tasks.")] = False,
+    batch_size: Annotated[
+        str,
+        typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="One or several, such as 1,8,64."),
+    ] = "1",
+    dtype: Dtype = "fp32",
+    device: Device = "auto",
+    scope: Annotated[
+        str, typer.Option("--scope", help="model, or end2end: from the JPEG file to keypoints.")
+    ] = "model",
+    repeats: Annotated[
+        int | None,
+        typer.Option("--repeats", min=0, help="Timed forwards; 0 only counts; until stable if none."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Time to become stable, per row, where --repeats does not say.")
+    ] = 3.0,
+    compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Use that memory format.")] = False,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay a CUDA graph.")] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="PyTorch's threads on the CPU; its own choice if none."),
+    ] = None,
+    by_module: Annotated[
+        bool, typer.Option("--by-module", help="Also show where parameters and MACs are, as a tree.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep rows that are there; failed ones run again.")
+    ] = False,
+    weights: Weights = None,
+    runs: Runs = Path("runs"),
+    models_dir: ModelsDirs = None,
+    json: Json = False,
+) -> None:
+    """Measure what networks cost: parameters, MACs, latency, memory, energy; one row each, kept in `--runs`.
+
+    Weights are random unless `--weights` says otherwise: the cost does not depend on them. MACs are those of
+    one image. A model that fails is a row that says why, and exit code 1 in the end. A batch that memory does
+    not hold is a row that says so.
+    """
+    from hmrbench import profiler, zoo
+    from hmrbench.errors import UsageError
+
+    if bool(model) == every:
+        raise UsageError("give names of models, or --all" + (", not both" if every else ""))
+    cards = zoo.find_cards(model or ["*"], zoo.load_cards(models_dir or []))
+    setup = profiler.prepare(
+        device,
+        dtype,
+        repeats=repeats,
+        seconds=seconds,
+        scope=scope,
+        compile=compile,
+        channels_last=channels_last,
+        cuda_graph=cuda_graph,
+        threads=threads,
+        weights=weights,
+    )
+    batch_sizes = profiler.pick_batch_sizes(batch_size)
+    for card in cards:
+        zoo.resolve_weights(card, setup.weights)
+    remark = stderr()
+    rows: list[dict[str, Any]] = []
+    try:
+        for number, card in enumerate(cards, start=1):
+            found = profiler.profile_card(
+                card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module
+            )
+            for result in found:
+                rows.append(profiler.as_row(result))
+                remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        remark.print("stopped; --resume keeps the rows that are there", markup=False)
+        raise
+    if json:
+        print_json(rows)
+    else:
+        show_view(profile_view(rows))
+        trees = {row["model"]: row for row in rows if row.get("by_module")}
+        for row in trees.values():
+            stdout().print(module_tree(row))
+    if any(row["status"] == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
+def _news(row: Mapping[str, Any]) -> str:
+    """One line for a row that has just been measured."""
+    where = f"{row['model']}, batch size {row['batch_size']}"
+    if row["status"] != "ok":
+        return f"{where}: {row['status']}: {row['error']}"
+    parts = [] if row["macs"] is None else [f"{row['macs'] / 1e9:.2f} GMACs"]
+    if row["latency_ms"] is not None:
+        parts.append(f"{row['latency_ms']:.2f} ms")
+    if row.get("stable") is False:
+        parts.append(f"not stable ({row['samples']} samples, spread {100 * row['spread']:.0f} %)")
+    if row.get("output_finite") is False:
+        parts.append("output not finite")
+    parts += [f"counters disagree on {text}" for text in row.get("count_disagreements", ())]
+    if row.get("uncounted"):
+        parts.append("not counted: " + ", ".join(row["uncounted"]))
+    return f"{where}: {', '.join(parts)}"
+
+
+def profile_view(rows: Sequence[Mapping[str, Any]]) -> View:
+    """Rows of `profile`, narrow enough for a terminal; what they share stands below."""
+    from hmrbench.tables import View
+
+    several = len({row["batch_size"] for row in rows}) > 1
+    timed = any(row["latency_ms"] is not None for row in rows)
+    noted = any(map(_note, rows))
+    columns = {
+        "model": "model",
+        "batch_size": "batch",
+        "params": "M par.",
+        "macs": "GMACs",
+        "activations": "M act.",
+    }
+    columns |= {"latency_ms": "ms", "latency_ms_p90": "p90", "images_per_s": "img/s", "peak_memory_mb": "MB"}
+    hidden = {"activations"} if timed else {"latency_ms", "latency_ms_p90", "images_per_s", "peak_memory_mb"}
+    shown = [key for key in columns if key not in hidden and (several or key != "batch_size")]
+    cells = [[*(_cell(key, row[key]) for key in shown), *([_note(row)] if noted else [])] for row in rows]
+    return View(
+        [*(columns[key] for key in shown), *(["note"] if noted else [])],
+        cells,
+        _caption(rows[0], several, timed),
+    )
+
+
+def _cell(key: str, value: Any) -> Any:
+    """A number in the unit of its column, without decimals from 100 on."""
+    scale = {"params": 1e6, "activations": 1e6, "macs": 1e9}.get(key, 1)
+    if value is None or isinstance(value, str) or key == "batch_size":
+        return value
+    return round(value / scale) if value >= 100 * scale else value / scale
+
+
+def _caption(row: Mapping[str, Any], several: bool, timed: bool) -> str:
+    """What holds for all rows."""
+    if not timed:
+        return f"weights {row['weights']}; MACs and activations of one image, FLOPs are twice the MACs"
+    extras = [name.replace("_", " ") for name in ("compile", "channels_last", "cuda_graph") if row[name]]
+    batch = [] if several else [f"batch size {row['batch_size']}"]
+    setting = [
+        row["device"],
+        f"{row['threads']} threads",
+        row["dtype"],
+        *batch,
+        f"scope {row['scope']}",
+        *extras,
+    ]
+    about = "MACs of one image, FLOPs are twice that; ms is the median"
+    return f"{', '.join(setting)}, weights {row['weights']}; {about}"
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """What must not be overlooked about a row."""
+    if row["status"] != "ok":
+        return "no memory" if row["status"] == "out of memory" else str(row["status"])
+    unsure = row.get("uncounted") or row.get("count_disagreements")
+    said = {
+        "unstable": row.get("stable") is False,
+        "not finite": row.get("output_finite") is False,
+        "MACs?": unsure,
+    }
+    return ", ".join(word for word, so in said.items() if so)
+
+
+def module_tree(row: Mapping[str, Any]) -> Tree:
+    """Where a row's parameters and MACs are: equal neighbours as one, what has below 2 % of both together."""
+    from rich.tree import Tree
+
+    modules: Mapping[str, Sequence[int]] = row["by_module"]
+    children: dict[str, list[str]] = {}
+    for name in modules:
+        if name:
+            children.setdefault(name.rpartition(".")[0], []).append(name)
+
+    def text(name: str, params: int, macs: int, times: int = 1) -> str:
+        each = f"  each of {times}:" if times > 1 else ""
+        share = 100 * macs / (row["macs"] or 1)
+        return f"{name}{each}  {params / 1e6:.2f} M  {macs / 1e9:.3f} G  {share:.1f} %"
+
+    def grow(tree: Tree, parent: str, times: int = 1) -> None:
+        rest: list[Sequence[int]] = []
+        for (params, macs), equal in groupby(children.get(parent, []), key=lambda name: tuple(modules[name])):
+            names = list(equal)
+            times_here = times * len(names)
+            if times_here * max(params / (row["params"] or 1), macs / (row["macs"] or 1)) < _SMALL:
+                rest += [(params, macs)] * len(names)
+                continue
+            own = [name.rpartition(".")[2] for name in names]
+            label = own[0] if len(own) == 1 else f"{own[0]} to {own[-1]}"
+            grow(tree.add(text(label, params, macs, len(own))), names[0], times_here)
+        if any(map(any, rest)):
+            tree.add(text(f"{len(rest)} smaller", sum(p for p, _ in rest), sum(m for _, m in rest)))
+
+    root = Tree(text(row["model"], *modules[""]) + "   (parameters, MACs, share of MACs)")
+    grow(root, "")
+    return root

@@ -1,0 +1,220 @@
+"""The device that a network runs on: picked by name, described, waited for, and what a run takes of it.
+
+Nothing here changes a device's settings. NVML (package nvidia-ml-py) is asked where it is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hmrbench import results
+from hmrbench.errors import UsageError
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MB = 2**20
+_STATUS = Path("/proc/self/status")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc")
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; `auto` is the GPU where there is one.
+
+    Raises:
+        UsageError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise UsageError(f"no device '{name}' here: {str(e).splitlines()[0]}") from e
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The device's product name: two runs with the same name may be compared."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else results.cpu_name()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What decides a device's speed: of a GPU driver, clocks, power limit (None where NVML does not say)."""
+    if device.type != "cuda":
+        return {
+            "name": results.cpu_name(),
+            "cpus": os.cpu_count(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        }
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "memory_mb": round(torch.cuda.get_device_properties(device).total_memory / MB),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        **_ask_nvml(
+            device,
+            driver=lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(),
+            power_limit_w=lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
+            clock_sm_mhz=lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            clock_sm_max_mhz=lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            clock_memory_mhz=lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+            temperature_c=lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        ),
+    }
+
+
+def energy_mj(device: torch.device) -> float | None:
+    """Energy in mJ that the GPU has used since its driver was loaded; None where nothing says so."""
+    found: float | None = _ask_nvml(
+        device, mj=lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+    )["mj"]
+    return found
+
+
+def _ask_nvml(device: torch.device, **questions: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Answers by name, None where there is none: no NVIDIA GPU, no NVML, or nothing that this GPU tells."""
+    answers: dict[str, Any] = dict.fromkeys(questions)
+    if device.type != "cuda":
+        return answers
+    try:
+        pynvml = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or no driver to talk to
+        return answers
+    try:
+        uuid = torch.cuda.get_device_properties(device).uuid  # NVML counts GPUs in another order
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        for name, question in questions.items():
+            with suppress(pynvml.NVMLError):
+                answers[name] = question(pynvml, gpu)
+    except (pynvml.NVMLError, AttributeError):
+        pass
+    finally:
+        pynvml.nvmlShutdown()
+    return answers
+
+
+@contextmanager
+def precision(dtype: str, device: torch.device) -> Iterator[None]:
+    """Autocast for half precision, as in an evaluation; TF32 only if asked for, so that fp32 means fp32."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = dtype == "tf32"
+    try:
+        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype in ("fp16", "bf16")):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def free(device: torch.device) -> None:
+    """Give back what nobody uses any more, so that one model's memory is not counted as the next one's."""
+    gc.collect()
+    trim(device)
+
+
+def trim(device: torch.device) -> None:
+    """Give the memory that allocators keep for later back to the device or the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class PeakMemory:
+    """Highest memory of a device since this was made.
+
+    `grown_mb()` is what came on top of the memory in use then: in PyTorch's allocator on a GPU, resident
+    pages of this process on the CPU, None elsewhere. (Linux counts VmHWM anew after a 5 in clear_refs.)
+    On the CPU tens of MB lie between runs: the C library may use what it kept of earlier models, or not.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        trim(device)
+        synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif device.type == "cpu":
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+        self.before = self._read("VmRSS", "allocated_bytes.all.current")
+
+    def _read(self, resident: str, allocated: str) -> float | None:
+        if self.device.type == "cuda":
+            return float(torch.cuda.memory_stats(self.device)[allocated]) / MB
+        return _status_mb(resident) if self.device.type == "cpu" else None
+
+    def grown_mb(self) -> float | None:
+        """MB on top of what was in use before."""
+        peak = self._read("VmHWM", "allocated_bytes.all.peak")
+        return None if peak is None or self.before is None else max(0.0, peak - self.before)
+
+
+def _status_mb(key: str) -> float | None:
+    with suppress(OSError):
+        found = re.search(rf"^{key}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        return int(found[1]) / 1024 if found else None
+    return None
+
+
+def available_mb() -> float | None:
+    """Memory of the host that is free to be taken, as Linux or the container around us puts it."""
+    limits = []
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        limits += [int(found[1]) / 1024] if found else []
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limits.append(
+            (int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())) / MB
+        )
+    return min(limits, default=None)
+
+
+@contextmanager
+def bounded_memory(device: torch.device) -> Iterator[None]:
+    """Let an allocation beyond what the host has free fail, where Linux would end the whole process later."""
+    data, available = _status_mb("VmData"), available_mb()
+    if device.type != "cpu" or data is None or available is None:
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = int((data + available) * MB)
+    limits = [bound, *(x for x in before if x != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

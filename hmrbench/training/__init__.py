@@ -1,0 +1,1 @@
+"""What `hmrbench train` is made of: recipes, examples, losses, optimisation, checkpoints, logs."""

@@ -1,0 +1,179 @@
+"""People of a data set -> training examples: a varied crop and what the network should say of it.
+
+An example is a dict of arrays without a batch dimension; which ones there are, the losses know:
+
+    poses   image (H, W, 3) uint8, target (K, h, w), weight (K,) meshes  image, keypoints_2d (44, 3) in crop
+    widths from the crop's centre and confidence, keypoints_3d (44, 4) in
+            metres and confidence, global_orient (1, 3, 3), body_pose (23, 3, 3), betas (10,), has_pose (),
+            has_betas ()
+
+Everything random about an example comes from the generator it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from hmrbench.codecs import Codec
+from hmrbench.data.crop import crops_of, warp
+from hmrbench.data.images import read_image
+from hmrbench.errors import DataError
+from hmrbench.records import Array, Dataset, Sample
+from hmrbench.schema import ModelCard
+from hmrbench.skeletons import COCO17, HMR44
+from hmrbench.training.augment import View, draw_mesh, draw_pose, turn_joints, turn_keypoints, turn_params
+from hmrbench.training.recipes import Augment
+
+Example = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`count` people; `make(i, rng)` is person i as seen this time."""
+
+    count: int
+    make: Callable[[int, np.random.Generator], Example]
+
+
+@dataclass(frozen=True)
+class MeshTruth:
+    """What is known of one person's body: keypoints in the image (44, 3) and in space (44, 4), with
+    confidences, and parameters as rotation matrices; what is not known has the confidence, or `has_`, 0."""
+
+    keypoints_px: Array
+    joints_m: Array
+    params: Mapping[str, Array]
+    has_pose: float
+    has_betas: float
+
+
+def upright_view(sample: Sample, card: ModelCard) -> View:
+    """The crop that evaluation takes of a sample."""
+    crops = crops_of([sample], card.crop, card.input)
+    return View(crops.center_px[0], crops.size_px[0])
+
+
+# --------------------------------------------------------------------------- poses
+
+
+def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augment) -> Examples:
+    """Training examples out of a COCO keypoint set with its own boxes.
+
+    Raises:
+        DataError: the data set's samples are not its annotated people.
+    """
+    keypoints = _coco_keypoints(dataset)  # (N, 17, 3)
+    wh = np.array([s.box_xywh_px[2:] for s in dataset.samples])
+
+    def make(i: int, rng: np.random.Generator) -> Example:
+        sample, points, visible = (
+            dataset.samples[i],
+            keypoints[i, :, :2].astype(np.float64),
+            keypoints[i, :, 2],
+        )
+        view = draw_pose(rng, augment, wh[i], upright_view(sample, card), points, visible)
+        return pose_example(read_image(sample.image), points, visible, view, card, codec)
+
+    return Examples(len(dataset.samples), make)
+
+
+def pose_example(
+    image: Array, keypoints_px: Array, visible: Array, view: View, card: ModelCard, codec: Codec
+) -> Example:
+    """One view of a person as an example."""
+    matrix = view.matrix(card.input, codec.geometry)
+    order = COCO17.flip_order if view.mirrored else None
+    points = turn_keypoints(keypoints_px, matrix, order)
+    seen = visible if order is None else visible[order]
+    target, weight = codec.encode(points[None], seen[None], card.input)
+    return {"image": view.recolour(warp(image, matrix, card.input)), "target": target[0], "weight": weight[0]}
+
+
+def _coco_keypoints(dataset: Dataset) -> Array:
+    """x, y and visibility (N, 17, 3) of each sample's annotation."""
+    if not isinstance(dataset.truth, COCO):
+        raise DataError(f"{dataset.name}: poses are trained on data sets in COCO's layout")
+    found = np.zeros((len(dataset.samples), len(COCO17.joints), 3), np.float32)
+    for i, sample in enumerate(dataset.samples):
+        kind, _, number = sample.id.partition(" ")
+        if kind != "ann":
+            raise DataError(
+                f"{dataset.name}: '{sample.id}' is not an annotated person; train with --boxes gt"
+            )
+        found[i] = np.reshape(dataset.truth.anns[int(number)]["keypoints"], (-1, 3))
+    return found
+
+
+# --------------------------------------------------------------------------- meshes
+
+
+def mesh_examples(
+    dataset: Dataset, card: ModelCard, augment: Augment, unused_joints_3d: Sequence[int]
+) -> Examples:
+    """Training examples out of a file of 4D-Humans that holds parameters (the spec's option `pve: true`).
+
+    Raises:
+        DataError: keypoints or parameters are missing.
+    """
+    truth = dataset.truth
+    needed = ("keypoints_px", "confidence", "joints_m", "joints_confidence", "params")
+    lacking = [k for k in needed if not isinstance(truth, Mapping) or k not in truth]
+    if lacking:
+        raise DataError(
+            f"{dataset.name}: lacks {', '.join(lacking)}; meshes are trained on 4D-Humans' layout with 2D "
+            "and 3D keypoints and parameters (option 'pve: true' of the data set's spec)"
+        )
+
+    def truth_of(i: int) -> MeshTruth:
+        return MeshTruth(
+            np.column_stack([truth["keypoints_px"][i], truth["confidence"][i]]),
+            np.column_stack([truth["joints_m"][i], truth["joints_confidence"][i]]),
+            {k: v[i] for k, v in truth["params"].items()},
+            float(truth["has_body_pose"][i]),
+            float(truth["has_betas"][i]),
+        )
+
+    def make(i: int, rng: np.random.Generator) -> Example:
+        sample = dataset.samples[i]
+        return mesh_example(
+            read_image(sample.image), sample, truth_of(i), rng, card, augment, unused_joints_3d
+        )
+
+    return Examples(len(dataset.samples), make)
+
+
+def mesh_example(
+    image: Array,
+    sample: Sample,
+    truth: MeshTruth,
+    rng: np.random.Generator,
+    card: ModelCard,
+    augment: Augment,
+    unused_joints_3d: Sequence[int] = (),
+) -> Example:
+    """A random view of a person as an example."""
+    points = truth.keypoints_px.astype(np.float64)
+    view = draw_mesh(rng, augment, upright_view(sample, card), points[:, :2], points[:, 2])
+    matrix = view.matrix(card.input, "square")
+    order = HMR44.flip_order
+    in_crop = turn_keypoints(points[:, :2], matrix, order if view.mirrored else None)
+    confidence, certain = points[:, 2], truth.joints_m[:, 3].copy()
+    certain[list(unused_joints_3d)] = 0
+    if view.mirrored:
+        confidence, certain = confidence[order], certain[order]
+    height, width = card.input
+    example = {
+        "image": view.recolour(warp(image, matrix, card.input)),
+        "keypoints_2d": np.column_stack([in_crop / [width, height] - 0.5, confidence]),  # (44, 3)
+        "keypoints_3d": np.column_stack(
+            [turn_joints(truth.joints_m[:, :3], view, order), certain]
+        ),  # (44, 4)
+        **turn_params(truth.params, view),
+        "has_pose": np.array(truth.has_pose),
+        "has_betas": np.array(truth.has_betas),
+    }
+    return {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in example.items()}

@@ -1,0 +1,68 @@
+"""What is to be trained: everything checked, nothing begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hmrbench import distributed, evaluate
+from hmrbench.body import Body
+from hmrbench.records import Array
+from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.training.examples import Examples
+from hmrbench.training.losses import LossFunction
+from hmrbench.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training, with everything checked that can be checked before anything slow starts."""
+
+    card: ModelCard
+    spec: DatasetSpec
+    recipe: Recipe
+    examples: Examples
+    losses: LossFunction
+    body: Body | None
+    validation: evaluate.Job | None
+    mean_params: Mapping[str, Array] | None
+    annotations_sha256: str
+    device: torch.device
+    seed: int
+    workers: int
+
+    @property
+    def people_per_step(self) -> int:
+        """People that all processes together see in a step."""
+        return self.recipe.batch_size * distributed.size()
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        if self.recipe.steps is not None:
+            return self.recipe.steps
+        assert self.recipe.epochs is not None
+        return max(1, round(self.recipe.epochs * self.examples.count / self.people_per_step))
+
+    @property
+    def validate_steps(self) -> int:
+        """Steps between two validations."""
+        return max(1, round(self.recipe.validate_every * self.examples.count / self.people_per_step))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed."""
+        return {
+            "model": self.card.name,
+            "recipe": json.loads(self.recipe.model_dump_json()),
+            "dataset": self.spec.name,
+            "annotations": self.annotations_sha256,
+            "people": self.examples.count,
+            "validation": self.validation.spec.name if self.validation else None,
+            "processes": distributed.size(),
+            "seed": self.seed,
+        }

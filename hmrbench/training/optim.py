@@ -1,0 +1,122 @@
+"""Layer-wise learning rates, their course over time, and the average of the weights.
+
+Layer-wise decay of ViTPose (`mmcv_custom/layer_decay_optimizer_constructor.py`, the same in mmpose 1.x,
+Apache-2.0): the patch embedding is layer 0, block i layer i + 1, all behind the blocks the last layer, and
+each layer learns more slowly than the next by a fixed factor; biases, norms and the position embedding are
+not decayed.
+
+Assumed for hierarchical encoders, of which it says nothing: blocks are counted through all stages that are
+built; what leads into a stage belongs to that stage's first block; relative position tables, and the
+recurrences of VMamba, are not decayed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from hmrbench.training.recipes import Optimizer, Schedule
+
+# A block of an encoder: stage (hierarchical ones) and number in it.
+_BLOCK = re.compile(
+    r"^encoder\.(?:layers\.(?P<a>\d+)\.blocks|groupmixformer_backbone\.(?P<b>\d+)\.gma_stage|blocks)\.(?P<block>\d+)\."
+)
+# What leads into a stage: Swin has it at the start of the stage, VMamba at the end of the one before.
+_INTO = re.compile(
+    r"^encoder\.(?:layers\.(?P<layer>\d+)\.downsample(?P<last>\.\d+)?|patch_embed_layers\.(?P<embed>\d+))\."
+)
+_FIRST = re.compile(r"^encoder\.(patch_embed\.|pos_embed$|conv_stem\.)")
+_NOT_DECAYED = re.compile(r"pos_embed|relative_position_bias_table|\.A_logs$|\.Ds$|\.dt_projs_bias$")
+
+
+def layer_numbers(names: list[str]) -> tuple[dict[str, int], int]:
+    """The layer of each parameter by name, from 0, and the number of the last layer (neck and head)."""
+    blocks = sorted({_place(m) for name in names if (m := _BLOCK.match(name))})
+    number = {place: i + 1 for i, place in enumerate(blocks)}
+    last = len(blocks) + 1
+    layers = {}
+    for name in names:
+        if m := _BLOCK.match(name):
+            layers[name] = number[_place(m)]
+        elif m := _INTO.match(name):
+            stage = int(m["embed"] or m["layer"]) + (m["last"] is not None)
+            layers[name] = number.get((stage, 0), last) if stage else 0
+        else:
+            layers[name] = 0 if _FIRST.match(name) else last
+    return layers, last
+
+
+def _place(match: re.Match[str]) -> tuple[int, int]:
+    return int(match["a"] or match["b"] or 0), int(match["block"])
+
+
+def make_optimizer(net: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW with one group per layer and kind; each group's `scale` is its part of the learning rate."""
+    names = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    layers, last = layer_numbers(list(names))
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in names.items():
+        matrix = parameter.ndim > 1 and not name.endswith(".bias") and not _NOT_DECAYED.search(name)
+        decayed = matrix or settings.decay_all
+        group = groups.setdefault(
+            (layers[name], decayed),
+            {
+                "params": [],
+                "weight_decay": settings.weight_decay if decayed else 0.0,
+                "scale": settings.layer_decay ** (last - layers[name]),
+            },
+        )
+        group["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=settings.lr, betas=settings.betas)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, settings: Optimizer, factor: float) -> float:
+    """Give every group its learning rate; returns that of the head."""
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * factor * group["scale"]
+    return settings.lr * factor
+
+
+def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
+    """The factor on the learning rate in step `step` of `steps`, from 0; steps and warm-up as in mmcv."""
+    done = step / max(steps, 1)
+    factor = 1.0
+    if schedule.kind == "steps":
+        factor = schedule.factor ** sum(done >= milestone for milestone in schedule.milestones)
+    elif schedule.kind == "cosine":
+        warm = min(schedule.warmup_steps, steps - 1)
+        course = min(1.0, max(0.0, (step - warm) / max(steps - warm, 1)))
+        factor = schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * course))
+    if step < schedule.warmup_steps:
+        factor *= 1 - (1 - step / schedule.warmup_steps) * (1 - schedule.warmup_start)
+    return factor
+
+
+class Average:
+    """The exponential moving average of a network's weights; `net` is the network that has them, in eval
+    mode.
+
+    It follows the tensors that `source` has now, which must stay in their place. The decay begins low and
+    rises to `decay`, as the first weights are worth nothing.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.net = copy.deepcopy(source).eval().requires_grad_(False)
+        self.decay = decay
+        pairs = list(zip(self.net.state_dict().values(), source.state_dict().values(), strict=True))
+        self._floats = [(own, new) for own, new in pairs if own.is_floating_point()]
+        self._counts = [(own, new) for own, new in pairs if not own.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step number `step`, from 0."""
+        part = 1 - min(self.decay, (1 + step) / (10 + step))
+        own, new = zip(*self._floats, strict=True)
+        torch._foreach_lerp_(own, new, part)
+        for count, seen in self._counts:
+            count.copy_(seen)

@@ -1,0 +1,81 @@
+"""What a network knows before it is trained: nothing, a pretrained encoder, or another network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hmrbench import checkpoints, zoo
+from hmrbench.errors import WeightsError
+from hmrbench.geometry import matrix_to_rot6d
+from hmrbench.schema import ModelCard
+
+PRETRAINED = ("imagenet", "pretrained")
+_MEAN_OF = 10_000  # people whose parameters are averaged
+_UPRIGHT = np.diag([1.0, -1.0, -1.0])  # a body with y up, seen by a camera with y down
+
+
+def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[nn.Module, str]:
+    """A network in training mode and what it starts from, in words.
+
+    Args:
+        init: `random`; `imagenet` or `pretrained` for the encoder weights that the card names (ImageNet's, or
+            a pose network's), fetched if need be; or a file, of this network, or of one with the same
+            encoder, of which encoder and, where it fits, neck are taken.
+
+    Raises:
+        DataError: the weights cannot be had, or fit neither way.
+    """
+    torch.manual_seed(seed)
+    net: Any = zoo.build_net(card) if card.build is not None else zoo.build_net(card, drop_path=drop_path)
+    if init == "random":
+        return net.train(), init
+    if init in PRETRAINED:
+        found = zoo.fetch_weights(card, encoder=True)
+        report = checkpoints.load_encoder(
+            net.encoder, checkpoints.read_state(found.path), f"{card.name}: {found.path}"
+        )
+        return net.train(), f"encoder of {found.path.name} ({report.layout}, sha256 {found.sha256[:12]})"
+    return net.train(), f"{_load(net, card, Path(init))} of {init}"
+
+
+def _load(net: Any, card: ModelCard, path: Path) -> str:
+    """Load what fits of a file; says what that was."""
+    state = checkpoints.read_state(path)
+    source = f"{card.name}: {path}"
+    own = net.state_dict()
+    if own.keys() <= state.keys() and all(state[k].shape == v.shape for k, v in own.items()):
+        net.load_state_dict({k: state[k] for k in own})
+        return "all weights"
+    if not isinstance(getattr(net, "encoder", None), nn.Module):
+        raise WeightsError(f"{source}: not the weights of this network")
+    checkpoints.load_encoder(net.encoder, state, source)
+    neck = {k: v for k, v in own.items() if k.startswith("neck.")}
+    if neck and all(k in state and state[k].shape == v.shape for k, v in neck.items()):
+        net.load_state_dict({k: state[k] for k in neck}, strict=False)
+        return "encoder and neck"
+    return "encoder"
+
+
+def set_mean_parameters(net: nn.Module, params: Mapping[str, Any] | None) -> None:
+    """Let an untrained SMPL head start from the mean of the training set's parameters, upright where none are
+    known.
+
+    Args:
+        params: rotation matrices `global_orient` (N, 1, 3, 3) and `body_pose` (N, 23, 3, 3), `betas` (N, 10).
+    """
+    head: Any = getattr(net, "head", None)
+    if not hasattr(head, "init_body_pose"):
+        return
+    pose = np.tile(np.eye(3), (24, 1, 1))
+    pose[0] = _UPRIGHT
+    if params is not None:
+        step = max(1, len(params["betas"]) // _MEAN_OF)
+        pose[1:] = params["body_pose"][::step].mean(axis=0)
+        head.init_betas.copy_(torch.as_tensor(params["betas"][::step].mean(axis=0))[None])
+    head.init_body_pose.copy_(matrix_to_rot6d(torch.as_tensor(pose)).flatten()[None])

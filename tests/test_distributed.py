@@ -1,0 +1,216 @@
+"""Two processes on the CPU, started by torchrun, give the very numbers of one; nobody is counted twice or
+lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_training
+import torch
+from conftest import make_coco
+from tiny_net import write_cards
+
+from hmrbench import distributed, evaluate, results, train
+from hmrbench.errors import DataError, HmrbenchError
+from hmrbench.training.log import read_table
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As torchrun has it: sums of floats depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    return subprocess.run(
+        [*command, *map(str, arguments)], check=False, capture_output=True, text=True, env=env, timeout=300
+    )
+
+
+# --------------------------------------------------------------------------- one process
+
+
+@pytest.mark.parametrize(
+    ("people", "batch_size", "processes"), [(10, 3, 2), (10, 3, 3), (5, 4, 4), (1, 8, 2), (64, 8, 8)]
+)
+def test_shares_are_whole_batches_and_hold_everybody_once(
+    people: int, batch_size: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(distributed.my_share(range(100, 100 + people), batch_size))
+    assert [i for share in shares for i in share] == list(range(100, 100 + people))
+    assert all((share[0] - 100) % batch_size == 0 for share in shares if share)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 2 * batch_size
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    distributed.start()
+    assert (distributed.rank(), distributed.size(), distributed.is_first()) == (0, 1, True)
+    assert distributed.gather_bytes(b"x") == [b"x"]
+    assert distributed.from_first("text") == "text"
+    assert distributed.highest(3) == 3
+    with pytest.raises(DataError, match="mine"), distributed.together():
+        raise DataError("mine")
+
+
+# --------------------------------------------------------------------------- two processes
+
+
+def test_eval_of_two_processes_is_eval_of_one(tmp_path: Path) -> None:
+    coco, cards = make_coco(tmp_path / "coco", (1, 3, 2, 4, 2)), write_cards(tmp_path / "cards")
+    common: dict[str, Any] = {"data_root": coco, "weights": "random", "device": "cpu", "batch_size": 2}
+    alone = [
+        evaluate.evaluate(f"tiny-{x}", "coco-val", models_dirs=[cards], runs=tmp_path / "one", **common)
+        for x in "ab"
+    ]
+    done = torchrun(
+        "-m", "hmrbench", "eval", "tiny-[ab]", "-d", "coco-val", "--data-root", coco, "--models-dir", cards,
+        "--runs", tmp_path / "two", "--weights", "random", "--device", "cpu", "--batch-size", 2, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)  # one document: only the first process prints
+    for row, expected in zip(rows, alone, strict=True):
+        assert row["metrics"] == json.loads(results.to_json(expected.metrics))
+        assert row["per_joint"] == json.loads(results.to_json(expected.per_joint))
+        assert row["samples"] == expected.samples == 17
+    runs, single = results.load_runs(tmp_path / "two"), results.load_runs(tmp_path / "one")
+    assert len(runs) == 2
+    for a, b in zip(runs, single, strict=True):
+        assert {k: v.tolist() for k, v in a.arrays().items()} == {
+            k: v.tolist() for k, v in b.arrays().items()
+        }
+    assert not list((tmp_path / "two" / ".partial").glob("*"))
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import small_training
+from hmrbench import distributed, evaluate, results, train
+from hmrbench.errors import HmrbenchError
+
+root = Path(sys.argv[1])
+distributed.start()
+rank = distributed.rank()
+assert distributed.size() == 2
+assert distributed.gather_bytes(bytes([rank]) * (1 + 3 * rank)) == [b"\\0", b"\\1" * 4]
+assert distributed.gather_bytes(b"") == [b"", b""]
+assert distributed.from_first(f"I am {rank}") == "I am 0"
+assert distributed.highest(5 - rank) == 5
+
+# meshes, where the first process was stopped before and kept some people
+common = dict(data_root=root, datasets_file=root / "sets.yaml", device="cpu", weights="random", batch_size=2)
+job = evaluate.prepare("tiny-mesh", "people-3d", models_dirs=[root / "cards"], **common)
+net, _ = evaluate.zoo.load_weights(job.card, None)
+store = results.PartialRun.of(root / "runs", job.key)
+if rank == 0:
+    for index, kept in evaluate.predict(net, job, [0, 1]):
+        store.add(index, kept)
+mesh = evaluate.run(job, runs=root / "runs", resume=True)
+(root / f"mesh-{rank}.json").write_text(results.to_json(mesh.metrics))
+again = evaluate.run(job, runs=root / "runs", resume=True)
+assert again.metrics == json.loads(results.to_json(mesh.metrics))
+
+# an error of one process is everybody's
+try:
+    with distributed.together():
+        if rank == 1:
+            raise evaluate.DataError("picture 7 is corrupt")
+except HmrbenchError as e:
+    (root / f"error-{rank}.txt").write_text(f"{type(e).__name__}: {e}")
+
+settings = small_training.write_settings(root) if rank == 0 else None
+distributed.from_first("written")
+settings = dict(
+    recipe=root / "short.yaml", data_root=root, datasets_file=root / "sets.yaml",
+    models_dirs=[root / "cards"], device="cpu", batch_size=2,
+)
+def training():
+    return train.prepare("plain", "people-2d", val_dataset="people-2d", **settings)
+train.run(training(), root / "two")
+stopped = train.run(training(), root / "parts", minutes=0)
+assert not stopped.finished
+train.run(training(), root / "parts", resume=True)
+"""
+
+
+def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
+    small_training.write_flat(tmp_path, 10)
+    small_training.write_solid(tmp_path, 7)
+    settings = small_training.write_settings(tmp_path)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = torchrun(tmp_path / "script.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    mesh = evaluate.evaluate(
+        "tiny-mesh", "people-3d", data_root=tmp_path, datasets_file=tmp_path / "sets.yaml", device="cpu",
+        weights="random", batch_size=2, models_dirs=[tmp_path / "cards"],
+    )  # fmt: skip
+    for rank in range(2):
+        assert json.loads((tmp_path / f"mesh-{rank}.json").read_text()) == mesh.metrics
+    assert len(results.load_runs(tmp_path / "runs")) == 1
+    assert (tmp_path / "error-0.txt").read_text() == "DataError: process 1: picture 7 is corrupt"
+    assert (tmp_path / "error-1.txt").read_text() == "DataError: picture 7 is corrupt"
+
+    train.run(train.prepare("plain", "people-2d", val_dataset="people-2d", **settings), tmp_path / "one")
+    numbers = {
+        name: np.array(
+            [
+                [float(r[k]) for k in ("step", "loss", "grad_norm")]
+                for r in read_table(tmp_path / name / "log.csv")
+            ]
+        )
+        for name in ("one", "two", "parts")
+    }
+    np.testing.assert_allclose(numbers["two"], numbers["one"], rtol=1e-4)  # four people a step, in two halves
+    assert np.array_equal(numbers["two"], numbers["parts"])
+    scores = [read_table(tmp_path / name / "validation.csv") for name in ("two", "parts")]
+    assert scores[0] == scores[1]
+
+
+def test_a_network_that_fails_in_one_process_fails_in_all(tmp_path: Path) -> None:
+    """The second person of a batch is not finite; only the first process has a batch of two."""
+    coco, cards = make_coco(tmp_path / "coco", (1, 2)), write_cards(tmp_path / "cards")
+    with pytest.raises(HmrbenchError, match="not finite"):
+        evaluate.evaluate(
+            "tiny-nan",
+            "coco-val",
+            data_root=coco,
+            models_dirs=[cards],
+            weights="random",
+            device="cpu",
+            boxes="gt",
+        )
+    done = torchrun(
+        "-m", "hmrbench", "eval", "tiny-nan", "tiny-b", "-d", "coco-val", "--boxes", "gt",
+        "--data-root", coco, "--models-dir", cards, "--runs", tmp_path / "r", "--weights", "random",
+        "--device", "cpu", "--batch-size", 2, "--json",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert [row["model"] for row in json.loads(done.stdout)] == ["tiny-b"]
+    assert "not finite" in done.stderr

@@ -1,0 +1,537 @@
+"""What a network costs: rows, batch sizes, failures, resuming, statistics of planted times, the command."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_cli import hmrbench
+from torch import Tensor, nn
+
+from hmrbench import device as devices
+from hmrbench import latency, profile_model, profiler, results, zoo
+from hmrbench.cli.profile import profile_view
+from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.schema import ModelCard
+
+CPU = torch.device("cpu")
+_DESIGN = """model params params_encoder params_neck params_head macs flops activations latency_ms
+latency_ms_p90 latency_ms_p99 images_per_s batch_size dtype device peak_memory_mb energy_mj status error"""
+_MORE = "task input weights spread stable samples backend threads scope uncounted hardware versions commit"
+KEYS, MORE = _DESIGN.split(), _MORE.split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def calm() -> Iterator[None]:
+    """One thread, which waits for no other, and no garbage collection through what earlier tests left."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    yield
+    torch.set_num_threads(threads)
+    gc.unfreeze()
+
+
+# --------------------------------------------------------------------------- networks
+
+
+class Net(nn.Module):
+    """(B, 3, H, W) -> heatmaps (B, 17, H / 4, W / 4); a subclass misbehaves, on real data only."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 8, 4, stride=4)
+        self.neck = nn.Identity()
+        self.head = nn.Conv2d(8, 17, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        if x.device.type != "meta":
+            type(self).calls += 1
+            self.misbehave(x)
+        return self.head(self.neck(self.encoder(x)))
+
+    def misbehave(self, x: Tensor) -> None:
+        pass
+
+
+class Broken(Net):
+    def misbehave(self, x: Tensor) -> None:
+        raise ValueError("a wire came loose")
+
+
+class Greedy(Net):
+    def misbehave(self, x: Tensor) -> None:
+        if len(x) >= 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+class Huge(Net):
+    def misbehave(self, x: Tensor) -> None:
+        torch.ones(len(x), 2**26)  # 256 MB a picture
+
+
+class Nan(Net):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * torch.nan
+
+
+class Mesh(Net):
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x).flatten(1)
+        return {"betas": y[:, :10], "cam": y[:, :3]}
+
+
+class Sleeper(Net):
+    def misbehave(self, x: Tensor) -> None:
+        time.sleep(0.02)
+
+
+def build(card: ModelCard) -> nn.Module:
+    if card.name == "unbuilt":
+        raise RuntimeError("no such layer")
+    kinds = (Net, Broken, Greedy, Huge, Nan, Mesh, Sleeper)
+    return {k.__name__.lower(): k for k in kinds}[card.name]()
+
+
+@pytest.fixture
+def cards(tmp_path: Path) -> Path:
+    """A folder of cards, one for each of the networks above."""
+    folder = tmp_path / "cards"
+    folder.mkdir()
+    names = ("net", "broken", "greedy", "huge", "nan", "sleeper", "unbuilt")
+    (folder / "test.yaml").write_text(
+        "family: test\n"
+        "defaults: {task: hpe, size: t, input: [64, 48], licence: none, build: 'test_profiler:build'}\n"
+        "models:\n" + "".join(f"  {name}: {{paper_name: {name}}}\n" for name in names) + "  mesh: "
+        "{paper_name: Mesh, task: hmr, input: [64, 64], codec: smpl, crop: {kind: square}}\n"
+    )
+    Net.calls = Broken.calls = 0
+    return folder
+
+
+def measure(name: str, cards: Path, **settings: Any) -> dict[str, Any]:
+    settings = {"device": "cpu", "repeats": 3, **settings}
+    return profiler.as_row(profile_model(name, models_dirs=[cards], **settings))
+
+
+def run(cards: Path, runs: Path, *args: object) -> Any:
+    return hmrbench(
+        "profile", *args, "--device", "cpu", "--models-dir", cards, "--runs", runs, "--repeats", 3
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- rows
+
+
+def test_a_row_says_what_a_network_costs(cards: Path) -> None:
+    row = measure("net", cards, batch_size=2)
+    assert list(row)[: len(KEYS)] == KEYS
+    assert set(MORE) <= set(row)
+    pixels = 16 * 12
+    assert (row["params"], row["params_encoder"], row["params_neck"], row["params_head"]) == (
+        545,
+        392,
+        0,
+        153,
+    )
+    assert row["macs"] == pixels * (8 * 48 + 17 * 8)  # of one image, whatever the batch
+    assert (row["flops"], row["activations"]) == (2 * row["macs"], pixels * 25)
+    assert (row["macs_encoder"], row["macs_neck"], row["macs_head"]) == (pixels * 384, 0, pixels * 136)
+    assert 0 < row["latency_ms"] <= row["latency_ms_p90"] <= row["latency_ms_p99"]
+    assert row["images_per_s"] == pytest.approx(2000 / row["latency_ms"])
+    assert (row["status"], row["error"], row["energy_mj"]) == ("ok", None, None)
+    assert (row["weights"], row["input"], row["task"], row["scope"]) == ("random", "64x48", "hpe", "model")
+    assert row["device"] == row["hardware"]["name"] == results.cpu_name()
+    assert (row["samples"], row["stable"], row["median_error"]) == (
+        3,
+        False,
+        None,
+    )  # three samples bound nothing
+    assert profiler.as_row(profiler.from_row(row)) == row
+    json.loads(results.to_json(row))
+
+
+def test_a_network_of_anybody_can_be_profiled() -> None:
+    net = Net().train()
+    row = profiler.as_row(profile_model(net, device="cpu", repeats=2, input_size=(32, 32), batch_size=3))
+    assert (row["model"], row["task"], row["weights"], row["batch_size"]) == ("Net", None, "given", 3)
+    assert row["macs"] == 8 * 8 * (8 * 48 + 17 * 8)
+    with pytest.raises(UsageError, match="card"):
+        profile_model(net, device="cpu", scope="end2end")
+
+
+def test_counting_alone_needs_no_forward(cards: Path) -> None:
+    row = measure("broken", cards, repeats=0)
+    assert (row["status"], row["latency_ms"], row["peak_memory_mb"], Broken.calls) == ("ok", None, None, 0)
+    assert row["macs"] == 192 * (8 * 48 + 17 * 8)
+
+
+def test_vmamba_names_its_scan() -> None:
+    row = profiler.as_row(profile_model("vmpose-t-s2", device="cpu", repeats=0))
+    assert row["backend"] == "torch-chunked"
+    assert row["macs_by_operator"]["selective_scan"] == 2 * 10 * 4 * 96 * 64 * 48 + 2 * 10 * 4 * 192 * 32 * 24
+
+
+def test_an_output_that_is_not_finite_is_said(cards: Path) -> None:
+    row = measure("nan", cards)
+    assert (row["status"], row["output_finite"]) == ("ok", False)
+    assert measure("net", cards)["output_finite"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("broken", "ValueError: a wire came loose"), ("unbuilt", "RuntimeError: no such layer")],
+)
+def test_a_failing_model_is_a_row(name: str, error: str, cards: Path) -> None:
+    row = measure(name, cards)
+    assert (row["status"], row["error"], row["latency_ms"]) == ("failed", error, None)
+    assert (row["macs"] is None) == (name == "unbuilt")
+
+
+def test_out_of_memory_is_a_row_and_the_next_batch_goes_on(cards: Path) -> None:
+    setup = profiler.prepare("cpu", repeats=2)
+    found = list(profiler.profile_card(zoo.load_card("greedy", [cards]), setup, (1, 8, 2)))
+    assert [(r.batch_size, r.status) for r in found] == [(1, "ok"), (8, "out of memory"), (2, "ok")]
+    assert found[1].latency_ms is None
+    assert "20.00 GiB" in (found[1].error or "")
+    assert found[1].macs == found[0].macs
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux alone tells what is free")
+def test_the_host_running_out_of_memory_is_a_row_too(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    available = devices.available_mb()
+    assert available is not None
+    assert available > 600
+    assert measure("huge", cards, batch_size=1, repeats=1)["status"] == "ok"
+    monkeypatch.setattr(devices, "available_mb", lambda: 600.0)
+    row = measure("huge", cards, batch_size=4, repeats=1)
+    assert row["status"] == "out of memory", row["error"]
+    assert torch.ones(2**27).numel() == 2**27  # the bound is gone
+
+
+def test_memory_holds_weights_input_and_what_a_forward_takes(cards: Path) -> None:
+    row = measure("huge", cards, batch_size=1, repeats=1)
+    if Path("/proc/self/clear_refs").exists():
+        assert 250 <= row["peak_memory_mb"] <= 300
+    else:
+        assert row["peak_memory_mb"] is None
+
+
+@pytest.mark.parametrize(("name", "size"), [("net", "64x48"), ("mesh", "64x64")])
+def test_end_to_end_reads_crops_and_decodes(
+    name: str, size: str, cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, batches = [], profiler.batches
+    monkeypatch.setattr(profiler, "batches", lambda *args: read.append(args[3]) or batches(*args))
+    row = measure(name, cards, scope="end2end", batch_size=2)
+    assert (row["status"], row["scope"], row["input"]) == ("ok", "end2end", size), row["error"]
+    assert read == [2] * (1 + row["warm_up"] + row["samples"])
+
+
+def test_options_are_used_and_named(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    before = torch.get_num_threads()
+    row = measure("net", cards, compile=True, channels_last=True, threads=2, dtype="bf16")
+    assert torch.get_num_threads() == before
+    assert len(compiled) == 1
+    assert compiled[0].encoder.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr, operator]
+    used = {k: row[k] for k in ("compile", "channels_last", "cuda_graph", "threads", "dtype", "status")}
+    assert used == {
+        "compile": True,
+        "channels_last": True,
+        "cuda_graph": False,
+        "threads": 2,
+        "dtype": "bf16",
+        "status": "ok",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dtype": "fp8"}, "dtype must be one of"),
+        ({"dtype": "tf32"}, "tf32 is a precision of NVIDIA"),
+        ({"scope": "all"}, "scope must be one of"),
+        ({"cuda_graph": True}, "needs a CUDA device"),
+        ({"threads": 0}, "threads must be"),
+        ({"repeats": -1}, "repeats must be"),
+        ({"seconds": math.inf}, "seconds must be"),
+        ({"device": "cuda:99"}, "no device 'cuda:99'"),
+        ({"batch_size": 0}, "batch size must be"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], words: str, cards: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        measure("net", cards, **settings)
+
+
+# --------------------------------------------------------------------------- runs
+
+
+def test_each_row_is_kept_with_its_samples_as_soon_as_it_is_there(cards: Path, tmp_path: Path) -> None:
+    rows = profiler.profile_card(
+        zoo.load_card("net", [cards]), profiler.prepare("cpu", repeats=4), (1, 2), runs=tmp_path / "r"
+    )
+    first = next(rows)
+    (kept,) = results.load_runs(tmp_path / "r", "profile")
+    assert kept.row == json.loads(results.to_json(profiler.as_row(first)))
+    samples = kept.arrays()["samples_ms"]
+    assert samples.shape == (4,)
+    assert first.latency_ms == np.median(samples)
+    next(rows)
+    assert len(results.load_runs(tmp_path / "r", "profile")) == 2
+
+
+def test_resume_keeps_what_is_there_and_tries_what_failed_again(cards: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "r"
+    first = measure("net", cards, runs=runs)
+    calls = Net.calls
+    assert measure("net", cards, runs=runs, resume=True) == first
+    assert Net.calls == calls
+    assert measure("net", cards, runs=runs, resume=True, batch_size=2)["batch_size"] == 2
+    assert measure("net", cards, runs=runs)["latency_ms"] != first["latency_ms"]
+    assert Net.calls > calls
+    assert measure("broken", cards, runs=runs)["status"] == "failed"
+    calls = Broken.calls
+    assert measure("broken", cards, runs=runs, resume=True)["status"] == "failed"
+    assert Broken.calls > calls
+
+
+# --------------------------------------------------------------------------- statistics
+
+
+def test_statistics_of_planted_times() -> None:
+    rng = np.random.default_rng(0)
+    timing = latency.summarise(rng.permutation(np.arange(1.0, 102.0)))
+    assert (timing.median_ms, timing.p90_ms, timing.p99_ms) == (51, 91, 100)
+    assert timing.spread == pytest.approx(50 / 51)
+    assert timing.error == pytest.approx((62 - 51) / 51)  # the values of ranks 40 and 61 are 41 and 62
+    assert not timing.stable
+    quiet = latency.summarise(10 + 0.2 * rng.random(50))
+    assert quiet.stable
+    assert quiet.error < 0.01
+
+
+def test_the_confidence_of_a_median_holds_it() -> None:
+    """In 95 of 100 series of a skewed distribution the true median lies within the stated error."""
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(400):
+        timing = latency.summarise(rng.exponential(1.0, 60) + 1)
+        held.append(abs(timing.median_ms - (1 + math.log(2))) <= timing.error * timing.median_ms)
+    assert np.mean(held) > 0.94
+
+
+@pytest.mark.parametrize("times", [[], [1.0, math.nan], [1.0, math.inf], [1.0, 0.0], [-1.0]])
+def test_times_that_are_none(times: list[float]) -> None:
+    with pytest.raises(HmrbenchError, match="positive numbers"):
+        latency.summarise(times)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_few_samples_are_never_stable(count: int) -> None:
+    timing = latency.summarise([3.0] * count)
+    assert (timing.spread, timing.error, timing.stable) == (0, math.inf, False)
+
+
+class Watch:
+    """A stopwatch with planted times; `gc_on` notes whether the garbage collector was on."""
+
+    def __init__(self, *times: float) -> None:
+        self.times, self.calls, self.gc_on = times, 0, set[bool]()
+
+    def __call__(self) -> float:
+        self.calls += 1
+        self.gc_on.add(gc.isenabled())
+        return self.times[min(self.calls, len(self.times)) - 1]
+
+
+def test_warming_up_ends_when_times_are_stable() -> None:
+    watch = Watch(90, 50, 20, 10, 10.2, 10.1, 10)
+    samples, warm_up = latency.sample_times(watch, repeats=7, seconds=10)
+    assert warm_up == 6
+    assert samples == [10.0] * 7
+    assert gc.isenabled()
+    assert watch.gc_on == {True, False}
+
+
+def test_sampling_ends_when_the_median_is_known_or_the_time_is_up() -> None:
+    start = time.monotonic()
+    steady, _ = latency.sample_times(Watch(10), None, seconds=30)
+    assert time.monotonic() - start < 10
+    assert len(steady) >= 20
+    assert len(steady) % 20 == 0
+    slow = Watch(1)
+    samples, warm_up = latency.sample_times(lambda: (time.sleep(0.05), slow())[1], None, seconds=0.1)
+    assert (len(samples), warm_up) == (latency.FEWEST, 1)
+
+
+def test_the_rate_is_that_of_a_bare_loop() -> None:
+    net = Sleeper().eval()
+    row = profile_model(net, device="cpu", repeats=15, input_size=(16, 16))
+    bare = latency.bare_rate(net, torch.zeros(1, 3, 16, 16), seconds=0.4)
+    assert row.images_per_s == pytest.approx(bare, rel=0.4)  # `make bench` shows it to a few percent
+
+
+# --------------------------------------------------------------------------- devices
+
+
+class Nvml:
+    """NVIDIA's library as far as it is asked; one question has no answer on this GPU."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        assert uuid == "GPU-1234"
+        return "gpu"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: str) -> int:  # noqa: N802
+        assert gpu == "gpu"
+        return 5000
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        raise self.NVMLError
+
+
+def test_nvml_is_asked_about_the_right_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, gpu = Nvml(), torch.device("cuda:0")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1234"))
+    assert devices.energy_mj(gpu) == 5000
+    answers = devices._ask_nvml(
+        gpu, driver=lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(), me=lambda *_: 1
+    )
+    assert answers == {"driver": None, "me": 1}
+    assert nvml.open == 0
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert devices.energy_mj(gpu) is None
+    assert devices.energy_mj(CPU) is None
+
+
+def test_precision_is_put_back() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    with devices.precision("bf16", CPU):
+        assert torch.ones(2, 2).matmul(torch.ones(2, 2)).dtype == torch.bfloat16
+        assert not torch.backends.cudnn.allow_tf32
+    with devices.precision("tf32", CPU):
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("out of memory of a better time"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, so: bool) -> None:
+    assert devices.is_out_of_memory(error) is so
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def test_profile_prints_one_json_document(cards: Path, tmp_path: Path) -> None:
+    result = run(cards, tmp_path / "r", "net", "mesh", "--batch-size", "1,4", "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert [(r["model"], r["batch_size"]) for r in rows] == [("net", 1), ("net", 4), ("mesh", 1), ("mesh", 4)]
+    assert all(list(r)[: len(KEYS)] == KEYS for r in rows)
+    assert "[2/2] mesh, batch size 4" in result.stderr
+    assert len(results.load_runs(tmp_path / "r", "profile")) == 4
+
+
+def test_a_failing_model_does_not_stop_the_others(cards: Path, tmp_path: Path) -> None:
+    result = run(cards, tmp_path / "r", "broken", "net", "greedy", "--batch-size", "1,8", "--json")
+    assert result.exit_code == 1
+    statuses = [r["status"] for r in json.loads(result.stdout)]
+    assert statuses == ["failed", "failed", "ok", "ok", "ok", "out of memory"]
+    assert "a wire came loose" in result.stderr
+    assert len(results.load_runs(tmp_path / "r")) == 6
+    assert run(cards, tmp_path / "r", "greedy", "--batch-size", "1,8").exit_code == 0
+
+
+def test_the_table_fits_80_columns_and_says_what_is_wrong(cards: Path, tmp_path: Path) -> None:
+    result = run(cards, tmp_path / "r", "net", "broken", "greedy", "nan", "--batch-size", "1,8")
+    text = " ".join(result.stdout.split())
+    for words in ("failed", "no memory", "not finite", "weights random", results.cpu_name(), "fp32"):
+        assert words in text, words
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    row = profiler.as_row(profile_model("vitpose-h", device="cpu", repeats=0))
+    row |= {"latency_ms": 12345.6, "latency_ms_p90": 23456.7, "images_per_s": 0.08, "peak_memory_mb": 54321.0}
+    row |= {"model": "gmfhmr2-b-s4", "stable": False, "uncounted": {"aten::lstm": 3}}
+    view = profile_view([row, {**row, "batch_size": 512}])
+    assert view.columns == ["model", "batch", "M par.", "GMACs", "ms", "p90", "img/s", "MB", "note"]
+    assert view.cells[1] == ["gmfhmr2-b-s4", 512, 637, 126, 12346, 23457, 0.08, 54321, "unstable, MACs?"]
+
+
+def test_by_module_shows_a_tree(cards: Path, tmp_path: Path) -> None:
+    result = hmrbench(
+        "profile", "vitpose-s", "--by-module", "--repeats", 0, "--runs", tmp_path, "--device", "cpu"
+    )
+    assert result.exit_code == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "blocks" in line or "each of" in line]
+    assert "0 to 11  each of 12:  1.77 M  0.369 G  6.6 %" in lines[1]
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    (kept,) = results.load_runs(tmp_path, "profile")
+    assert kept.row["by_module"]["head"] == [2_626_833, 1_122_631_680]
+
+
+def test_all_takes_every_card(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(profiler, "profile_card", lambda card, *_, **__: asked.append(card.name) or ())
+    assert run(cards, tmp_path, "--all", "--json").stdout.strip() == "[]"
+    assert len(asked) == len(zoo.load_cards([cards]))
+    assert {"swinpose-s-s3", "hmr2-h", "net"} <= set(asked)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        ((), 2, "names of models, or --all"),
+        (("net", "--all"), 2, "not both"),
+        (("nett",), 2, "did you mean net"),
+        (("net", "--batch-size", "1,x"), 2, "batch sizes are numbers"),
+        (("net", "--batch-size", "0"), 2, "batch sizes are numbers"),
+        (("net", "--dtype", "fp8"), 2, "dtype must be one of"),
+        (("net", "--weights", "nowhere.pth"), 3, "no weights file at nowhere.pth"),
+    ],
+)
+def test_bad_input_has_its_message_and_exit_code(
+    args: tuple[str, ...], code: int, words: str, cards: Path, tmp_path: Path
+) -> None:
+    result = run(cards, tmp_path / "r", *args)
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.stderr.split())
+    assert not (tmp_path / "r").exists()
