@@ -21,7 +21,7 @@ _PUBLIC = {
     "profile_model": "hmrbench.profiler:profile_model",
     "metrics": "hmrbench.metrics",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "create_encoder", "evaluate", "load_model", "metrics", "profile_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -193,7 +193,7 @@ def _mmpretrain_vit(state: State) -> State:
 
 
 def _network_prefixes(state: State) -> State:
-    """`backbone.`/`keypoint_head.`/`head.`/`smpl_head.` of a whole network -> `encoder.`/`head.`; output norms -> neck."""
+    """`backbone.` and the heads of a whole network -> `encoder.`, `head.`; the norm of the output -> `neck.`"""
     out: State = {}
     for key, value in state.items():
         key = re.sub(r"^backbone\.(?:out)?norm[0-3]\.", "neck.norm.", key)
@@ -230,7 +230,10 @@ _LAYOUTS = (
     _Layout("hmr2", True, (r"backbone\.", r"smpl_head\."), _network_prefixes, r"(smpl|discriminator)\."),
     _Layout("mmpose-1.x", True, (r"backbone\.layers\.0\.ln1", r"head\."), _mmpose1),
     _Layout("vitpose", True, (r"backbone\.", r"keypoint_head\."), _network_prefixes, r"associate_keypoint_heads\."),
-    _Layout("swin-microsoft", False, (r"layers\.0\.downsample\.reduction", r"patch_embed\.proj\."), _swin_microsoft, r"(norm|head)\."),
+    _Layout(
+        "swin-microsoft", False, (r"layers\.0\.downsample\.reduction", r"patch_embed\.proj\."), _swin_microsoft,
+        r"(norm|head)\.",
+    ),
     _Layout("swin-timm", False, (r"layers\.1\.downsample\.reduction", r"patch_embed\.proj\."), _same, r"(norm|head)\."),
     _Layout("groupmixformer", False, (r"conv_stem\.", r"groupmixformer_backbone\."), _same, r"(norm4|head)\."),
     _Layout("vmamba", False, (r"patch_embed\.0\.", r"layers\.0\.blocks\.0\.op\."), _same, r"(classifier|outnorm\d)\."),

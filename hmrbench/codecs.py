@@ -54,12 +54,12 @@ def _no_target(keypoints_px: Array, visible: Array, input_size: tuple[int, int])
 class Codec:
     """What a pose network's output means.
 
-    `geometry` is the crop geometry that the codec is built for. `decode(output, crops)` gives keypoints (B,
-    K, 2) float64 in pixels of the whole image and scores (B, K); for meshes then joints and parameters. `flip_back(output, skeleton)` turns the
-    output for a mirrored picture into the output for the picture itself. `encode(keypoints_px, visible,
-    input_size)` takes keypoints (B, K, 2) in pixels of the input picture and visible (B, K), and gives the
-    training target and its weight per keypoint. The output may be whatever the three agree on; the heatmap
-    codecs here use (B, K, H, W). `encode` may be left out by who never trains.
+    `geometry` is the crop geometry that the codec is built for. `decode(output, crops)` gives keypoints (B, K, 2)
+    float64 in pixels of the whole image and scores (B, K); for meshes then joints and parameters. `flip_back(output,
+    skeleton)` turns the output for a mirrored picture into the output for the picture itself. `encode(keypoints_px,
+    visible, input_size)` takes keypoints (B, K, 2) in pixels of the input picture and visible (B, K), and gives the
+    training target and its weight per keypoint. The output may be whatever the three agree on; the heatmap codecs here
+    use (B, K, H, W). `encode` may be left out by who never trains.
     """
 
     name: str
@@ -93,8 +93,7 @@ def flip_back(output: Tensor, skeleton: Skeleton) -> Tensor:
     """Heatmaps (B, K, H, W) of a mirrored picture, mirrored back: pairs swapped, width reversed, no shift."""
     if output.ndim != 4 or output.shape[1] != len(skeleton.joints):
         raise HmrbenchError(
-            f"heatmaps of shape {tuple(output.shape)} do not fit the {len(skeleton.joints)} joints of "
-            f"{skeleton.name}"
+            f"heatmaps of shape {tuple(output.shape)} do not fit the {len(skeleton.joints)} joints of {skeleton.name}"
         )
     return output[:, skeleton.flip_order].flip(-1)
 

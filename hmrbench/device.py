@@ -74,9 +74,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def energy_mj(device: torch.device) -> float | None:
     """Energy in mJ that the GPU has used since its driver was loaded; None where nothing says so."""
-    found: float | None = _ask_nvml(
-        device, mj=lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-    )["mj"]
+    found: float | None = _ask_nvml(device, mj=lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))["mj"]
     return found
 
 
@@ -195,9 +193,7 @@ def available_mb() -> float | None:
         limits += [int(found[1]) / 1024] if found else []
     with suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
-        limits.append(
-            (int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())) / MB
-        )
+        limits.append((int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())) / MB)
     return min(limits, default=None)
 
 

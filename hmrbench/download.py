@@ -125,9 +125,7 @@ def next_hop(url: str, location: str) -> str:
     return target
 
 
-def _attempt(
-    url: str, part: Path, name: str, known: bool, http: Http, progress: Progress | None
-) -> tuple[str, bool]:
+def _attempt(url: str, part: Path, name: str, known: bool, http: Http, progress: Progress | None) -> tuple[str, bool]:
     import requests
     import urllib3
 
@@ -266,11 +264,7 @@ def _read_meta(part: Path, url: str) -> dict[str, Any]:
     """What is remembered about the part if it is one of this address, else {}."""
     with suppress(OSError, ValueError):
         meta = json.loads(_meta_path(part).read_text(encoding="utf-8"))
-        if (
-            isinstance(meta, dict)
-            and meta.get("url") == url
-            and {"validator", "etag", "total"} <= meta.keys()
-        ):
+        if isinstance(meta, dict) and meta.get("url") == url and {"validator", "etag", "total"} <= meta.keys():
             return meta
     return {}
 

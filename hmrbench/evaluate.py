@@ -468,7 +468,7 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
 
 
 class Normalize:
-    """(B, H, W, 3) uint8 RGB on the host -> (B, 3, H, W) float32, normalised by the card's mean and std, on the device."""
+    """(B, H, W, 3) uint8 RGB on the host -> (B, 3, H, W) float32 on the device, normalised as the card says."""
 
     def __init__(self, card: ModelCard, device: torch.device) -> None:
         self.device = device

@@ -120,9 +120,7 @@ def place_labels(
     way = np.stack([np.cos(angles), np.sin(angles)], 1)  # (A, 2)
     side = np.clip(1.45 * way, -1, 1)
     # Right of the point reads best, then left, then above; far away reads worst.
-    taste = (
-        np.where(np.abs(way[:, 1]) < 0.1, 0.0, 2.0) + np.where(way[:, 0] < 0, 1.5, 0.0) + (way[:, 1] < -0.1)
-    )
+    taste = np.where(np.abs(way[:, 1]) < 0.1, 0.0, 2.0) + np.where(way[:, 0] < 0, 1.5, 0.0) + (way[:, 1] < -0.1)
     options, fixed = [], []
     for i in range(labelled):
         away = (radii[i] + reach)[:, None, None] * way[None]  # (R, A, 2)
@@ -195,9 +193,7 @@ def _passes_box(starts: Array, ends: Array, centre: Array, size: Array) -> Array
     """(C, N): whether each of N lines passes through a box at each of C places."""
     step = ends - starts  # (N, 2)
     apart = centre[:, None] - starts[None]  # (C, N, 2)
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # where along the line it enters and leaves, per direction
+    with np.errstate(divide="ignore", invalid="ignore"):  # where along the line it enters and leaves, per direction
         t = np.stack([apart - size / 2, apart + size / 2]) / step  # (2, C, N, 2)
     still = step == 0
     enters = np.where(still, -np.inf, t.min(0)).max(2)
@@ -372,9 +368,7 @@ def _style(
     )
     words = {True: ", higher is better", False: ", lower is better", None: ""}
     axes.set_xlabel(x.title, color=ink, fontsize=9)
-    axes.set_ylabel(
-        y.title + (words[y.higher_is_better] if y.higher_is_better is False else ""), color=ink, fontsize=9
-    )
+    axes.set_ylabel(y.title + (words[y.higher_is_better] if y.higher_is_better is False else ""), color=ink, fontsize=9)
     axes.tick_params(colors=ink, labelsize=8, length=3)
     axes.grid(color=ink, alpha=0.12, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -412,9 +406,7 @@ def _legend(
         words = TextArea(text, textprops={"color": ink, "fontsize": 8})
         rows.append(HPacker(children=[box, words], pad=0, sep=4, align="center"))
 
-    def mark(
-        text: str, marker: str = "o", area: float = 36.0, colour: str = ink, hollow: bool = False
-    ) -> None:
+    def mark(text: str, marker: str = "o", area: float = 36.0, colour: str = ink, hollow: bool = False) -> None:
         height = max(10.0, area**0.5 + 2)
         face, width = ("none", 1.3) if hollow else (colour, 0.0)
         line = Line2D([11], [height / 2], marker=marker, markersize=area**0.5, markeredgecolor=colour)
@@ -479,8 +471,7 @@ def _write_labels(
     figure.draw_without_rendering()  # settles the layout
     scale = _DPI / 72
     texts = [
-        axes.annotate(points[i].label, at[i], fontsize=7, color=ink, ha="center", va="center", zorder=5)
-        for i in wanted
+        axes.annotate(points[i].label, at[i], fontsize=7, color=ink, ha="center", va="center", zorder=5) for i in wanted
     ]
     renderer = figure.canvas.get_renderer()
     sizes = np.array([[(e := t.get_window_extent(renderer)).width, e.height] for t in texts]).reshape(-1, 2)
@@ -491,9 +482,7 @@ def _write_labels(
     box = axes.get_window_extent(renderer)
     bounds = (box.x0 + 2, box.y0 + 2, box.x1 - 2, box.y1 - 2)
     lines = [pair for front in fronts for pair in pairwise(axes.transData.transform(front))]
-    centres, clear = place_labels(
-        pixels, radii, sizes + np.array([3, 1]), bounds, np.array(lines).reshape(-1, 2, 2)
-    )
+    centres, clear = place_labels(pixels, radii, sizes + np.array([3, 1]), bounds, np.array(lines).reshape(-1, 2, 2))
     for text in texts:
         text.remove()
     for k, i in enumerate(wanted):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,14 +26,17 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis, jit_analysis
-from fvcore.nn.jit_handles import conv_flop_jit
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmrbench.nets.encoders.selective_scan import selective_scan_macs
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore compiles losses when it is imported
+    from fvcore.nn import FlopCountAnalysis, jit_analysis
+    from fvcore.nn.jit_handles import conv_flop_jit
 
 TOLERANCE = 0.01  # the two counters may differ by this before it is reported
 
@@ -62,9 +66,7 @@ _ELEMENTWISE = """
 FREE = frozenset((_MOVING + _ELEMENTWISE).split())
 _CONVOLUTIONS = {"conv"}
 # The products that both counters know; that of a matrix and a vector, PyTorch's must be told.
-_PRODUCTS = frozenset(
-    ("linear", "matmul", "addmm", "mm", "bmm", "baddbmm", "mv", "dot", "einsum", "attention")
-)
+_PRODUCTS = frozenset(("linear", "matmul", "addmm", "mm", "bmm", "baddbmm", "mv", "dot", "einsum", "attention"))
 _TOLD = dict.fromkeys((torch.ops.aten.mv, torch.ops.aten.dot), lambda a, b, **_: 2 * prod(a))
 _ACTIVATIONS = "activations"  # travels with the MACs through fvcore, which adds up whatever has a name
 
@@ -172,13 +174,7 @@ def tensors(output: Any) -> list[Tensor]:
     """All tensors in what a network puts out."""
     if isinstance(output, Tensor):
         return [output]
-    parts = (
-        output.values()
-        if isinstance(output, Mapping)
-        else output
-        if isinstance(output, (tuple, list))
-        else ()
-    )
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
     return [t for part in parts for t in tensors(part)]
 
 
@@ -220,9 +216,7 @@ def _scan_macs(inputs: list[Any], outputs: list[Any]) -> int:
 
 def _priced(name: str, macs: Callable[[list[Any], list[Any]], int]) -> Handle:
     """A handle that counts MACs under a name, and the elements put out."""
-    return lambda inputs, outputs: Counter(
-        {name: macs(inputs, outputs), _ACTIVATIONS: prod(_shape(outputs[0]))}
-    )
+    return lambda inputs, outputs: Counter({name: macs(inputs, outputs), _ACTIVATIONS: prod(_shape(outputs[0]))})
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -272,9 +266,7 @@ def _disagreements(counted: Mapping[str, int], other: Mapping[Any, int]) -> tupl
         here = {op: n for op, n in counted.items() if op in names}
         a, b = sum(here.values()), sum(there.values())
         if abs(a - b) > TOLERANCE * max(a, b):
-            found.append(
-                f"{kind}: {a:,} MACs by fvcore ({_listed(here)}), {b:,} by PyTorch ({_listed(there)})"
-            )
+            found.append(f"{kind}: {a:,} MACs by fvcore ({_listed(here)}), {b:,} by PyTorch ({_listed(there)})")
     return tuple(found)
 
 
@@ -334,9 +326,7 @@ class _RecordedConvolutions(TorchFunctionMode):
             return func(*args, **kwargs)
         transposed = "transpose" in func.__name__
         names = {"input": "x", "weight": "w"}
-        given = (_TRANSPOSED if transposed else _FORWARD).bind(
-            *args, **{names.get(k, k): v for k, v in kwargs.items()}
-        )
+        given = (_TRANSPOSED if transposed else _FORWARD).bind(*args, **{names.get(k, k): v for k, v in kwargs.items()})
         given.apply_defaults()
         v = given.arguments
         if isinstance(v["padding"], str) or v["x"].dim() != dimensions + 2:  # recorded as something else

@@ -104,9 +104,7 @@ def _sheet(table: Table, task: str, metrics: Sequence[str], digits: int | None) 
         sources = [r["published:source"] for r in measured if r.get("published:source")]
         own = "; ".join(dict.fromkeys(sources))
         notes.append(_MEANING["published"] + (f"; published columns: {own}" if own else ""))
-    notes += [
-        f"[{i}] {s}" for i, s in enumerate(table.sources, 1) if any(r["source"] == s for r in published)
-    ]
+    notes += [f"[{i}] {s}" for i, s in enumerate(table.sources, 1) if any(r["source"] == s for r in published)]
     marks = {s: i for i, s in enumerate(table.sources, 1)}
     published = [{**r, "model": f"{r['model']} (published [{marks[r['source']]}])"} for r in published]
     return Sheet(task, TITLES.get(task, task), columns, measured, published, [n for n in notes if n])
@@ -165,9 +163,7 @@ def _column(key: str, digits: int | None) -> Column:
     places = measure.digits if digits is None or (not scored and measure.scale > 1) else digits
     title = measure.title.partition(" (")[0]
     if prefix in ("change", "difference"):
-        where = rest.rpartition(":")[0].replace("published:", "published, ") or (
-            "composite" if scored else ""
-        )
+        where = rest.rpartition(":")[0].replace("published:", "published, ") or ("composite" if scored else "")
         unit = measure.unit.replace("%", "points") if scored else "%"
         group = f"change, {where}" if where else "change"
         return Column(key, group, f"{title} ({unit})", places if scored else 1, 1.0, True)
@@ -217,9 +213,7 @@ def _text_lines(sheet: Sheet, width: int) -> Iterator[str]:
             if rows:
                 yield rule
             for row in rows:
-                yield "  ".join(
-                    _pad(_cell(c, row), c, w) for c, w in zip(columns, widths, strict=True)
-                ).rstrip()
+                yield "  ".join(_pad(_cell(c, row), c, w) for c, w in zip(columns, widths, strict=True)).rstrip()
     yield ""
     for note in sheet.notes:
         yield from textwrap.wrap(note, width, subsequent_indent="  ", break_on_hyphens=False)
@@ -233,8 +227,7 @@ def _told(sheet: Sheet, columns: Sequence[Column]) -> tuple[list[Row], list[Row]
     """The measured and the published rows that have any number in these columns."""
     numbers = [c.key for c in columns if c.group]
     measured, published = (
-        [r for r in rows if any(r.get(k) is not None for k in numbers)]
-        for rows in (sheet.measured, sheet.published)
+        [r for r in rows if any(r.get(k) is not None for k in numbers)] for rows in (sheet.measured, sheet.published)
     )
     return measured, published
 
@@ -263,9 +256,7 @@ def _group_line(columns: Sequence[Column], widths: Sequence[int]) -> str:
     for group, members in groupby(range(len(columns)), key=lambda i: columns[i].group):
         index = list(members)
         span = sum(widths[i] for i in index) + 2 * len(index) - 2
-        cells.append(
-            f"{group} ".ljust(span, "╌").rjust(span) if group and len(index) > 1 else group.rjust(span)
-        )
+        cells.append(f"{group} ".ljust(span, "╌").rjust(span) if group and len(index) > 1 else group.rjust(span))
     return "  ".join(cells)
 
 
@@ -301,9 +292,7 @@ def _markdown(sheet: Sheet) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"
 
-    head = [
-        f"{c.group} {c.title}" if c.group not in ("", "cost", "composite") else c.title for c in sheet.columns
-    ]
+    head = [f"{c.group} {c.title}" if c.group not in ("", "cost", "composite") else c.title for c in sheet.columns]
     lines = [line(head), line([":--" if c.group == "" else "--:" for c in sheet.columns])]
     lines += [line([c.text(r) for c in sheet.columns]) for r in sheet.measured]
     for row in sheet.published:
@@ -381,9 +370,7 @@ def _html(sheet: Sheet) -> str:
     titles = []
     for c in sheet.columns:
         kind = "name" if c.group == "" else "number"
-        titles.append(
-            f'<th scope="col" class="{kind}" data-key="{html.escape(c.key)}">{_html_title(c.title)}</th>'
-        )
+        titles.append(f'<th scope="col" class="{kind}" data-key="{html.escape(c.key)}">{_html_title(c.title)}</th>')
     bodies = []
     for kind, rows in (("measured", sheet.measured), ("published", sheet.published)):
         lines = [f"<tr>{''.join(_html_cell(c, r) for c in sheet.columns)}</tr>" for r in rows]

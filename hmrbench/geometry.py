@@ -96,9 +96,7 @@ def project(points_m: Tensor, translation_m: Tensor, focal: Tensor, center: Tens
     return xy if center is None else xy + center[:, None]
 
 
-def cam_to_translation(
-    cam: Tensor, focal_px: float = FOCAL_LENGTH_PX, image_size_px: int = CROP_SIZE_PX
-) -> Tensor:
+def cam_to_translation(cam: Tensor, focal_px: float = FOCAL_LENGTH_PX, image_size_px: int = CROP_SIZE_PX) -> Tensor:
     """Translation in metres of a weak-perspective camera (scale, x, y) in the crop: (B, 3) to (B, 3)."""
     depth = 2 * focal_px / (image_size_px * cam[:, 0] + 1e-9)
     return torch.stack((cam[:, 1], cam[:, 2], depth), dim=-1)

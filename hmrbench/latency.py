@@ -22,9 +22,7 @@ MAX_SPREAD = 0.10  # interquartile range over median above which a row is not st
 MAX_ERROR = 0.025  # 95 % confidence of the median; two runs within it agree within 5 %
 _ENOUGH = 0.01  # confidence of the median at which sampling ends
 _MIN_SAMPLES, _MIN_SECONDS = 20, 1.0  # before sampling may end for that reason
-FEWEST = (
-    5  # samples that bound the median (by the smallest and the largest, at 94 %); taken whatever they last
-)
+FEWEST = 5  # samples that bound the median (by the smallest and the largest, at 94 %); taken whatever they last
 _WARM = 0.05  # three runs in a row that differ by less end the warm-up
 
 
@@ -90,9 +88,7 @@ def sample_times(watch: Callable[[], float], repeats: int | None, seconds: float
     """
     start = time.monotonic()
     warm = [watch()]
-    while time.monotonic() - start < seconds / 2 and (
-        len(warm) < 3 or max(warm[-3:]) > (1 + _WARM) * min(warm[-3:])
-    ):
+    while time.monotonic() - start < seconds / 2 and (len(warm) < 3 or max(warm[-3:]) > (1 + _WARM) * min(warm[-3:])):
         warm.append(watch())
     sampling = time.monotonic()
     samples: list[float] = []

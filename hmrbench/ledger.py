@@ -46,11 +46,7 @@ def fault(source: Source, path: Path, digest: str) -> str:
     name = path.name.removesuffix(".part")
     if not digest.startswith(wanted):
         stated = (source.sha256 or "").lower() == wanted
-        whence = (
-            ""
-            if stated
-            else f" (recorded on first use in {ledger_path()}; remove it there to trust the new one)"
-        )
+        whence = "" if stated else f" (recorded on first use in {ledger_path()}; remove it there to trust the new one)"
         return f"{name} from {source.url} has sha256 {digest}, expected {wanted}{whence}"
     with path.open("rb") as file:
         head = file.read(512).lstrip().lower()

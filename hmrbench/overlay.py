@@ -306,9 +306,7 @@ def _project(meshes: Sequence[Mesh], focal_px: float, center_px: Sequence[float]
     )
 
 
-def _trace(
-    scene: Any, surface: _Surface, rows: slice, columns: slice, samples: int
-) -> tuple[Array, Array, Array]:
+def _trace(scene: Any, surface: _Surface, rows: slice, columns: slice, samples: int) -> tuple[Array, Array, Array]:
     """Mean colour (h, w, 3), coverage (h, w) and nearest depth (h, w) of the pixels of a window."""
     offsets = (np.arange(samples) + 0.5) / samples - 0.5
     y = (np.arange(rows.start, rows.stop)[:, None] + offsets).ravel()

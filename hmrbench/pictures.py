@@ -47,16 +47,12 @@ class BoxFile:
             raise DataError(f"{self.path}: no boxes for {image.name}")
         return [self._checked(image, i, box, score) for i, (box, score) in enumerate(found)]
 
-    def _checked(
-        self, image: Path, i: int, box: Any, score: Any
-    ) -> tuple[tuple[float, float, float, float], float]:
+    def _checked(self, image: Path, i: int, box: Any, score: Any) -> tuple[tuple[float, float, float, float], float]:
         try:
             x, y, width, height = (float(v) for v in box)
             confidence = float(score)
         except (TypeError, ValueError):
-            raise DataError(
-                f"{self.path}: box {i} of {image.name} is not [x, y, width, height]: {box}"
-            ) from None
+            raise DataError(f"{self.path}: box {i} of {image.name} is not [x, y, width, height]: {box}") from None
         if not np.isfinite([x, y, width, height, confidence]).all() or width <= 0 or height <= 0:
             raise DataError(f"{self.path}: box {i} of {image.name} is empty or not finite: {box}")
         return (x, y, width, height), confidence
@@ -118,9 +114,7 @@ def people_in(path: Path, boxes: BoxFile | None = None, min_score: float = 0.0) 
                 f"{path}: box {i} ({x:g}, {y:g}, {w:g}, {h:g}) lies outside the picture of {width}x{height}"
             )
     return [
-        Sample(
-            id=f"{path.name}#{i}", image=path, image_id=path.name, box_xywh_px=box, score=score, padded=False
-        )
+        Sample(id=f"{path.name}#{i}", image=path, image_id=path.name, box_xywh_px=box, score=score, padded=False)
         for i, (box, score) in enumerate(found)
         if score >= min_score
     ]
@@ -177,9 +171,7 @@ def _with_meshes(picture: Picture, job: Job) -> Picture:
     height, width = picture.image.shape[:2]
     focal = FOCAL_LENGTH_PX / CROP_SIZE_PX * max(height, width)
     crops = crops_of(picture.samples, job.card.crop, job.card.input)
-    cam, orient, pose, betas = (
-        _stacked(picture, name) for name in ("cam", "global_orient", "body_pose", "betas")
-    )
+    cam, orient, pose, betas = (_stacked(picture, name) for name in ("cam", "global_orient", "body_pose", "betas"))
     center, size = (torch.from_numpy(np.asarray(x, np.float64)) for x in (crops.center_px, crops.size_px))
     wh = torch.tensor([[width, height]]).expand(len(cam), 2)
     translation = cam_crop_to_full(cam.double(), center, size[:, 0], wh, focal).numpy()
@@ -244,14 +236,10 @@ def _person(picture: Picture, i: int) -> dict[str, Any]:
         "box_xywh_px": sample.box_xywh_px,
         "box_score": sample.score,
         "keypoints_px": prediction.keypoints_px,
-        "keypoint_scores": prediction.scores
-        if prediction.joints_m is None
-        else None,  # mesh networks give none
+        "keypoint_scores": prediction.scores if prediction.joints_m is None else None,  # mesh networks give none
     }
     if picture.translation_m is not None:
-        rotations = {
-            name: torch.from_numpy(prediction.params[name]) for name in ("global_orient", "body_pose")
-        }
+        rotations = {name: torch.from_numpy(prediction.params[name]) for name in ("global_orient", "body_pose")}
         person |= {
             "joints_m": prediction.joints_m,
             "cam": prediction.params["cam"],

@@ -200,9 +200,7 @@ def from_row(row: Mapping[str, Any]) -> ProfileResult:
 # --------------------------------------------------------------------------- measuring
 
 
-def _rows(
-    session: _Session, batch_sizes: Sequence[int], runs: Path | None, resume: bool
-) -> Iterator[ProfileResult]:
+def _rows(session: _Session, batch_sizes: Sequence[int], runs: Path | None, resume: bool) -> Iterator[ProfileResult]:
     """Rows of one network, each saved before the next is measured; one that failed before is tried again."""
     try:
         for batch_size in batch_sizes:
@@ -213,9 +211,7 @@ def _rows(
                 continue
             result, samples = session.measure(batch_size)
             if runs is not None:
-                results.save(
-                    runs, "profile", as_row(result), key, None if samples is None else {"samples_ms": samples}
-                )
+                results.save(runs, "profile", as_row(result), key, None if samples is None else {"samples_ms": samples})
             yield result
     finally:
         session.close()
@@ -274,9 +270,7 @@ class _Session:
         if known["status"] != "ok":  # the error held what was in memory
             devices.free(self.setup.device)
         more = {
-            "hardware": devices.describe(
-                self.setup.device
-            ),  # soon, while the clocks are still those of the run
+            "hardware": devices.describe(self.setup.device),  # soon, while the clocks are still those of the run
             "versions": results.versions(),
             "commit": results.commit(),
         }
@@ -344,6 +338,8 @@ class _Session:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(_threads(setup.threads))
             stack.enter_context(devices.precision(setup.dtype, device))
+            if device.type == "cuda":  # events, streams and graphs are of the current device
+                stack.enter_context(torch.cuda.device(device))
             forward: Callable[[Tensor], Any] = torch.compile(net) if setup.compile else net
             memory, start = devices.PeakMemory(device), time.monotonic()
             finite = all(bool(t.isfinite().all()) for t in flops.tensors(forward(x)))

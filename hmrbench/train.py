@@ -59,6 +59,7 @@ def prepare(
     """Check everything cheap and return what `run` needs; see `Recipe` for what None leaves to the recipe.
 
     Args:
+        recipe: None for the one that the data set's spec names (option `recipe`), else the task's usual one.
         val_dataset: measured while training, to keep the best weights; None keeps the last ones.
         val_limit: its first samples only.
         init: `random`, `imagenet` or a file; see `training.start`.
@@ -82,6 +83,8 @@ def prepare(
         "dtype": dtype,
         "init": init,
     }
+    if recipe is None:
+        recipe = spec.options.get("recipe")
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **changes)
     place = evaluate.pick_device(device)
     if plan.dtype == "fp16" and place.type == "cpu":
@@ -105,9 +108,7 @@ def prepare(
         spec=spec,
         recipe=plan,
         examples=people,
-        losses=losses.pose_losses(plan.loss)
-        if body is None
-        else losses.mesh_losses(plan.loss, body.to(place)),
+        losses=losses.pose_losses(plan.loss) if body is None else losses.mesh_losses(plan.loss, body.to(place)),
         body=body,
         validation=validation,
         mean_params=params,

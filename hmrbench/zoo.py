@@ -60,9 +60,7 @@ def load_cards(models_dirs: Sequence[Path] = ()) -> dict[str, ModelCard]:
     for name, card in cards.items():
         if card.encoder_from is not None and card.encoder_from not in cards:
             raise unknown_name(f"model in encoder_from of {name}", card.encoder_from, cards)
-        shared = (
-            cards[card.encoder_from].weights if card.encoder_from else encoders.get(card.encoder or "", ())
-        )
+        shared = cards[card.encoder_from].weights if card.encoder_from else encoders.get(card.encoder or "", ())
         if not card.encoder_weights and shared:
             cards[name] = card.model_copy(update={"encoder_weights": shared})
     return cards
@@ -204,9 +202,7 @@ def backend_of(card: ModelCard) -> str | None:
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
-        raise UsageError(
-            f"{card.name} runs on {package}, which is not installed: pip install {package}"
-        ) from None
+        raise UsageError(f"{card.name} runs on {package}, which is not installed: pip install {package}") from None
 
 
 def fit_backend(card: ModelCard, device: str, dtype: str) -> str:
@@ -220,15 +216,11 @@ def fit_backend(card: ModelCard, device: str, dtype: str) -> str:
         return device
     backend_of(card)
     if dtype not in backend.dtypes:
-        raise UsageError(
-            f"{card.name} runs on {backend.package} in {', '.join(backend.dtypes)}, not in {dtype}"
-        )
+        raise UsageError(f"{card.name} runs on {backend.package} in {', '.join(backend.dtypes)}, not in {dtype}")
     if device == "auto":
         return backend.devices[0]
     if device.partition(":")[0] not in backend.devices:
-        raise UsageError(
-            f"{card.name} runs on {backend.package} on {', '.join(backend.devices)}, not on {device}"
-        )
+        raise UsageError(f"{card.name} runs on {backend.package} on {', '.join(backend.devices)}, not on {device}")
     return device
 
 
@@ -301,9 +293,7 @@ def weights_sources(card: ModelCard, *, encoder: bool = False, variant: str | No
     given, name = card.weights, card.name
     if encoder:
         given, name = card.encoder_weights, card.encoder_from or card.encoder or card.name
-    named = [
-        s if s.file or s.url != "manual:" else s.model_copy(update={"file": _by_hand(name, s)}) for s in given
-    ]
+    named = [s if s.file or s.url != "manual:" else s.model_copy(update={"file": _by_hand(name, s)}) for s in given]
     known = dict.fromkeys(s.variant for s in named)
     if variant is not None and variant not in known:
         raise unknown_name(f"variant of {card.name}'s weights", variant, known)
@@ -382,10 +372,7 @@ def _demo_weights(card: ModelCard) -> Path:
 
 def _missing(card: ModelCard) -> str:
     """Where a card's weights come from, and what to type."""
-    lines = [
-        f"{card.name} has no weights here. Give a file (--weights PATH) or say --weights random. "
-        "They come from:"
-    ]
+    lines = [f"{card.name} has no weights here. Give a file (--weights PATH) or say --weights random. They come from:"]
     for source in card.weights:
         where = source.page if source.url == "manual:" else source.url
         lines.append(f"  {where}  [{source.read_in}]")
@@ -393,9 +380,7 @@ def _missing(card: ModelCard) -> str:
     return "\n".join(lines)
 
 
-def load_model(
-    name: str | ModelCard, weights: str | Path | None = None, models_dirs: Sequence[Path] = ()
-) -> nn.Module:
+def load_model(name: str | ModelCard, weights: str | Path | None = None, models_dirs: Sequence[Path] = ()) -> nn.Module:
     """A network by name, in eval mode, with `.encoder`, `.neck` and `.head`.
 
     A pose network maps (B, 3, 256, 192) to heatmaps (B, 17, 64, 48); an HMR network maps (B, 3, 256, 256) to
@@ -487,11 +472,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def note(part: str, module: nn.Module, output: Any, before: int = 0) -> int:
-        shape = (
-            {k: list(v.shape) for k, v in output.items()}
-            if isinstance(output, Mapping)
-            else list(output.shape)
-        )
+        shape = {k: list(v.shape) for k, v in output.items()} if isinstance(output, Mapping) else list(output.shape)
         params = _count(module)
         rows.append({"part": part, "output": shape, "params": params - before})
         return params
@@ -508,11 +489,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         if not isinstance(getattr(net, "encoder", None), nn.Module):
             note("network", net, output)
             return rows
-        seen = (
-            image[..., net.side_crop : image.shape[-1] - net.side_crop]
-            if hasattr(net, "side_crop")
-            else image
-        )
+        seen = image[..., net.side_crop : image.shape[-1] - net.side_crop] if hasattr(net, "side_crop") else image
         below = 0
         for stage in range(1, (card.stages or 4) + 1) if len(net.encoder.widths) > 1 else ():
             cut = _make_encoder(str(card.encoder), stage, **card.options)
@@ -562,15 +539,11 @@ def convert_weights(
             continue
         net, report = _filled(candidate, cards, state, source)
         weights = dict(net.state_dict())
-        checkpoints.save_state(
-            weights, target, {"model": candidate, "layout": report.layout, "source": source.name}
-        )
+        checkpoints.save_state(weights, target, {"model": candidate, "layout": report.layout, "source": source.name})
         return candidate, report
     if len(failures) == 1:
         raise failures[0]
-    raise WeightsError(
-        f"{source} ({layout.name} layout) fits none of {len(candidates)} networks; --model says why not"
-    )
+    raise WeightsError(f"{source} ({layout.name} layout) fits none of {len(candidates)} networks; --model says why not")
 
 
 def _filled(

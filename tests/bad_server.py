@@ -141,11 +141,7 @@ def _handler(bad: BadServer) -> type[BaseHTTPRequestHandler]:
             return unmeasured(http, data, step, headers)
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", http.headers.get("Range", ""))
-        if (
-            asked
-            and step != "no-range"
-            and (step == "new-range" or http.headers.get("If-Range") == served.etag)
-        ):
+        if asked and step != "no-range" and (step == "new-range" or http.headers.get("If-Range") == served.etag):
             start = int(asked[1])
             if start >= len(data):
                 return head(http, 416, {"Content-Range": f"bytes */{len(data)}", "Content-Length": 0})

@@ -70,8 +70,8 @@ def bench_loop(folder: Path, model: str, people: int, rounds: int) -> None:
             net(x[: min(8, count - start)])  # the mirrored picture
 
     loop, forward = in_turns(lambda: evaluate.predict_all(net, job), bare, rounds)
-    print(f"{'evaluation of ' + model + ', people/s against bare forwards':74s} {count / loop:9.2f} {count / forward:9.2f} /s  "
-          f"{100 * forward / loop:5.1f} %", flush=True)  # fmt: skip
+    what = f"evaluation of {model}, people/s against bare forwards"
+    print(f"{what:74s} {count / loop:9.2f} {count / forward:9.2f} /s  {100 * forward / loop:5.1f} %", flush=True)
 
 
 def bench_loading(folder: Path, rounds: int) -> None:

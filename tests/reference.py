@@ -41,15 +41,7 @@ def _newton_udp(heatmap, x, y):
     slope = np.array([v[r, c + 1] - v[r, c - 1], v[r + 1, c] - v[r - 1, c]]) / 2
     dxx = v[r, c + 1] - 2 * v[r, c] + v[r, c - 1]
     dyy = v[r + 1, c] - 2 * v[r, c] + v[r - 1, c]
-    dxy = (
-        v[r + 1, c + 1]
-        - v[r, c + 1]
-        - v[r + 1, c]
-        + 2 * v[r, c]
-        - v[r, c - 1]
-        - v[r - 1, c]
-        + v[r - 1, c - 1]
-    ) / 2
+    dxy = (v[r + 1, c + 1] - v[r, c + 1] - v[r + 1, c] + 2 * v[r, c] - v[r, c - 1] - v[r - 1, c] + v[r - 1, c - 1]) / 2
     curvature = np.array([[dxx, dxy], [dxy, dyy]]) + np.finfo(np.float32).eps * np.eye(2)
     return np.array([x, y]) - np.linalg.inv(curvature) @ slope
 

@@ -102,9 +102,7 @@ def test_truncated(kind: str, keep: float, tmp_path: Path) -> None:
     end = archive.stat().st_size - (10_240 if kind == "a.tar" else 0)  # less what may be padding
     archive.write_bytes(archive.read_bytes()[: int(end * keep)])
     for wanted in (None, ["set/a.txt"]):
-        assert isinstance(
-            refused(archive, tmp_path, "truncated or corrupt", wanted=wanted), CorruptArchiveError
-        )
+        assert isinstance(refused(archive, tmp_path, "truncated or corrupt", wanted=wanted), CorruptArchiveError)
 
 
 def test_tar_cut_between_two_members(tmp_path: Path) -> None:
@@ -178,9 +176,7 @@ def test_limits(kind: str, tmp_path: Path) -> None:
 def test_zip_that_states_a_smaller_size(tmp_path: Path) -> None:
     """What is written counts, not what the directory says."""
     archive = write(tmp_path / "a.zip", {"zeros": bytes(1_000_000)})
-    archive.write_bytes(
-        archive.read_bytes().replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    )
+    archive.write_bytes(archive.read_bytes().replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     refused(archive, tmp_path, "corrupt", max_bytes=100)
 
 

@@ -124,10 +124,7 @@ def draws(augment: Augment, count: int = 2000, visible: int = 17) -> list[View]:
     rng = np.random.default_rng(0)
     points = np.column_stack([np.linspace(110, 190, 17), np.linspace(50, 210, 17)])
     seen = np.where(np.arange(17) < visible, 2.0, 0.0)
-    return [
-        draw_pose(rng, augment, np.array([100.0, 160.0]), View(CENTER, EXTENT), points, seen)
-        for _ in range(count)
-    ]
+    return [draw_pose(rng, augment, np.array([100.0, 160.0]), View(CENTER, EXTENT), points, seen) for _ in range(count)]
 
 
 def test_the_recipe_of_vitpose_draws_like_mmpose() -> None:
@@ -147,8 +144,7 @@ def test_the_recipe_of_vitpose_draws_like_mmpose() -> None:
     half = draws(augment)
     shrunk = np.mean(
         [
-            not np.isclose(v.size_px[0] / v.size_px[1], EXTENT[0] / EXTENT[1], atol=1e-9)
-            or v.center_px[1] != CENTER[1]
+            not np.isclose(v.size_px[0] / v.size_px[1], EXTENT[0] / EXTENT[1], atol=1e-9) or v.center_px[1] != CENTER[1]
             for v in half
         ]
     )
@@ -246,9 +242,7 @@ def test_turned_parameters_pose_the_turned_body(rotation: float, mirrored: bool,
     """Exact without mirroring; with it up to the asymmetry of the free body."""
     truth, _, _ = mesh_truth()
     view = view_of(rotation, mirrored)
-    params = {
-        k: torch.tensor(v, dtype=torch.float32)[None] for k, v in turn_params(truth.params, view).items()
-    }
+    params = {k: torch.tensor(v, dtype=torch.float32)[None] for k, v in turn_params(truth.params, view).items()}
     joints = free_body(lite=True)(**params).joints
     assert joints is not None
     error = joints[0].numpy() - turn_joints(truth.joints_m[:, :3], view, HMR44.flip_order)
@@ -283,10 +277,7 @@ def test_the_recipe_of_hmr2_draws_like_4d_humans() -> None:
     rng = np.random.default_rng(0)
     upright = upright_view(sample, zoo.load_card("swinhmr2-t-s2"))
     assert upright.size_px.tolist() == [160, 160]
-    views = [
-        draw_mesh(rng, augment, upright, truth.keypoints_px[:, :2], truth.keypoints_px[:, 2])
-        for _ in range(2000)
-    ]
+    views = [draw_mesh(rng, augment, upright, truth.keypoints_px[:, :2], truth.keypoints_px[:, 2]) for _ in range(2000)]
     scales = np.array([v.size_px[0] / 160 for v in views])
     angles = np.array([v.rotation_deg for v in views])
     assert (scales.min(), scales.max()) == pytest.approx((0.7, 1.3))

@@ -224,13 +224,9 @@ def test_positions_in_the_input_go_back_to_the_picture(on_path: None) -> None:
         codec.encode(keypoints, scores, (256, 256))
 
 
-def test_without_the_backend_it_says_what_to_install(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_backend_it_says_what_to_install(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = zoo.load_card("blazepose-full", [Path("blazepose_hmrbench")])
     assert card.backend is not None
-    without = card.model_copy(
-        update={"backend": card.backend.model_copy(update={"package": "no-such-backend"})}
-    )
+    without = card.model_copy(update={"backend": card.backend.model_copy(update={"package": "no-such-backend"})})
     with pytest.raises(UsageError, match="pip install no-such-backend"):
         zoo.fit_backend(without, "auto", "fp32")

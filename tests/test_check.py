@@ -25,9 +25,7 @@ def good_rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def baseline(tmp_path: Path) -> Path:
     path = tmp_path / "baseline.json"
-    result = hmrbench(
-        "check", "--baseline", path, "--runs", save(tmp_path / "before", *good_rows()), "--update"
-    )
+    result = hmrbench("check", "--baseline", path, "--runs", save(tmp_path / "before", *good_rows()), "--update")
     assert result.exit_code == 0, result.output
     assert "6 rows" in result.stdout
     return path
@@ -81,9 +79,7 @@ def changed(model: str, key: str, change: Callable[[Any], Any]) -> Plant:
         "annotations",
     ),
 )
-def test_planted_regressions(
-    baseline: Path, tmp_path: Path, plant: Plant, code: int, words: list[str]
-) -> None:
+def test_planted_regressions(baseline: Path, tmp_path: Path, plant: Plant, code: int, words: list[str]) -> None:
     runs = save(tmp_path / "after", *plant(good_rows()))
     result = hmrbench("check", "--baseline", baseline, "--runs", runs, env={"COLUMNS": "120"})
     assert result.exit_code == code, result.output

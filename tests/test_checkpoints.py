@@ -122,7 +122,7 @@ def test_mae_backbone_starts_a_vit_and_its_positions_are_interpolated(tmp_path: 
 
 
 def test_relative_position_tables_of_another_window_are_interpolated() -> None:
-    state = {k: v for k, v in hmrbench.create_encoder("swin-t", 4).state_dict().items()}
+    state = dict(hmrbench.create_encoder("swin-t", 4).state_dict())
     table = "layers.0.blocks.0.attn.relative_position_bias_table"
     state[table] = torch.full((23 * 23, 3), 0.25)  # window 12
     report = checkpoints.load_encoder(net := hmrbench.create_encoder("swin-t", 2), state)
@@ -169,7 +169,7 @@ def test_missing_misshapen_and_unexpected_keys_are_listed(tmp_path: Path) -> Non
 
 def test_an_imagenet_encoder_is_no_pose_network(tmp_path: Path) -> None:
     path = save({"model": seeded_layout("swin_tiny_microsoft")}, tmp_path / "swin.pth")
-    with pytest.raises(WeightsError, match="encoder alone.*a start for training"):
+    with pytest.raises(WeightsError, match=r"encoder alone.*a start for training"):
         hmrbench.load_model("swinpose-t-s3", weights=path)
 
 
@@ -192,7 +192,9 @@ def hmr2_file(tmp_path: Path, head: str, encoder: str, **more: torch.Tensor) -> 
     state = {f"smpl_head.{k}": v for k, v in seeded_layout(head).items()}
     vit = {k: v for k, v in seeded_layout(encoder).items() if k.startswith("backbone.")}
     extra = {"smpl.v_template": torch.zeros(6890, 3), "discriminator.fc.weight": torch.zeros(2, 2)}
-    return save({"state_dict": {**vit, **state, **extra, **more}, "epoch": 35, "global_step": 1}, tmp_path / "last.ckpt")
+    return save(
+        {"state_dict": {**vit, **state, **extra, **more}, "epoch": 35, "global_step": 1}, tmp_path / "last.ckpt"
+    )
 
 
 def test_hmr2_checkpoint_gives_official_parameters(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def hmrbench(*args: object, env: dict[str, str] | None = None) -> Result:
 
 
 def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -44,7 +44,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_version_and_module() -> None:
     assert hmrbench("--version").stdout.strip() == f"hmrbench {__version__}"
-    done = subprocess.run([sys.executable, "-m", "hmrbench", "--version"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "hmrbench", "--version"], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == f"hmrbench {__version__}"
 
 
@@ -72,7 +72,16 @@ def test_models_fits_80_columns() -> None:
 
 def test_show() -> None:
     text = re.sub(" {3,}", "    ", hmrbench("show", "swinpose-s-s3").stdout)
-    for words in ("stage 2    192x32x24", "384x16x12", "17x64x48", "AP 74.6", "arXiv 2510.12660", "TruncHierVFM", "assumed", "36.10"):
+    for words in (
+        "stage 2    192x32x24",
+        "384x16x12",
+        "17x64x48",
+        "AP 74.6",
+        "arXiv 2510.12660",
+        "TruncHierVFM",
+        "assumed",
+        "36.10",
+    ):
         assert words in text, words
     content = json.loads(hmrbench("show", "swinpose-s-s3", "--json").stdout)
     assert content["params"] == 36_096_747
@@ -145,7 +154,11 @@ def test_save_predictions_then_score(tiny_coco: Path, tiny_cards: Path, tmp_path
         (("eval", "swinpos-s-s3", "-d", "coco-val", "--weights", "random"), 2, "did you mean swinpose-s-s3"),
         (("eval", "swinpose-s-s3", "-d", "coco-vol", "--weights", "random"), 2, "did you mean coco-val"),
         (("eval", "swinpose-s-s3", "-d", "coco-val"), 3, "nttcom/TruncHierVFM"),
-        (("eval", "swinpose-s-s3", "-d", "coco-val", "--weights", "random", "--data-root", "no"), 3, "no such data root"),
+        (
+            ("eval", "swinpose-s-s3", "-d", "coco-val", "--weights", "random", "--data-root", "no"),
+            3,
+            "no such data root",
+        ),
         (("eval", "swinpose-s-s3", "-d", "coco-val", "--weights", "random", "--boxes", "x"), 2, "no 'x' boxes"),
         (("eval", "swinpose-s-s3", "-d", "coco-val", "--batch-size", "0", "--weights", "random"), 2, "batch size"),
         (("eval", "swinpose-s-s3"), 2, "--dataset"),
@@ -278,11 +291,11 @@ def test_an_interrupt_exits_130_and_resume_finishes(tiny_coco: Path, tiny_cards:
         for _ in range(4):
             assert process.stdout.readline() == "forward\n", process.stderr.read()
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "--resume continues" in errors
     assert "Traceback" not in errors
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=env)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert 0 < done.stdout.count("forward") < 9  # nine people, of whom some were kept
     assert len(results.load_runs(tmp_path / "r")) == 1

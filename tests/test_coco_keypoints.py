@@ -68,9 +68,7 @@ def make_truth(images: int = 12, seed: int = 0) -> dict:
                 }
             )
     return {
-        "images": [
-            {"id": n, "width": 640, "height": 480, "file_name": f"{n}.jpg"} for n in range(1, images + 1)
-        ],
+        "images": [{"id": n, "width": 640, "height": 480, "file_name": f"{n}.jpg"} for n in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17.joints)}],
     }
@@ -100,9 +98,7 @@ def make_results(truth: dict, seed: int = 0, extra: int = 4) -> list[dict]:
     ]
 
 
-def by_hand(
-    truth: dict, results: list[dict], folder: Path, images: list[int] | None = None
-) -> dict[str, float]:
+def by_hand(truth: dict, results: list[dict], folder: Path, images: list[int] | None = None) -> dict[str, float]:
     """pycocotools as its users call it, from files."""
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
@@ -150,10 +146,7 @@ def test_oks_equals_slow_version():
     np.testing.assert_allclose(got, want, rtol=1e-12)
     assert got[5] == 0
     table = oks(pred[:, None], gt[None], None, area[None], COCO17.sigmas)  # every prediction with every truth
-    every = [
-        [reference.oks_one(p, g, [1] * 17, a, COCO17.sigmas) for g, a in zip(gt, area, strict=True)]
-        for p in pred
-    ]
+    every = [[reference.oks_one(p, g, [1] * 17, a, COCO17.sigmas) for g, a in zip(gt, area, strict=True)] for p in pred]
     np.testing.assert_allclose(table, every, rtol=1e-9, atol=1e-300)
     assert (keypoint_similarity(gt, gt, area, COCO17.sigmas) == 1).all()
 
@@ -194,8 +187,7 @@ def test_official_rescoring_suppression_and_stats(refs, coco_mini):
     np.testing.assert_array_equal(crop_areas(boxes, 0.75, 1.25), ref["area"])
 
     samples = tuple(
-        Sample(str(n), Path("x.jpg"), box["image_id"], tuple(box["bbox"]), box["score"])
-        for n, box in enumerate(found)
+        Sample(str(n), Path("x.jpg"), box["image_id"], tuple(box["bbox"]), box["score"]) for n, box in enumerate(found)
     )
     predictions = [Prediction(k[:, :2], k[:, 2]) for k in keypoints]
     results = coco_results(predictions, samples)
@@ -203,9 +195,7 @@ def test_official_rescoring_suppression_and_stats(refs, coco_mini):
     keep = [(s.image_id, *k.ravel().tolist()) in kept for s, k in zip(samples, keypoints, strict=True)]
     np.testing.assert_array_equal(keep, ref["keep"])
     assert len(results) == ref["keep"].sum()
-    measured = METRIC.compute(
-        predictions, Dataset("mini", samples, make_coco(truth), "det", "", len(samples))
-    )
+    measured = METRIC.compute(predictions, Dataset("mini", samples, make_coco(truth), "det", "", len(samples)))
     assert [score.name for score in measured.scores] == NAMES
     np.testing.assert_array_equal([score.value for score in measured.scores[:10]], ref["coco_stats"] * 100)
     assert ap_from_matches(measured.per_sample) == pytest.approx(measured.scores[0].value, abs=1e-12)
@@ -214,9 +204,7 @@ def test_official_rescoring_suppression_and_stats(refs, coco_mini):
 def test_crop_areas_are_those_of_the_crops():
     rng = np.random.default_rng(2)
     boxes = rng.uniform(1, 400, (50, 4))
-    np.testing.assert_array_equal(
-        crop_areas(boxes, 0.75, 1.25), expand_boxes(boxes, 0.75, 1.25)[1].prod(axis=1)
-    )
+    np.testing.assert_array_equal(crop_areas(boxes, 0.75, 1.25), expand_boxes(boxes, 0.75, 1.25)[1].prod(axis=1))
     padding = np.where(np.arange(50) % 2, 1.0, 1.25)
     want = np.where(padding == 1, crop_areas(boxes, 0.75, 1.0), crop_areas(boxes, 0.75, 1.25))
     np.testing.assert_array_equal(crop_areas(boxes, 0.75, padding), want)
@@ -229,9 +217,7 @@ def test_coco_results_suppress_within_an_image_only():
     xy = np.random.default_rng(3).uniform(0, 100, (17, 2))
     scores = np.full(17, 0.5, np.float32)
     box = (0.0, 0.0, 75.0, 100.0)
-    samples = [
-        Sample(str(n), Path("x.jpg"), image, box, 0.3 + 0.1 * n) for n, image in enumerate([7, 3, 7, 3])
-    ]
+    samples = [Sample(str(n), Path("x.jpg"), image, box, 0.3 + 0.1 * n) for n, image in enumerate([7, 3, 7, 3])]
     shifted = [0.0, 40.0, 0.1, 0.0]
     results = coco_results([Prediction(xy + shift, scores) for shift in shifted], samples, category_id=1)
     assert [r["image_id"] for r in results] == [7, 3, 3]  # images as they came, best person first
@@ -309,10 +295,7 @@ def test_numbers_that_are_not_defined_are_left_out():
 
 def test_ground_truth_as_predictions_is_perfect(truth):
     people = counting(truth)
-    results = [
-        {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0}
-        for a in people
-    ]
+    results = [{"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0} for a in people]
     measured = measure_results(make_coco(truth), results)
     assert [s.name for s in measured.scores] == NAMES
     assert all(s.value == pytest.approx(100.0, abs=1e-9) for s in measured.scores)
@@ -330,9 +313,7 @@ def test_ground_truth_through_heatmaps_is_perfect(truth, name):
     center, size = expand_boxes(np.array([a["bbox"] for a in people]), 0.75)
     codec = CODECS[name]
     matrices = [crop_matrix(c, s, (256, 192), codec.geometry) for c, s in zip(center, size, strict=True)]
-    heatmaps, _ = codec.encode(
-        image_to_crop(triples[..., :2], np.stack(matrices)), triples[..., 2], (256, 192)
-    )
+    heatmaps, _ = codec.encode(image_to_crop(triples[..., :2], np.stack(matrices)), triples[..., 2], (256, 192))
     keypoints, scores = codec.decode(torch.from_numpy(heatmaps), Crops(center, size, (256, 192)))
     predictions = [Prediction(k, s) for k, s in zip(keypoints, scores, strict=True)]
     values = {s.name: s.value for s in METRIC.compute(predictions, dataset).scores}

@@ -155,9 +155,7 @@ def test_flip_back_swaps_pairs_and_mirrors():
 @pytest.mark.parametrize("name", NAMES)
 def test_encode_equals_slow_version(name):
     rng = np.random.default_rng(3)
-    points = np.concatenate(
-        [rng.uniform([-60, -60], [250, 320], (60, 2)), [[0, 0], [191, 255], [-26, 9], [-30, 9]]]
-    )
+    points = np.concatenate([rng.uniform([-60, -60], [250, 320], (60, 2)), [[0, 0], [191, 255], [-26, 9], [-30, 9]]])
     targets, weights = CODECS[name].encode(points[None], np.ones((1, len(points))), INPUT)
     assert targets.dtype == weights.dtype == np.float32
     for (x, y), target, weight in zip(points, targets[0], weights[0], strict=True):

@@ -25,9 +25,7 @@ IMAGES = 30
 def truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """COCO annotations of generated people."""
     folder = make_coco(tmp_path_factory.mktemp("coco"), (1, 3, 2) * (IMAGES // 3))
-    content: dict[str, Any] = json.loads(
-        (folder / "annotations" / "person_keypoints_val2017.json").read_text()
-    )
+    content: dict[str, Any] = json.loads((folder / "annotations" / "person_keypoints_val2017.json").read_text())
     return content
 
 
@@ -54,9 +52,7 @@ def save_pose(folder: Path, model: str, found: Measurement, **fields: Any) -> re
     return next(r for r in results.load_runs(folder) if r.row["model"] == model)
 
 
-def save_mesh(
-    folder: Path, model: str, mm: Array, distances: Array | None = None, **fields: Any
-) -> results.Run:
+def save_mesh(folder: Path, model: str, mm: Array, distances: Array | None = None, **fields: Any) -> results.Run:
     metrics = {"MPJPE": float(mm.mean())}
     arrays: dict[str, Array] = {"MPJPE": mm}
     if distances is not None:
@@ -108,9 +104,7 @@ def test_pck_of_a_resample_is_that_of_its_rows() -> None:
 # --------------------------------------------------------------------------- intervals
 
 
-def test_a_worse_network_is_told_from_noise_and_a_like_one_is_not(
-    tmp_path: Path, truth: dict[str, Any]
-) -> None:
+def test_a_worse_network_is_told_from_noise_and_a_like_one_is_not(tmp_path: Path, truth: dict[str, Any]) -> None:
     a = save_pose(tmp_path, "vitpose-s", measure(truth, predict(truth, 4)))
     b = save_pose(tmp_path, "vitpose-b", measure(truth, predict(truth, 12, seed=1)))
     c = save_pose(tmp_path, "vitpose-l", measure(truth, predict(truth, 4.02)))

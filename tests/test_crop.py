@@ -139,9 +139,7 @@ def test_crops_of_samples_pads_each_box_once(kind, shape):
     samples = [Sample(str(n), Path("x.jpg"), 1, box, padded=n == 1) for n in range(3)]
     crops = crops_of(samples, Crop(kind=kind, padding=1.5), shape)
     width = 80 if kind == "square" else 60
-    np.testing.assert_allclose(
-        crops.size_px, [[width * 1.5, 120], [width, 80], [width * 1.5, 120]], rtol=1e-6
-    )
+    np.testing.assert_allclose(crops.size_px, [[width * 1.5, 120], [width, 80], [width * 1.5, 120]], rtol=1e-6)
     np.testing.assert_allclose(crops.center_px, [[40, 60]] * 3)
     assert crops.input_size == shape
     assert crops_of([], Crop(kind=kind), shape).size_px.shape == (0, 2)
@@ -166,9 +164,7 @@ def test_keypoints_there_and_back(geometry):
     keypoints = rng.uniform(0, 500, (5, 17, 2))
     keypoints.setflags(write=False)
     there = image_to_crop(keypoints, matrices)
-    want = np.einsum(
-        "bij,bkj->bki", matrices.astype(float), np.concatenate([keypoints, np.ones((5, 17, 1))], -1)
-    )
+    want = np.einsum("bij,bkj->bki", matrices.astype(float), np.concatenate([keypoints, np.ones((5, 17, 1))], -1))
     np.testing.assert_allclose(there, want)
     np.testing.assert_allclose(crop_to_image(there, matrices), keypoints, atol=1e-8)
 
@@ -182,9 +178,7 @@ def test_keypoints_survive_crop_encode_and_decode(name):
     keypoints = center[:, None] + rng.uniform(-0.38, 0.38, (6, 17, 2)) * size[:, None]
     codec = CODECS[name]
     matrices = [crop_matrix(c, s, (256, 192), codec.geometry) for c, s in zip(center, size, strict=True)]
-    heatmaps, weights = codec.encode(
-        image_to_crop(keypoints, np.stack(matrices)), np.ones((6, 17)), (256, 192)
-    )
+    heatmaps, weights = codec.encode(image_to_crop(keypoints, np.stack(matrices)), np.ones((6, 17)), (256, 192))
     decoded, _ = codec.decode(torch.from_numpy(heatmaps), Crops(center, size, (256, 192)))
     assert weights.all()
     assert np.abs(decoded - keypoints).max() < 0.05

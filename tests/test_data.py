@@ -94,11 +94,15 @@ def break_annotations(folder: Path, **change: object) -> None:
         (lambda d: (d / DETECTIONS).unlink(), "AP_H_56_person.json: detector box file missing"),
         (lambda d: (d / DETECTIONS).write_text("[]"), "none of its 0 boxes"),
         (
-            lambda d: (d / DETECTIONS).write_text('[{"image_id": 77, "category_id": 1, "bbox": [1, 1, 2, 2], "score": 1}]'),
+            lambda d: (d / DETECTIONS).write_text(
+                '[{"image_id": 77, "category_id": 1, "bbox": [1, 1, 2, 2], "score": 1}]'
+            ),
             "none of its 1 boxes lies on one of the 3",
         ),
         (
-            lambda d: (d / DETECTIONS).write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 2], "score": 1}]'),
+            lambda d: (d / DETECTIONS).write_text(
+                '[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 2], "score": 1}]'
+            ),
             "box 0 is empty",
         ),
         (lambda d: (d / DETECTIONS).write_text('[{"image_id": 1}]'), "not a list of COCO detections"),

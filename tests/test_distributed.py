@@ -85,8 +85,7 @@ def test_eval_of_two_processes_is_eval_of_one(tmp_path: Path) -> None:
     coco, cards = make_coco(tmp_path / "coco", (1, 3, 2, 4, 2)), write_cards(tmp_path / "cards")
     common: dict[str, Any] = {"data_root": coco, "weights": "random", "device": "cpu", "batch_size": 2}
     alone = [
-        evaluate.evaluate(f"tiny-{x}", "coco-val", models_dirs=[cards], runs=tmp_path / "one", **common)
-        for x in "ab"
+        evaluate.evaluate(f"tiny-{x}", "coco-val", models_dirs=[cards], runs=tmp_path / "one", **common) for x in "ab"
     ]
     done = torchrun(
         "-m", "hmrbench", "eval", "tiny-[ab]", "-d", "coco-val", "--data-root", coco, "--models-dir", cards,
@@ -101,9 +100,7 @@ def test_eval_of_two_processes_is_eval_of_one(tmp_path: Path) -> None:
     runs, single = results.load_runs(tmp_path / "two"), results.load_runs(tmp_path / "one")
     assert len(runs) == 2
     for a, b in zip(runs, single, strict=True):
-        assert {k: v.tolist() for k, v in a.arrays().items()} == {
-            k: v.tolist() for k, v in b.arrays().items()
-        }
+        assert {k: v.tolist() for k, v in a.arrays().items()} == {k: v.tolist() for k, v in b.arrays().items()}
     assert not list((tmp_path / "two" / ".partial").glob("*"))
 
 
@@ -180,10 +177,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     train.run(train.prepare("plain", "people-2d", val_dataset="people-2d", **settings), tmp_path / "one")
     numbers = {
         name: np.array(
-            [
-                [float(r[k]) for k in ("step", "loss", "grad_norm")]
-                for r in read_table(tmp_path / name / "log.csv")
-            ]
+            [[float(r[k]) for k in ("step", "loss", "grad_norm")] for r in read_table(tmp_path / name / "log.csv")]
         )
         for name in ("one", "two", "parts")
     }

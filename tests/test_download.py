@@ -146,9 +146,7 @@ def test_unknown_sha256_needs_the_whole_length(server: BadServer, tmp_path: Path
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("step", ["ok", "new-range"])
-def test_the_file_changes_between(
-    step: str, known: bool, server: BadServer, tmp_path: Path, http: Http
-) -> None:
+def test_the_file_changes_between(step: str, known: bool, server: BadServer, tmp_path: Path, http: Http) -> None:
     """The second half of another file is never put behind the first, does the server heed If-Range or not."""
     url = server.serve("/net.pth", OTHER, "truncate:100000")
     fails(url, tmp_path / "into", Http(tries=1), "100000 bytes kept in")
@@ -200,9 +198,7 @@ def test_next_hop(url: str, location: str, result: str | None) -> None:
             next_hop(url, location)
 
 
-def test_waits_double_with_jitter_and_heed_retry_after(
-    server: BadServer, tmp_path: Path, naps: list[float]
-) -> None:
+def test_waits_double_with_jitter_and_heed_retry_after(server: BadServer, tmp_path: Path, naps: list[float]) -> None:
     late = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=40), usegmt=True)
     steps = ["status:503"] * 4 + [
         "status:429:7",

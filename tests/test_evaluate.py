@@ -34,10 +34,9 @@ def prepare(tiny_coco: Path, tiny_cards: Path) -> Prepare:
 def test_a_row_says_everything(prepare: Prepare, tmp_path: Path, boxes: str, count: int) -> None:
     result = evaluate.run(prepare(boxes=boxes), runs=tmp_path / "runs")
     row = result.row()
-    for key in (
-        "model task dataset weights weights_sha256 boxes flip codec input device dtype batch_size samples partial metrics "
-        "versions commit"
-    ).split():
+    keys = """model task dataset weights weights_sha256 boxes flip codec input device dtype batch_size samples partial
+    metrics versions commit"""
+    for key in keys.split():
         assert key in row, key
     assert (row["model"], row["task"], row["dataset"]) == ("tiny-a", "hpe", "coco-val")
     assert (row["weights"], row["weights_sha256"], row["boxes"], row["samples"]) == ("random", None, boxes, count)
@@ -128,9 +127,7 @@ def test_nan_is_an_error_that_names_the_sample(prepare: Prepare) -> None:
         evaluate.run(prepare("tiny-nan", boxes="gt", flip=False, batch_size=4))
 
 
-def test_saved_predictions_score_the_same_to_the_last_digit(
-    prepare: Prepare, tmp_path: Path, tiny_coco: Path
-) -> None:
+def test_saved_predictions_score_the_same_to_the_last_digit(prepare: Prepare, tmp_path: Path, tiny_coco: Path) -> None:
     path = tmp_path / "predictions.json"
     result = evaluate.run(prepare(boxes="det"), save_predictions=path)
     scored = evaluate.score_file(path, "coco-val", data_root=tiny_coco, model="tiny-a")

@@ -134,9 +134,7 @@ def test_member(kind: str, server: BadServer, tmp_path: Path) -> None:
     url = server.serve("/" + kind, archive.read_bytes(), "truncate:1000", "ok")
     net = fetch([Source(url=url, member="x/net.ckpt", sha256=sha256(DATA))], http=HTTP)
     assert (net.path.name, net.sha256) == ("net.ckpt", sha256(DATA))
-    assert (
-        fetch([Source(url=url, member="top/y.npz")], tmp_path / "in", offline=True).path.read_bytes() == OTHER
-    )
+    assert fetch([Source(url=url, member="top/y.npz")], tmp_path / "in", offline=True).path.read_bytes() == OTHER
     assert (tmp_path / "in/top/y.npz").is_file()
     assert len(server.log) == 2  # both from one archive
     with pytest.raises(DataError, match="one file should be z"):
@@ -155,9 +153,7 @@ def test_bad_archive_is_not_kept(damage: str, server: BadServer, tmp_path: Path)
 
 
 def test_manual(tmp_path: Path) -> None:
-    source = Source(
-        url="manual:", file="net.zip", page="https://p.example", licence="SMPL", sha256=sha256(DATA)
-    )
+    source = Source(url="manual:", file="net.zip", page="https://p.example", licence="SMPL", sha256=sha256(DATA))
     with pytest.raises(DataError) as caught:
         fetch([source])
     assert caught.value.exit_code == 3

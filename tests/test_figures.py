@@ -32,9 +32,7 @@ def zoo_points(seed: int = 0) -> list[Point]:
                 x = 1e9 * macs * share * rng.uniform(0.95, 1.05)
                 found.append(Point(f"{family.title()}Pose-{size}-{cut}", family, cut, x, y, 6 * x / 1e3))
     for size, macs, y in (("S", 6.1, 73.8), ("B", 17.9, 75.8), ("L", 59.8, 78.3), ("H", 122.9, 79.1)):
-        found += [
-            Point(f"ViTPose-{size}", "vit", "", 1e9 * macs, y - 0.03 * k, 6e6 * macs, k == 0) for k in (0, 1)
-        ]
+        found += [Point(f"ViTPose-{size}", "vit", "", 1e9 * macs, y - 0.03 * k, 6e6 * macs, k == 0) for k in (0, 1)]
     return found
 
 
@@ -158,9 +156,7 @@ def test_colours_are_told_apart_by_colour_blind_readers() -> None:
         srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
         linear = np.clip(np.asarray(matrix) @ linear, 0, 1)
-        xyz = (
-            np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
-        )
+        xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
         f = np.cbrt(xyz / (0.9505, 1.0, 1.089))
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
@@ -224,9 +220,7 @@ def test_unknown_formats_and_labels() -> None:
 
 
 def test_points_of_cost_and_published_alone(tmp_path: Path) -> None:
-    table = gather(
-        save(tmp_path, *(profile_row(n) for n in ("gmfpose-t-s3", "gmfpose-t-s4", "gmfpose-t-s2")))
-    )
+    table = gather(save(tmp_path, *(profile_row(n) for n in ("gmfpose-t-s3", "gmfpose-t-s4", "gmfpose-t-s2"))))
     points, remarks = tables.points(table, "macs", "coco-val:AP", "params", "hpe")
     assert [(p.label, p.family, p.cut, p.y, p.published) for p in points] == [
         ("GMFPose-T-S3", "gmf", "S3", 75.7, True),
@@ -271,9 +265,7 @@ def test_reference_rows_are_published_points(tmp_path: Path) -> None:
     ],
 )
 def test_keys_by_the_words_of_people(tmp_path: Path, name: str, key: str) -> None:
-    assert (
-        tables.find_key(gather(save(tmp_path, eval_row("vitpose-s"), profile_row("vitpose-s"))), name) == key
-    )
+    assert tables.find_key(gather(save(tmp_path, eval_row("vitpose-s"), profile_row("vitpose-s"))), name) == key
 
 
 def test_a_score_of_several_data_sets_must_be_named(tmp_path: Path) -> None:

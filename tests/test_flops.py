@@ -74,9 +74,7 @@ def modules_of(encoder: str, stages: int) -> list[str]:
 def check(encoder: str, stages: int, found: tuple[int, int]) -> None:
     expected = official(encoder, stages)
     assert found[0] == expected["params"]
-    if encoder.startswith(
-        "gmf"
-    ):  # fvcore reads the prices of the official einsums off a text with four digits
+    if encoder.startswith("gmf"):  # fvcore reads the prices of the official einsums off a text with four digits
         assert found[1] == pytest.approx(expected["flops"], rel=2e-6)
     else:
         assert found[1] == expected["flops"]

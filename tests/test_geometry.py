@@ -54,9 +54,7 @@ def test_matrix_to_axis_angle_keeps_leading_shape_and_input():
 
 
 def test_projection_equals_official(official):
-    points, translation, focal = (
-        torch.from_numpy(official[f"proj.{k}"]) for k in ("points", "translation", "focal")
-    )
+    points, translation, focal = (torch.from_numpy(official[f"proj.{k}"]) for k in ("points", "translation", "focal"))
     xy = geometry.project(points, translation, focal)
     assert np.abs(xy.numpy() - official["proj.xy"]).max() < 1e-6
     center = torch.tensor([[3.0, 4.0], [5.0, 6.0]])

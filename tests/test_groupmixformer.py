@@ -22,9 +22,7 @@ STAGES = (1, 2, 3, 4)
 
 def built_keys(layout, stages):
     """The part of an official state dict that an encoder of that many stages has, in the official order."""
-    last = tuple(
-        f"{part}.{i}." for part in ("patch_embed_layers", "groupmixformer_backbone") for i in range(stages)
-    )
+    last = tuple(f"{part}.{i}." for part in ("patch_embed_layers", "groupmixformer_backbone") for i in range(stages))
     return {k: v for k, v in layout.items() if k.startswith(("conv_stem.", *last))}
 
 
@@ -69,18 +67,14 @@ def test_keys_are_official(refs, size, stages):
     layout = json.loads((refs / "layouts" / f"groupmixformer_{size}.json").read_text())
     with torch.device("meta"):
         ours = SIZES[size](stages).state_dict()
-    assert list({k: list(v.shape) for k, v in ours.items()}.items()) == list(
-        built_keys(layout, stages).items()
-    )
+    assert list({k: list(v.shape) for k, v in ours.items()}.items()) == list(built_keys(layout, stages).items())
 
 
 @pytest.mark.parametrize("stages", STAGES)
 @torch.no_grad()
 def test_equals_official_at_256x192(refs, tiny, stages):
     out = tiny[stages](seeding.seeded_input((1, 3, 256, 192)))
-    assert (
-        refio.error(np.load(refs / "groupmixformer_tiny.npz"), f"256x192.stage{stages}", out.numpy()) < 1e-4
-    )
+    assert refio.error(np.load(refs / "groupmixformer_tiny.npz"), f"256x192.stage{stages}", out.numpy()) < 1e-4
 
 
 @torch.no_grad()
@@ -165,9 +159,7 @@ def test_gradients_of_the_short_cuts(frozen, plain):
     fast = gradients()
     plain()
     slow = gradients()
-    noise = 1e-6 * max(
-        g.norm() for g in slow.values()
-    )  # a bias before a BatchNorm in training has no gradient
+    noise = 1e-6 * max(g.norm() for g in slow.values())  # a bias before a BatchNorm in training has no gradient
     for name, want in slow.items():
         assert (fast[name] - want).norm() < 1e-4 * want.norm() + noise, name
 
@@ -181,9 +173,7 @@ def test_training_moves_statistics_and_drops_paths():
     assert cut[-1] == pytest.approx(0.2 * 17 / 21)
 
     x = seeding.seeded_input((8, 3, 64, 64))
-    before = net.state_dict()[
-        "groupmixformer_backbone.0.gma_stage.0.att.aggregator.norm0.running_mean"
-    ].clone()
+    before = net.state_dict()["groupmixformer_backbone.0.gma_stage.0.att.aggregator.norm0.running_mean"].clone()
     assert not torch.equal(net(x), net(x))
     after = net.state_dict()["groupmixformer_backbone.0.gma_stage.0.att.aggregator.norm0.running_mean"]
     assert not torch.equal(before, after)

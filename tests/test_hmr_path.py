@@ -20,11 +20,11 @@ from hmrbench.records import Dataset, Prediction
 from hmrbench.schema import DatasetSpec, ModelCard
 
 JOINTS = [25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43]
-SPEC = """
+SPEC = f"""
 free-3d:
-  {task: hmr, title: Free, reader: hmr-npz, folder: free, annotations: people.npz, images: pictures, licence: none,
-   metrics: [mpjpe, pck], options: {body: free-lite, pve: true, pelvis: 39, joints: [%s]}}
-""" % ", ".join(map(str, JOINTS))
+  {{task: hmr, title: Free, reader: hmr-npz, folder: free, annotations: people.npz, images: pictures, licence: none,
+   metrics: [mpjpe, pck], options: {{body: free-lite, pve: true, pelvis: 39, joints: {JOINTS}}}}}
+"""
 CENTERS, SIZE = [(120.0, 110.0), (150.0, 100.0), (90.5, 130.25)], 160.0
 
 
@@ -33,7 +33,11 @@ def truth_params(count: int = 3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     pose = 0.2 * torch.randn(count, 24, 3, generator=generator)
     pose[:, 0] = torch.tensor([torch.pi, 0, 0])
-    return {"pose": pose, "betas": torch.randn(count, 10, generator=generator), "cam": torch.tensor([[0.9, 0.02, 0.1]] * count)}
+    return {
+        "pose": pose,
+        "betas": torch.randn(count, 10, generator=generator),
+        "cam": torch.tensor([[0.9, 0.02, 0.1]] * count),
+    }
 
 
 def predictions_of_truth(params: dict[str, torch.Tensor], centers: Any, size: float) -> list[Prediction]:
@@ -48,7 +52,8 @@ def predictions_of_truth(params: dict[str, torch.Tensor], centers: Any, size: fl
     sizes = np.full((len(centers), 2), size)
     keypoints, scores, joints, arrays = evaluate.decode_mesh(output, np.array(centers), sizes, free_body(lite=True))
     return [
-        Prediction(keypoints[i], scores[i], joints[i], {k: v[i] for k, v in arrays.items()}) for i in range(len(centers))
+        Prediction(keypoints[i], scores[i], joints[i], {k: v[i] for k, v in arrays.items()})
+        for i in range(len(centers))
     ]
 
 
@@ -139,14 +144,18 @@ class _ByHeart(torch.nn.Module):
         params = {k: v[rows] for k, v in truth_params().items()}
         matrices = geometry.axis_angle_to_matrix(params["pose"])
         return {
-            "global_orient": matrices[:, :1], "body_pose": matrices[:, 1:], "betas": params["betas"], "cam": params["cam"]
-        }  # fmt: skip
+            "global_orient": matrices[:, :1],
+            "body_pose": matrices[:, 1:],
+            "betas": params["betas"],
+            "cam": params["cam"],
+        }
 
 
 def write_card(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "heart.yaml").write_text(
-        "family: heart\nmodels:\n  by-heart: {paper_name: By-Heart, task: hmr, size: t, input: [256, 256], codec: smpl, "
+        "family: heart\nmodels:\n  by-heart: {paper_name: By-Heart, task: hmr, size: t, input: [256, 256], "
+        "codec: smpl, "
         "crop: {kind: square}, licence: none, build: 'test_hmr_path:build_truth'}\n"
     )
     return folder
@@ -210,7 +219,7 @@ def test_photographs_in_4d_humans_layout_run(coco_mini: Path, tmp_path: Path) ->
 
 def test_samples_and_limit(people: Path) -> None:
     whole = opened(people)
-    assert [s.box_xywh_px for s in whole.samples][0] == (60.0, 30.0, 120.0, 160.0)
+    assert whole.samples[0].box_xywh_px == (60.0, 30.0, 120.0, 160.0)
     assert all(s.padded for s in whole.samples)
     assert whole.truth["box_size_px"].tolist() == [SIZE] * 3
     part = opened(people, limit=2)

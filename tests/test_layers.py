@@ -50,7 +50,11 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hmrbench":
             parts = node.module.split(".")
-            names |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names if (PACKAGE / a.name).exists() or (PACKAGE / f"{a.name}.py").exists()}
+            names |= (
+                {parts[1]}
+                if len(parts) > 1
+                else {a.name for a in node.names if (PACKAGE / a.name).exists() or (PACKAGE / f"{a.name}.py").exists()}
+            )
         elif isinstance(node, ast.Import):
             names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("hmrbench.")}
     return names

@@ -55,9 +55,7 @@ def test_heatmaps_of_another_size_are_an_error() -> None:
 def test_keypoint_losses_are_4d_humans_divided_by_the_batch() -> None:
     predicted, truth = random(4, 44, 2), random(4, 44, 3, seed=1)
     by_hand = sum(
-        float(truth[b, j, 2] * (predicted[b, j] - truth[b, j, :2]).abs().sum())
-        for b in range(4)
-        for j in range(44)
+        float(truth[b, j, 2] * (predicted[b, j] - truth[b, j, :2]).abs().sum()) for b in range(4) for j in range(44)
     )
     assert float(keypoint_2d_loss(predicted, truth)) == pytest.approx(by_hand / 4, rel=1e-5)
     predicted, truth = random(4, 44, 3), random(4, 44, 4, seed=1)
@@ -71,9 +69,7 @@ def test_keypoint_losses_are_4d_humans_divided_by_the_batch() -> None:
 def test_unknown_parameters_do_not_count() -> None:
     predicted, truth = random(2, 23, 3, 3), random(2, 23, 3, 3, seed=1)
     one = float((predicted[0] - truth[0]).square().sum())
-    assert float(parameter_loss(predicted, truth, torch.tensor([1.0, 0.0]))) == pytest.approx(
-        one / 2, rel=1e-5
-    )
+    assert float(parameter_loss(predicted, truth, torch.tensor([1.0, 0.0]))) == pytest.approx(one / 2, rel=1e-5)
 
 
 def test_pose_losses_are_scaled() -> None:

@@ -147,9 +147,7 @@ def extent(mask: Array) -> Array:
 @pytest.mark.parametrize(
     ("seed", "focal_px", "depth_m"), [(0, 1500, 12), (1, 300, 2.5), (2, 12500, 90), (3, 12500, 80)]
 )
-def test_mesh_coincides_with_projected_vertices_and_joints(
-    seed: int, focal_px: float, depth_m: float
-) -> None:
+def test_mesh_coincides_with_projected_vertices_and_joints(seed: int, focal_px: float, depth_m: float) -> None:
     """The mask ends where the vertices do; joints lie on it; what is seen at a joint is before it, by less
     than a body is thick.
     """
@@ -288,9 +286,7 @@ def test_shading_shows_form() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_side_view(count: int) -> None:
     """Who faces the camera faces left: toes are left of the body. Everybody has the same height."""
-    meshes = [
-        Mesh(standing(10 + i, x_m=i).vertices_m, standing().faces, overlay.SKINS[i]) for i in range(count)
-    ]
+    meshes = [Mesh(standing(10 + i, x_m=i).vertices_m, standing().faces, overlay.SKINS[i]) for i in range(count)]
     view = side_view(meshes, 240)
     rows = round(count**0.5)
     columns = -(-count // rows)

@@ -31,8 +31,7 @@ def case(seed=0, n=40, joints=17):
 
 def measure(pred, gt, confidence, size, **more):
     samples = tuple(
-        Sample(id=f"person-{i}", image=Path("a.jpg"), image_id=i, box_xywh_px=(0, 0, 1, 1))
-        for i in range(len(gt))
+        Sample(id=f"person-{i}", image=Path("a.jpg"), image_id=i, box_xywh_px=(0, 0, 1, 1)) for i in range(len(gt))
     )
     truth = {"keypoints_px": gt, "confidence": confidence, "box_size_px": size, **more}
     predictions = [Prediction(keypoints_px=p, scores=np.ones(len(p))) for p in pred]

@@ -119,9 +119,7 @@ def test_the_drawn_mesh_is_where_the_record_says(cards: Path, flat: Path, tmp_pa
     px = in_picture(out.joints[0].numpy(), found["focal_px"], (160, 120))
     at = np.round(px).astype(int)
     assert mask[at[:, 1], at[:, 0]].mean() > 0.9
-    assert np.array(person["joints_m"]) + person["translation_m"] == pytest.approx(
-        out.joints[0].numpy(), abs=2e-5
-    )
+    assert np.array(person["joints_m"]) + person["translation_m"] == pytest.approx(out.joints[0].numpy(), abs=2e-5)
     # The network's own camera, of the crop, stands nearer: it sees the same within its perspective.
     assert np.array(person["keypoints_px"]) == pytest.approx(px, abs=0.01 * 260)
     assert person["keypoint_scores"] is None
@@ -299,9 +297,7 @@ def test_a_bad_picture_does_not_stop_the_others(cards: Path, tmp_path: Path) -> 
     picture(cut)
     cut.write_bytes(cut.read_bytes()[:-200])
     names = ("missing.png", "junk.jpg", "cut.jpg")
-    result = predict(
-        cards, "spot", good, *(tmp_path / n for n in names), late, "--json", "-o", tmp_path / "o"
-    )
+    result = predict(cards, "spot", good, *(tmp_path / n for n in names), late, "--json", "-o", tmp_path / "o")
     assert result.exit_code == 3
     assert [Path(r["image"]).name for r in json.loads(result.stdout)] == ["good.png", "late.png"]
     for name in names:

@@ -132,9 +132,7 @@ def test_fetch_takes_only_what_is_missing(coco: Coco) -> None:
     assert coco.requests().count("/annotations.zip") == 1
 
 
-@pytest.mark.parametrize(
-    "script", [["truncate:5000", "ok"], ["reset:5000", "ok"], ["status:503", "ok"], ["chunked"]]
-)
+@pytest.mark.parametrize("script", [["truncate:5000", "ok"], ["reset:5000", "ok"], ["status:503", "ok"], ["chunked"]])
 def test_fetch_recovers(coco: Coco, script: list[str]) -> None:
     coco.server.files["/zips/val2017.zip"].script = list(script)
     result = coco.fetch()
@@ -356,22 +354,16 @@ def test_prepare_from_one_archive_and_then_another(tmp_path: Path) -> None:
     )
     assert first.exit_code == 3
     assert "imageFiles.zip" in first.stderr
-    second = datasets(
-        "prepare", "3dpw-test", "--from", tmp_path / "got" / "imageFiles.zip", root=tmp_path / "data"
-    )
+    second = datasets("prepare", "3dpw-test", "--from", tmp_path / "got" / "imageFiles.zip", root=tmp_path / "data")
     assert second.exit_code == 0, second.stderr
     assert laid_out(tmp_path / "data") == wanted
 
 
-def test_pictures_that_lie_unpacked_are_linked_or_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_that_lie_unpacked_are_linked_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = hand_out(tmp_path / "got", "h36m-val-p2")
     source = tmp_path / "got" / "images" / OFFICIAL["h36m-val-p2"][0][0]
     place = tmp_path / "data" / "h36m" / "images" / source.name
-    assert (
-        datasets("prepare", "h36m-val-p2", "--from", tmp_path / "got", root=tmp_path / "data").exit_code == 0
-    )
+    assert datasets("prepare", "h36m-val-p2", "--from", tmp_path / "got", root=tmp_path / "data").exit_code == 0
     assert place.samefile(source)
     shutil.rmtree(tmp_path / "data")
 
@@ -379,9 +371,7 @@ def test_pictures_that_lie_unpacked_are_linked_or_copied(
         raise OSError("another file system")
 
     monkeypatch.setattr("os.link", refuse)
-    assert (
-        datasets("prepare", "h36m-val-p2", "--from", tmp_path / "got", root=tmp_path / "data").exit_code == 0
-    )
+    assert datasets("prepare", "h36m-val-p2", "--from", tmp_path / "got", root=tmp_path / "data").exit_code == 0
     assert laid_out(tmp_path / "data") == wanted
     assert not place.samefile(source)
 
@@ -401,10 +391,7 @@ def test_prepare_takes_what_there_is_and_says_what_is_missing(tmp_path: Path) ->
     nothing = datasets("prepare", "posetrack-val", "--from", empty, root=tmp_path / "other")
     assert nothing.exit_code == 3
     assert "looked for: hmr2_evaluation_data*.tar.gz" in nothing.stderr
-    assert (
-        datasets("prepare", "posetrack-val", "--from", tmp_path / "no", root=tmp_path / "other").exit_code
-        == 3
-    )
+    assert datasets("prepare", "posetrack-val", "--from", tmp_path / "no", root=tmp_path / "other").exit_code == 3
 
 
 @pytest.mark.parametrize(
@@ -484,9 +471,7 @@ def test_two_at_once_and_one_killed(tmp_path: Path) -> None:
     wanted = hand_out(got, "3dpw-test")
     with prepare_process(got, root) as killed:
         deadline = time.monotonic() + 60
-        while (
-            not (root / ".hmrbench.lock").exists() and killed.poll() is None and time.monotonic() < deadline
-        ):
+        while not (root / ".hmrbench.lock").exists() and killed.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         killed.send_signal(signal.SIGKILL)
     left = root / ".extract.left.tmp" / "files"

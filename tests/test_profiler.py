@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,7 +104,7 @@ def build(card: ModelCard) -> nn.Module:
     if card.name == "unbuilt":
         raise RuntimeError("no such layer")
     kinds = (Net, Broken, Greedy, Huge, Nan, Mesh, Sleeper)
-    return {k.__name__.lower(): k for k in kinds}[card.name]()
+    return {k.__name__.lower(): k for k in kinds}[card.name.rstrip("2")]()
 
 
 @pytest.fixture
@@ -185,6 +186,18 @@ def test_vmamba_names_its_scan() -> None:
     assert row["macs_by_operator"]["selective_scan"] == 2 * 10 * 4 * 96 * 64 * 48 + 2 * 10 * 4 * 192 * 32 * 24
 
 
+def test_what_another_backend_computes_is_not_counted_as_zero(cards: Path) -> None:
+    (cards / "other.yaml").write_text(
+        "family: other\nmodels:\n  net2: {paper_name: N, task: hpe, size: t, input: [64, 48], licence: none, "
+        "build: 'test_profiler:build', backend: {package: numpy}}\n"
+    )
+    row = measure("net2", cards)
+    assert (row["status"], row["macs"], row["backend"]) == ("ok", None, f"numpy {np.__version__}"), row["error"]
+    assert row["uncounted"] == {row["backend"]: 1}
+    assert row["latency_ms"] > 0
+    assert measure("net2", cards, dtype="bf16")["status"] == "failed"
+
+
 def test_an_output_that_is_not_finite_is_said(cards: Path) -> None:
     row = measure("nan", cards)
     assert (row["status"], row["output_finite"]) == ("ok", False)
@@ -231,9 +244,7 @@ def test_memory_holds_weights_input_and_what_a_forward_takes(cards: Path) -> Non
 
 
 @pytest.mark.parametrize(("name", "size"), [("net", "64x48"), ("mesh", "64x64")])
-def test_end_to_end_reads_crops_and_decodes(
-    name: str, size: str, cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_end_to_end_reads_crops_and_decodes(name: str, size: str, cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, batches = [], profiler.batches
     monkeypatch.setattr(profiler, "batches", lambda *args: read.append(args[3]) or batches(*args))
     row = measure(name, cards, scope="end2end", batch_size=2)
@@ -424,14 +435,60 @@ def test_nvml_is_asked_about_the_right_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1234"))
     assert devices.energy_mj(gpu) == 5000
-    answers = devices._ask_nvml(
-        gpu, driver=lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(), me=lambda *_: 1
-    )
+    answers = devices._ask_nvml(gpu, driver=lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(), me=lambda *_: 1)
     assert answers == {"driver": None, "me": 1}
     assert nvml.open == 0
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert devices.energy_mj(gpu) is None
     assert devices.energy_mj(CPU) is None
+
+
+def test_a_gpu_is_timed_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of calls alone: no GPU is needed."""
+    calls: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            calls.append("record")
+
+        def synchronize(self) -> None:
+            calls.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            assert end is not self
+            return 1.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    watch = latency.stopwatch(lambda: calls.append("run"), torch.device("cuda"), by_events=True)
+    assert watch() == 1.5
+    assert calls == ["record", "run", "record", "wait"]
+    calls.clear()
+    monkeypatch.setattr(latency, "synchronize", lambda device: calls.append("wait"))
+    assert latency.stopwatch(lambda: calls.append("run"), torch.device("cuda"), by_events=False)() > 0
+    assert calls == ["wait", "run", "wait"]
+
+
+def test_a_cuda_graph_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of calls alone: no GPU is needed."""
+    calls: list[str] = []
+    stream = SimpleNamespace(wait_stream=lambda other: calls.append("wait"))
+    graph = SimpleNamespace(replay=lambda: calls.append("replay"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: calls.append("capture") or nullcontext())
+    x = torch.zeros(2)
+    forward = latency.graphed(lambda x: calls.append("forward") or x, x)
+    assert calls == ["wait", *["forward"] * 3, "wait", "capture", "forward"]
+    calls.clear()
+    assert forward(x) is x
+    assert forward(torch.ones(2)) is x  # a new input goes where the graph reads
+    assert x.tolist() == [1, 1]
+    assert calls == ["replay", "replay"]
 
 
 def test_precision_is_put_back() -> None:
@@ -497,9 +554,7 @@ def test_the_table_fits_80_columns_and_says_what_is_wrong(cards: Path, tmp_path:
 
 
 def test_by_module_shows_a_tree(cards: Path, tmp_path: Path) -> None:
-    result = hmrbench(
-        "profile", "vitpose-s", "--by-module", "--repeats", 0, "--runs", tmp_path, "--device", "cpu"
-    )
+    result = hmrbench("profile", "vitpose-s", "--by-module", "--repeats", 0, "--runs", tmp_path, "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if "blocks" in line or "each of" in line]
     assert "0 to 11  each of 12:  1.77 M  0.369 G  6.6 %" in lines[1]

@@ -31,9 +31,7 @@ def baseline(good: list[dict[str, Any]]) -> dict[str, Any]:
     return regress.update(None, good)[0]
 
 
-def verdicts(
-    baseline: dict[str, Any], folder: Path, *rows: dict[str, Any]
-) -> dict[tuple[str, str], regress.Verdict]:
+def verdicts(baseline: dict[str, Any], folder: Path, *rows: dict[str, Any]) -> dict[tuple[str, str], regress.Verdict]:
     """Verdicts by model and measure, when these runs follow the good ones."""
     save(folder / "good", *rows)
     return {(v.model, v.measure): v for v in regress.check(baseline, rows_of(folder / "good"))}
@@ -58,9 +56,7 @@ def metrics(**changed: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("ap", "verdict"), [(74.85, "worse"), (74.9, "ok"), (75.0, "ok"), (75.1, "ok"), (75.2, "improved")]
 )
-def test_percent_may_fall_by_its_tolerance(
-    baseline: dict[str, Any], tmp_path: Path, ap: float, verdict: str
-) -> None:
+def test_percent_may_fall_by_its_tolerance(baseline: dict[str, Any], tmp_path: Path, ap: float, verdict: str) -> None:
     found = verdicts(baseline, tmp_path, eval_row("vitpose-s", metrics=metrics(AP=ap)))
     assert found["vitpose-s", "AP"].verdict == verdict
     assert isinstance(found["vitpose-s", "AP"], regress.Regression) == (verdict == "worse")
@@ -87,20 +83,14 @@ def test_counts_hold_exactly(baseline: dict[str, Any], tmp_path: Path, measure: 
 
 
 @pytest.mark.parametrize(("ms", "verdict"), [(22.1, "worse"), (21.9, "ok"), (18.0, "improved")])
-def test_latency_may_rise_by_its_ratio(
-    baseline: dict[str, Any], tmp_path: Path, ms: float, verdict: str
-) -> None:
+def test_latency_may_rise_by_its_ratio(baseline: dict[str, Any], tmp_path: Path, ms: float, verdict: str) -> None:
     assert (
-        verdicts(baseline, tmp_path, profile_row("vitpose-s", latency_ms=ms))[
-            "vitpose-s", "latency_ms"
-        ].verdict
+        verdicts(baseline, tmp_path, profile_row("vitpose-s", latency_ms=ms))["vitpose-s", "latency_ms"].verdict
         == verdict
     )
 
 
-def test_latency_of_another_device_is_not_compared(
-    good: list[dict[str, Any]], baseline: dict[str, Any]
-) -> None:
+def test_latency_of_another_device_is_not_compared(good: list[dict[str, Any]], baseline: dict[str, Any]) -> None:
     rows = [
         {**r, "device": "GPU B", "threads": 7, "values": {"latency_ms": 900.0}} if r["kind"] == "speed" else r
         for r in good
@@ -114,9 +104,7 @@ def test_latency_of_another_device_is_not_compared(
     assert not isinstance(found, regress.Regression)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"dtype": "fp16"}, {"batch_size": 8}, {"scope": "end2end"}, {"threads": 7}]
-)
+@pytest.mark.parametrize("setting", [{"dtype": "fp16"}, {"batch_size": 8}, {"scope": "end2end"}, {"threads": 7}])
 def test_latency_of_another_setting_is_missing(
     good: list[dict[str, Any]], baseline: dict[str, Any], setting: dict[str, Any]
 ) -> None:
@@ -134,9 +122,7 @@ def test_a_missing_model_fails(good: list[dict[str, Any]], baseline: dict[str, A
 
 
 def test_another_protocol_is_missing_and_says_what_differs(baseline: dict[str, Any], tmp_path: Path) -> None:
-    rows = rows_of(
-        save(tmp_path / "other", eval_row("vitpose-s", flip=False), eval_row("hmr2-s", "3dpw-test"))
-    )
+    rows = rows_of(save(tmp_path / "other", eval_row("vitpose-s", flip=False), eval_row("hmr2-s", "3dpw-test")))
     found = [v for v in regress.check(baseline, rows) if v.measure == "AP"]
     assert found[0].detail == "no run (the nearest has flip False, not True)"
     rows = rows_of(save(tmp_path / "random", eval_row("vitpose-s", weights="random")))
@@ -192,10 +178,7 @@ def test_tolerances_stand_in_the_file_and_in_rows(baseline: dict[str, Any], tmp_
     assert found["vitpose-s", "AR"].verdict == "ok"
     counts = {**baseline, "tolerances": {**baseline["tolerances"], "macs": 0.01}}
     row = profile_row("vitpose-s")
-    assert (
-        verdicts(counts, tmp_path, {**row, "macs": int(row["macs"] * 1.005)})["vitpose-s", "macs"].verdict
-        == "ok"
-    )
+    assert verdicts(counts, tmp_path, {**row, "macs": int(row["macs"] * 1.005)})["vitpose-s", "macs"].verdict == "ok"
 
 
 def test_a_score_that_nobody_knows_needs_a_direction(tmp_path: Path) -> None:
@@ -217,9 +200,7 @@ def test_a_score_that_nobody_knows_needs_a_direction(tmp_path: Path) -> None:
 def test_update_keeps_tolerances_and_rows_without_a_run(baseline: dict[str, Any], tmp_path: Path) -> None:
     old = {**baseline, "tolerances": {**baseline["tolerances"], "AP": 0.5}}
     old["rows"] = [{**r, "tolerances": {"AR": 2.0}} if r["kind"] == "accuracy" else r for r in old["rows"]]
-    rows = rows_of(
-        save(tmp_path / "new", eval_row("vitpose-s", metrics=metrics(AP=76.0)), eval_row("vitpose-b"))
-    )
+    rows = rows_of(save(tmp_path / "new", eval_row("vitpose-s", metrics=metrics(AP=76.0)), eval_row("vitpose-b")))
     new, remarks = regress.update(old, rows)
     assert new["tolerances"]["AP"] == 0.5
     own = {r["model"]: r for r in new["rows"] if r["kind"] == "accuracy"}

@@ -117,11 +117,7 @@ def test_each_machine_is_listed(tmp_path: Path) -> None:
 def test_a_browser_shows_it_and_sorts(page: Path, tmp_path: Path) -> None:
     """Tables are complete as written; a browser, where there is one, sorts them by a click on a heading."""
     text = page.read_text()
-    order = [
-        r[0]
-        for r in parse(text).rows
-        if r[0].startswith(("vitpose-s", "gmfpose-t")) and "published" not in r[0]
-    ]
+    order = [r[0] for r in parse(text).rows if r[0].startswith(("vitpose-s", "gmfpose-t")) and "published" not in r[0]]
     assert order[:3] == ["gmfpose-t-s3", "gmfpose-t-s4", "vitpose-s"]
     if BROWSER is None:
         return

@@ -285,9 +285,7 @@ def test_kernels_are_called_as_they_want(monkeypatch, kind, dtype):
     inputs = [x.to(dtype) if x.ndim == 3 else x for x in made_inputs(states=2)]
     y = scan_cuda.forward(*inputs)
     assert y.dtype == torch.float32
-    torch.testing.assert_close(
-        y, scan_torch.forward(*inputs), rtol=0, atol=0.2 if dtype != torch.float32 else 0
-    )
+    torch.testing.assert_close(y, scan_torch.forward(*inputs), rtol=0, atol=0.2 if dtype != torch.float32 else 0)
     dy = torch.randn_like(y)
     found, expected = scan_cuda.backward(*inputs, dy=dy), scan_torch.backward(*inputs, dy=dy)
     for name, x, a, b in zip(NAMES, inputs, found, expected, strict=True):

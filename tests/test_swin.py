@@ -189,11 +189,7 @@ def test_every_weight_learns_and_the_input_is_left_alone():
 
 def test_drop_path_of_a_block_does_not_depend_on_the_cut():
     rates = {
-        s: [
-            getattr(b.drop_path, "drop_prob", 0.0)
-            for stage in swin.swin_t(s, 0.3).layers
-            for b in stage.blocks
-        ]
+        s: [getattr(b.drop_path, "drop_prob", 0.0) for stage in swin.swin_t(s, 0.3).layers for b in stage.blocks]
         for s in (2, 4)
     }
     assert rates[2] == rates[4][:4]

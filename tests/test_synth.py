@@ -145,9 +145,7 @@ def test_hmr_layout_is_read_without_pickle_and_agrees_with_the_body(demo: Path) 
     np.testing.assert_allclose(data["center"], boxes[:, :2] + boxes[:, 2:] / 2)
     np.testing.assert_allclose(data["scale"], 1.1 * boxes[:, 2:])
 
-    rotations = torch.from_numpy(
-        an.to_matrices(data["body_pose"].reshape(-1, 3)).reshape(count, 24, 3, 3)
-    ).float()
+    rotations = torch.from_numpy(an.to_matrices(data["body_pose"].reshape(-1, 3)).reshape(count, 24, 3, 3)).float()
     betas, move = (torch.from_numpy(data[key]).float() for key in ("betas", "translation_m"))
     posed = free_body()(rotations[:, :1], rotations[:, 1:], betas, move)
     truth = np.concatenate([data["body_keypoints_3d"], data["extra_keypoints_3d"]], axis=1)
@@ -167,9 +165,7 @@ def test_joint_order_is_that_of_the_body() -> None:
 @pytest.mark.parametrize("index", range(4))
 def test_parameters_reproject_onto_keypoints(index: int, body: an.Body) -> None:
     for person in demo_scene(SEED, "test", index).people:
-        vertices, joints = pose_body(
-            body, person.betas, person.global_orient, person.body_pose, person.translation_m
-        )
+        vertices, joints = pose_body(body, person.betas, person.global_orient, person.body_pose, person.translation_m)
         points = an.regress(body.keypoint_rows, vertices)[:17]
         px = points[:, :2] / points[:, 2:] * person.focal_px + np.array(person.centre_px)
         seen = person.keypoints_px[:, 2] > 0
@@ -250,9 +246,7 @@ def test_visibility_behind_a_box_and_outside(body: an.Body, mannequin: Actor) ->
 def test_visibility_outside_the_picture(body: an.Body, mannequin: Actor) -> None:
     flags = seen_flags(body, mannequin, (), eye_x=2.2)
     x = 300.0 * (body.keypoints[:17, 0] - 2.2) / (4.0 - body.keypoints[:17, 2]) + 160.0
-    assert {name for name, flag in flags.items() if flag == 0} == {
-        COCO17.joints[k] for k in np.flatnonzero(x < 0)
-    }
+    assert {name for name, flag in flags.items() if flag == 0} == {COCO17.joints[k] for k in np.flatnonzero(x < 0)}
     assert 0 < (x < 0).sum() < 17
 
 
@@ -263,9 +257,7 @@ def test_visibility_of_a_person_who_turns_away(body: an.Body, mannequin: Actor) 
     camera = Camera(300.0, (160.0, 160.0), np.diag([1.0, -1.0, -1.0]), np.array([0.0, 0.0, 4.0]))
     stage = Stage(sample_setting(np.random.default_rng(0)), (away,), (), camera, (320, 320))
     points = body.keypoints[:17] @ half_turn.T
-    flags = visibility(
-        camera.project(points), camera.to_camera(points)[:, 2], body.keypoints[:17], 0, scan(stage)
-    )
+    flags = visibility(camera.project(points), camera.to_camera(points)[:, 2], body.keypoints[:17], 0, scan(stage))
     assert flags[:3].tolist() == [1, 1, 1]  # nose and eyes
     assert flags[[5, 6, 7, 8, 9, 10, 13, 14, 15, 16]].min() == 2
 

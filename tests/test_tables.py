@@ -64,15 +64,11 @@ def profile_row(model: str, **fields: Any) -> dict[str, Any]:
     """A row of profile: true parameters, and made-up MACs and times."""
     counts = count_parameters(model)
     macs = 100 * counts["params"]
-    row = ProfileResult(
-        model, **counts, macs=macs, flops=2 * macs, latency_ms=20.0, images_per_s=50.0, device="GPU A"
-    )
+    row = ProfileResult(model, **counts, macs=macs, flops=2 * macs, latency_ms=20.0, images_per_s=50.0, device="GPU A")
     return replace(row, **fields).row()
 
 
-def save(
-    folder: Path, *rows: dict[str, Any], kind: str | None = None, arrays: dict[str, Array] | None = None
-) -> Path:
+def save(folder: Path, *rows: dict[str, Any], kind: str | None = None, arrays: dict[str, Array] | None = None) -> Path:
     """Keep rows as runs, in the order given; the folder."""
     for i, row in enumerate(rows):
         found = kind or ("profile" if "latency_ms" in row else "eval")
@@ -191,8 +187,7 @@ def test_one_speed_setting_per_table(tmp_path: Path) -> None:
 
 def test_unsteady_times_and_backends_are_named(tmp_path: Path) -> None:
     steady, unsteady = (
-        profile_row(n) | {"stable": n == "vmpose-t-s2", "backend": "loop"}
-        for n in ("vmpose-t-s2", "vmpose-t-s3")
+        profile_row(n) | {"stable": n == "vmpose-t-s2", "backend": "loop"} for n in ("vmpose-t-s2", "vmpose-t-s3")
     )
     table = gather(save(tmp_path, steady, unsteady))
     assert "speed that varied too much to rely on: vmpose-t-s3" in table.notes
@@ -201,17 +196,14 @@ def test_unsteady_times_and_backends_are_named(tmp_path: Path) -> None:
 
 def test_threads_do_not_part_the_times_of_a_gpu(tmp_path: Path) -> None:
     rows = [
-        profile_row(n) | {"threads": i, "hardware": {"cuda": "13.0"}}
-        for i, n in enumerate(("vitpose-s", "vitpose-b"))
+        profile_row(n) | {"threads": i, "hardware": {"cuda": "13.0"}} for i, n in enumerate(("vitpose-s", "vitpose-b"))
     ]
     assert [r["images_per_s"] for r in gather(save(tmp_path, *rows)).rows] == [50.0, 50.0]
 
 
 def test_a_real_profile_joins_a_real_evaluation(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
     runs = tmp_path / "r"
-    assert (
-        run_eval(tiny_coco, tiny_cards, runs, "tiny-a", "--weights", "random", "--boxes", "gt").exit_code == 0
-    )
+    assert run_eval(tiny_coco, tiny_cards, runs, "tiny-a", "--weights", "random", "--boxes", "gt").exit_code == 0
     profile_model("tiny-a", models_dirs=[tiny_cards], runs=runs, device="cpu", repeats=5)
     (row,) = tables.gather(results.load_runs(runs), zoo.load_cards([tiny_cards])).rows
     assert (row["params"], row["macs"]) == (68, 17 * 3 * 16 * 12)
@@ -221,9 +213,7 @@ def test_a_real_profile_joins_a_real_evaluation(tiny_coco: Path, tiny_cards: Pat
 
 
 def test_a_failed_profile_hides_nothing(tmp_path: Path) -> None:
-    failed = ProfileResult(
-        "vitpose-s", status="out of memory", error="CUDA out of memory", batch_size=64
-    ).row()
+    failed = ProfileResult("vitpose-s", status="out of memory", error="CUDA out of memory", batch_size=64).row()
     (row,) = gather(save(tmp_path, profile_row("vitpose-s"), failed)).rows
     assert row["images_per_s"] == 50.0
     assert row["params"] == count_parameters("vitpose-s")["params"]
@@ -320,9 +310,7 @@ def test_published_rows_are_marked(tmp_path: Path) -> None:
         assert "published" in text
         assert "[6] " in text
     assert all(
-        r["kind"] == "published"
-        for r in csv.DictReader(io.StringIO(formats.render(table, "csv")))
-        if r["source"]
+        r["kind"] == "published" for r in csv.DictReader(io.StringIO(formats.render(table, "csv"))) if r["source"]
     )
 
 
@@ -343,10 +331,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tables.Table:
     save(tmp_path, *(profile_row(name) for name in CARDS))
     save(
         tmp_path,
-        *(
-            eval_row(n, metrics={"AP": 70 + i, "AR": 75.25 + i})
-            for i, n in enumerate(("vitpose-s", "gmfpose-t-s3"))
-        ),
+        *(eval_row(n, metrics={"AP": 70 + i, "AR": 75.25 + i}) for i, n in enumerate(("vitpose-s", "gmfpose-t-s3"))),
     )
     save(tmp_path, *(eval_row("swinhmr2-s-s3", d) for d in (*HMR_2D, *HMR_3D)))
     return gather(tmp_path, references=tables.load_references(), against="S4")
@@ -475,9 +460,7 @@ def test_formats(runs: Path, tiny_cards: Path, tmp_path: Path, format: str, word
     assert printed.exit_code == 0, printed.output
     assert words in printed.stdout
     file = tmp_path / "out"
-    assert (
-        hmrbench("table", "--runs", runs, "--models-dir", tiny_cards, "-f", format, "-o", file).exit_code == 0
-    )
+    assert hmrbench("table", "--runs", runs, "--models-dir", tiny_cards, "-f", format, "-o", file).exit_code == 0
     assert file.read_text() == printed.stdout
 
 

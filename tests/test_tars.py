@@ -47,12 +47,8 @@ def people_of(root: Path, count: int) -> tuple[Dataset, list[dict[str, Any]]]:
     for i in range(count):
         people.append(
             {
-                "keypoints_2d": np.concatenate(
-                    [arrays["body_keypoints_2d"][i], arrays["extra_keypoints_2d"][i]]
-                ),
-                "keypoints_3d": np.concatenate(
-                    [arrays["body_keypoints_3d"][i], arrays["extra_keypoints_3d"][i]]
-                ),
+                "keypoints_2d": np.concatenate([arrays["body_keypoints_2d"][i], arrays["extra_keypoints_2d"][i]]),
+                "keypoints_3d": np.concatenate([arrays["body_keypoints_3d"][i], arrays["extra_keypoints_3d"][i]]),
                 "center": arrays["center"][i],
                 "scale": arrays["scale"][i] / 200,
                 "body_pose": arrays["body_pose"][i].astype(np.float32),
@@ -98,9 +94,7 @@ def spec_of(root: Path, **options: Any) -> DatasetSpec:
     return spec.model_copy(update={"options": {**spec.options, **options}})
 
 
-@pytest.mark.parametrize(
-    ("kind", "protocol"), [("data.pyd", 2), ("data.pyd", 4), ("data.pyd", 5), ("data.npz", 0)]
-)
+@pytest.mark.parametrize(("kind", "protocol"), [("data.pyd", 2), ("data.pyd", 4), ("data.pyd", 5), ("data.npz", 0)])
 def test_people_in_tars_are_the_people_of_the_npz(kind: str, protocol: int, tmp_path: Path) -> None:
     dataset, people = people_of(tmp_path, 4)
     for shard, members in enumerate(((0, 1), (2, 3))):
@@ -154,9 +148,7 @@ def test_a_mix_is_drawn_by_its_weights(tmp_path: Path) -> None:
     _, people = people_of(tmp_path, 3)
     write_tar(tmp_path / "a" / "0.tar", entry(tmp_path, 0, people[:1]))
     write_tar(tmp_path / "b" / "0.tar", entry(tmp_path, 1, people[1:2]) + entry(tmp_path, 2, people[2:]))
-    found, _ = tars.examples(
-        spec_of(tmp_path, mix={"a/*.tar": 3, "b/*.tar": 1}, max_beta=9.0), tmp_path, CARD, PLAIN
-    )
+    found, _ = tars.examples(spec_of(tmp_path, mix={"a/*.tar": 3, "b/*.tar": 1}, max_beta=9.0), tmp_path, CARD, PLAIN)
     betas = np.array([found.make(i, np.random.default_rng(i))["betas"] for i in range(200)])
     share = np.isclose(betas, people[0]["betas"]).all(1).mean()
     assert share == pytest.approx(0.75, abs=0.1)
@@ -174,12 +166,8 @@ class Trap:
 
 def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
     _, people = people_of(tmp_path, 1)
-    write_tar(
-        tmp_path / "a" / "0.tar", entry(tmp_path, 0, [{**people[0], "extra_info": Trap(tmp_path / "sprung")}])
-    )
-    with pytest.raises(
-        DataError, match=r"0\.tar: set/00000\.data\.pyd: refused: the pickle wants to use .*open"
-    ):
+    write_tar(tmp_path / "a" / "0.tar", entry(tmp_path, 0, [{**people[0], "extra_info": Trap(tmp_path / "sprung")}]))
+    with pytest.raises(DataError, match=r"0\.tar: set/00000\.data\.pyd: refused: the pickle wants to use .*open"):
         tars.examples(spec_of(tmp_path), tmp_path, CARD, PLAIN)
     assert not (tmp_path / "sprung").exists()
 
@@ -224,9 +212,7 @@ def test_damaged_and_missing_tars_are_named(tmp_path: Path) -> None:
     assert [c.status for c in tars.check(spec_of(tmp_path), tmp_path)] == ["corrupt"]
 
 
-def test_the_index_is_kept_and_made_anew_when_a_tar_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_index_is_kept_and_made_anew_when_a_tar_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, people = people_of(tmp_path, 2)
     path = tmp_path / "a" / "0.tar"
     write_tar(path, entry(tmp_path, 0, people[:1]))

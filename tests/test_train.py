@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -12,10 +13,14 @@ import numpy as np
 import pytest
 import small_training
 import torch
+import typer
 from safetensors import safe_open
 from torch import nn
+from typer.testing import CliRunner, Result
 
 from hmrbench import evaluate, train, zoo
+from hmrbench.cli import guarded
+from hmrbench.cli.train import train as cli_train
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.training import checkpoint
 from hmrbench.training.examples import Examples
@@ -84,9 +89,7 @@ def test_what_is_given_replaces_what_the_recipe_says(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("task: hpe\nbatch_size: 2\noptimizer: {lr: 1.0e-3}\n")
     with pytest.raises(UsageError, match="a recipe needs a length"):
         load_recipe(tmp_path / "r.yaml", card)
-    (tmp_path / "r.yaml").write_text(
-        "task: hpe\nsteps: 2\nbatch_size: 2\noptimizer: {lr: 1.0e-3, nesterov: true}\n"
-    )
+    (tmp_path / "r.yaml").write_text("task: hpe\nsteps: 2\nbatch_size: 2\noptimizer: {lr: 1.0e-3, nesterov: true}\n")
     with pytest.raises(UsageError, match="nesterov"):
         load_recipe(tmp_path / "r.yaml", card)
     with pytest.raises(UsageError, match="did you mean vitpose"):
@@ -128,9 +131,7 @@ def test_vit_layers_are_numbered_as_in_vitpose() -> None:
         ),
     ],
 )
-def test_hierarchical_layers_are_counted_through(
-    model: str, last: int, into: dict[str, int], first: str
-) -> None:
+def test_hierarchical_layers_are_counted_through(model: str, last: int, into: dict[str, int], first: str) -> None:
     layers, found = layers_of(model)
     assert found == last
     assert layers[first] == 0
@@ -219,9 +220,7 @@ def test_batches_depend_on_the_step_alone(workers: int) -> None:
     part = take(Feed(people(10), 3, 4, workers), 5, 3)
     for a, b in zip(whole[5:], part, strict=True):
         assert all(np.array_equal(a[k], b[k]) for k in a)
-    assert (
-        len({tuple(x) for b in whole for x in b["luck"]}) == 32
-    )  # the same person is seen differently each time
+    assert len({tuple(x) for b in whole for x in b["luck"]}) == 32  # the same person is seen differently each time
 
 
 def test_processes_share_a_step_without_overlap() -> None:
@@ -245,9 +244,7 @@ def test_a_missing_picture_is_an_error_and_stops_the_threads() -> None:
 
 def run(settings: dict[str, Any], out: Path, model: str = "learner", **more: Any) -> train.TrainResult:
     keys = ("resume", "minutes", "half", "progress")
-    job = train.prepare(
-        model, "people-2d", **{**settings, **{k: v for k, v in more.items() if k not in keys}}
-    )
+    job = train.prepare(model, "people-2d", **{**settings, **{k: v for k, v in more.items() if k not in keys}})
     return train.run(job, out, **{k: v for k, v in more.items() if k in keys})
 
 
@@ -328,9 +325,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
-def test_a_run_stopped_between_two_rows_of_the_log_logs_the_same(
-    settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_stopped_between_two_rows_of_the_log_logs_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
     text = (tmp_path / "short.yaml").read_text()
     (tmp_path / "short.yaml").write_text(text.replace("log_every: 1", "log_every: 2"))
     run(settings, tmp_path / "whole")
@@ -420,6 +415,69 @@ def test_bf16_trains(settings: dict[str, Any], tmp_path: Path) -> None:
     assert {v.dtype for v in state.values()} == {torch.float32, torch.int64}
 
 
+# --------------------------------------------------------------------------- command
+
+
+def command(settings: dict[str, Any], *args: object) -> Result:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(guarded(cli_train))
+    fixed = (
+        "--data-root", settings["data_root"], "--datasets-file", settings["datasets_file"],
+        "--models-dir", settings["models_dirs"][0], "--device", "cpu",
+    )  # fmt: skip
+    return CliRunner().invoke(app, [str(a) for a in (*args, *fixed)], env={"COLUMNS": "80"})
+
+
+def test_the_command_trains_and_prints_where_the_weights_are(settings: dict[str, Any], tmp_path: Path) -> None:
+    args = ("learner", "-d", "people-2d", "--recipe", settings["recipe"], "-o", tmp_path / "r", "--steps", 2)
+    result = command(settings, *args, "--val-dataset", "people-2d", "--batch-size", 5)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == str(tmp_path / "r" / "weights.safetensors")
+    assert "2 steps of 5" in result.stderr
+    assert "people/s" in result.stderr
+    assert "AP" in result.stderr
+    again = command(settings, *args)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    document = json.loads(command(settings, *args, "--json", "-o", tmp_path / "s", "--minutes", 0).stdout)
+    assert (document["finished"], document["step"], document["weights"]) == (False, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("--recipe", "vitpos"), 2, "did you mean vitpose"),
+        (("--batch-size", "0"), 2, "batch size"),
+        (("--dtype", "fp16"), 2, "fp16 is trained on a GPU"),
+        (("--init", "none.pth"), 3, "none.pth"),
+        (("--steps", "3", "--epochs", "1"), 2, "not both"),
+    ],
+)
+def test_bad_flags_have_their_message_and_exit_code(
+    args: tuple[str, ...], code: int, words: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    result = command(
+        settings, "learner", "-d", "people-2d", "--recipe", settings["recipe"], "-o", tmp_path / "r", *args
+    )
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_an_interrupt_saves_and_exits_130(settings: dict[str, Any], tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hmrbench.cli.train.Display", lambda: interrupt)
+        args = ("learner", "-d", "people-2d", "--recipe", settings["recipe"], "-o", tmp_path / "r")
+        result = command(settings, *args)
+    assert result.exit_code == 130
+    assert "--resume goes on from" in result.stderr
+    assert (tmp_path / "r" / "last.ckpt").is_file()
+    assert command(settings, *args, "--resume").exit_code == 0
+
+
 # --------------------------------------------------------------------------- starts
 
 
@@ -432,9 +490,7 @@ def test_a_network_starts_from_a_file_whole_or_from_its_encoder(tmp_path: Path) 
     save_state(pose.state_dict(), tmp_path / "pose.safetensors", {})
     again, says = start_net(CARDS["swinpose-t-s2"], str(tmp_path / "pose.safetensors"), 0.0, seed=2)
     assert says.startswith("all weights of")
-    assert torch.equal(
-        again.state_dict()["head.final_layer.weight"], pose.state_dict()["head.final_layer.weight"]
-    )
+    assert torch.equal(again.state_dict()["head.final_layer.weight"], pose.state_dict()["head.final_layer.weight"])
     mesh, says = start_net(CARDS["swinhmr2-t-s2"], str(tmp_path / "pose.safetensors"), 0.0, seed=2)
     assert says.startswith("encoder and neck of")
     for key in ("encoder.layers.1.blocks.1.mlp.fc1.weight", "neck.resample.weight"):
@@ -481,9 +537,7 @@ def overfit(
     flip = 0.5 if task == "hpe" else 0  # poses are measured with the mirrored picture, too
     text = OVERFIT.format(task=task, steps=steps, lr=lr, loss=loss, best=best, flip=flip)
     (tmp_path / "overfit.yaml").write_text(text)
-    job = train.prepare(
-        model, dataset, **{**settings, "recipe": tmp_path / "overfit.yaml", "val_dataset": dataset}
-    )
+    job = train.prepare(model, dataset, **{**settings, "recipe": tmp_path / "overfit.yaml", "val_dataset": dataset})
     train.run(job, tmp_path / "r")
     return {k: float(v) for k, v in read_table(tmp_path / "r" / "validation.csv")[-1].items()}
 
@@ -491,9 +545,7 @@ def overfit(
 @pytest.mark.slow
 def test_a_pose_network_learns_eight_people_by_heart(tmp_path: Path) -> None:
     small_training.write_flat(tmp_path, 8)
-    found = overfit(
-        tmp_path, "hpe", "small-pose", "people-2d", 250, 1e-3, "{scale: 100, foreground: 10}", "AP"
-    )
+    found = overfit(tmp_path, "hpe", "small-pose", "people-2d", 250, 1e-3, "{scale: 100, foreground: 10}", "AP")
     assert found["AP"] == pytest.approx(100, abs=1e-6)
 
 

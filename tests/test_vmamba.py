@@ -52,9 +52,7 @@ def run(net, image):
         found = {"patch_embed": x}
         for i, stage in enumerate(net.layers):
             x = found[f"stage{i + 1}.pre"] = stage.blocks(x)
-            norm = vmamba.LayerNorm2d(
-                x.shape[1]
-            )  # the official dense-prediction version has it after a stage
+            norm = vmamba.LayerNorm2d(x.shape[1])  # the official dense-prediction version has it after a stage
             seeding.seed_module_(norm, lambda key, i=i: f"outnorm{i}.{key}")
             found[f"stage{i + 1}.backbone"] = norm.to(x.dtype)(x)
             if i < 3:

@@ -108,9 +108,7 @@ def evaluate(cards: Path, coco: Path, *args: object) -> Result:
     return hmrbench("eval", *args, *fixed)
 
 
-def test_eval_finds_what_was_fetched_without_network(
-    server: BadServer, tiny_coco: Path, tmp_path: Path
-) -> None:
+def test_eval_finds_what_was_fetched_without_network(server: BadServer, tiny_coco: Path, tmp_path: Path) -> None:
     url = server.serve("/net.pth", GOOD)
     cards = write_cards(
         tmp_path / "c",
@@ -189,9 +187,7 @@ def test_redirects_and_mirrors(server: BadServer, tmp_path: Path) -> None:
 def test_another_variant_is_never_a_mirror(server: BadServer, tiny_coco: Path, tmp_path: Path) -> None:
     gone = server.serve("/b.pth", b"", "status:404")
     other = server.serve("/a.pth", OTHER)
-    cards = write_cards(
-        tmp_path / "c", {"net": [{"url": gone, "variant": "b"}, {"url": other, "variant": "a"}]}
-    )
+    cards = write_cards(tmp_path / "c", {"net": [{"url": gone, "variant": "b"}, {"url": other, "variant": "a"}]})
     assert fetch(cards, "net").exit_code == 3
     assert evaluate(cards, tiny_coco, "net").exit_code == 3
     assert fetch(cards, "net", "--variant", "c").exit_code == 2
@@ -225,17 +221,13 @@ def test_weights_may_be_a_source(server: BadServer, tiny_coco: Path, tmp_path: P
     assert evaluate(cards, tiny_coco, "net", "--weights", "https:/net").exit_code == 2
 
 
-def test_a_glob_goes_on_and_says_what_to_do_by_hand(
-    server: BadServer, tiny_coco: Path, tmp_path: Path
-) -> None:
+def test_a_glob_goes_on_and_says_what_to_do_by_hand(server: BadServer, tiny_coco: Path, tmp_path: Path) -> None:
     cards = write_cards(
         tmp_path / "c",
         {
             "net-a": [{"url": "manual:", "page": "https://example.org/a", "licence": "registration"}],
             "net-b": [{"url": server.serve("/b.pth", GOOD)}],
-            "net-c": [
-                {"url": "manual:", "page": "https://example.org/c", "file": "theirs.pth", "variant": "big"}
-            ],
+            "net-c": [{"url": "manual:", "page": "https://example.org/c", "file": "theirs.pth", "variant": "big"}],
             "net-d": [],
         },
     )
@@ -260,18 +252,12 @@ def test_a_glob_goes_on_and_says_what_to_do_by_hand(
     assert fetch(cards, "net-x").exit_code == 2
 
 
-def test_encoders_are_shared_and_are_no_pose_models(
-    server: BadServer, tiny_coco: Path, tmp_path: Path
-) -> None:
+def test_encoders_are_shared_and_are_no_pose_models(server: BadServer, tiny_coco: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
-    torch.save(
-        {"model": {"conv_stem.w": torch.zeros(1), "groupmixformer_backbone.0.w": torch.zeros(1)}}, buffer
-    )
+    torch.save({"model": {"conv_stem.w": torch.zeros(1), "groupmixformer_backbone.0.w": torch.zeros(1)}}, buffer)
     url = server.serve("/encoder.pth", buffer.getvalue())
     cards = write_cards(tmp_path / "c", {"net-a": [], "net-b": []}, encoder="mine")
-    (cards / "encoders.yaml").write_text(
-        yaml.safe_dump({"encoders": {"mine": [{"url": url, "read_in": "a test"}]}})
-    )
+    (cards / "encoders.yaml").write_text(yaml.safe_dump({"encoders": {"mine": [{"url": url, "read_in": "a test"}]}}))
     found = json.loads(fetch(cards, "net-*", "--encoder", "--json").stdout)
     assert [(r["model"], r["part"]) for r in found] == [("net-a", "encoder"), ("net-b", "encoder")]
     assert len(server.log) == 1

@@ -102,7 +102,7 @@ def test_create_encoder_gives_the_stage(name: str, stages: int) -> None:
 
 
 def test_create_encoder_refuses_what_is_not() -> None:
-    with pytest.raises(UsageError, match="unknown encoder 'swim-t'.*swin-t"):
+    with pytest.raises(UsageError, match=r"unknown encoder 'swim-t'.*swin-t"):
         hmrbench.create_encoder("swim-t")
     with pytest.raises(UsageError, match="1 to 4"):
         hmrbench.create_encoder("swin-t", stages=5)
@@ -114,7 +114,8 @@ def test_cards_of_others(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "family: mine\n"
         "models:\n"
-        "  mine-t: {paper_name: Mine, task: hpe, size: t, build: 'test_zoo:build_constant', input: [64, 48], licence: MIT}\n"
+        "  mine-t: {paper_name: Mine, task: hpe, size: t, build: 'test_zoo:build_constant', input: [64, 48], "
+        "licence: MIT}\n"
     )
     card = zoo.load_card("mine-t", [tmp_path])
     assert zoo.build_net(card)(torch.zeros(1, 3, 64, 48)).shape == (1, 17, 16, 12)
@@ -145,7 +146,10 @@ class _Constant(torch.nn.Module):
             "family: x\nmodels: {swinpose-t-s2: {paper_name: X, task: hpe, size: t, input: [1, 1], licence: x}}\n",
             "already a model",
         ),
-        ("family: x\nmodels: {a: {paper_name: X, task: hpe, size: t, input: [1, 1], licence: x, colour: red}}\n", "colour"),
+        (
+            "family: x\nmodels: {a: {paper_name: X, task: hpe, size: t, input: [1, 1], licence: x, colour: red}}\n",
+            "colour",
+        ),
     ],
 )
 def test_a_wrong_card_names_file_entry_and_field(tmp_path: Path, text: str, message: str) -> None:

@@ -51,7 +51,9 @@ def decode_mesh(
         raise HmrbenchError(f"{body.source}: this body has no regressor of the 44 joints")
     focal = torch.full_like(joints[:, 0, :2], FOCAL_LENGTH_PX / CROP_SIZE_PX)
     in_crop = project(joints, cam_to_translation(params["cam"]), focal)  # (B, 44, 2) in [-0.5, 0.5]
-    center, size = (torch.as_tensor(np.asarray(x), dtype=torch.float64, device=joints.device) for x in (center_px, size_px))
+    center, size = (
+        torch.as_tensor(np.asarray(x), dtype=torch.float64, device=joints.device) for x in (center_px, size_px)
+    )
     keypoints = crop_to_image_px(in_crop.double(), center, size[:, 0])
     scores = np.ones(keypoints.shape[:2], np.float32)
     arrays = {name: value.cpu().numpy() for name, value in params.items()}

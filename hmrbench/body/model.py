@@ -63,9 +63,7 @@ class Body(nn.Module):
         self.update_hips = update_hips
         self.has_joints = arrays.joint_vertices is not None and arrays.joint_regressor_extra is not None
         self._parents = torch.from_numpy(arrays.parents)  # stays on the CPU: smplx walks along it in Python
-        self.mesh = _Mesh(
-            arrays.v_template, arrays.shapedirs, arrays.posedirs, arrays.J_regressor, arrays.weights
-        )
+        self.mesh = _Mesh(arrays.v_template, arrays.shapedirs, arrays.posedirs, arrays.J_regressor, arrays.weights)
         self.joint_mesh = self._mesh_for_joints(arrays)
 
     def _mesh_for_joints(self, arrays: BodyArrays) -> _Mesh:

@@ -50,9 +50,7 @@ def read_pickle(path: Path) -> Any:
     except Exception as e:
         # Broken pickles fail in every way there is: EOFError, UnpicklingError, KeyError, ValueError,
         # MemoryError ...
-        raise DataError(
-            f"{path}: cannot be read, it is damaged or no body file ({type(e).__name__}: {e})"
-        ) from e
+        raise DataError(f"{path}: cannot be read, it is damaged or no body file ({type(e).__name__}: {e})") from e
 
 
 class _Reader(pickle.Unpickler):
@@ -66,9 +64,7 @@ class _Reader(pickle.Unpickler):
         try:
             return self._names[module, name]
         except KeyError:
-            raise DataError(
-                f"refused: the pickle wants to use {module}.{name}, which no body file needs"
-            ) from None
+            raise DataError(f"refused: the pickle wants to use {module}.{name}, which no body file needs") from None
 
     def persistent_load(self, pid: Any) -> Any:
         raise DataError("refused: the pickle refers to objects outside the file")
@@ -116,9 +112,7 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
         names[module, "_reconstruct"] = lambda *_: array()
         names[module, "scalar"] = lambda *_: None
     for module in ("numpy.core.numeric", "numpy._core.numeric"):
-        names[module, "_frombuffer"] = lambda raw, dtype, shape, order: _fill(
-            array(), raw, dtype, shape, order
-        )
+        names[module, "_frombuffer"] = lambda raw, dtype, shape, order: _fill(array(), raw, dtype, shape, order)
     for module in _SPARSE_MODULES:
         for name in _SPARSE_CLASSES:
             names[module, name] = type(name, (_KeptSparse,), {"by_row": name.startswith("csr")})

@@ -59,7 +59,7 @@ def _settings(
         from hmrbench.schema import read_yaml
 
         given = {k.replace("-", "_"): v for k, v in read_yaml(path).items()}
-        ctx.default_map = {command: given for command in ctx.command.commands}  # type: ignore[attr-defined]
+        ctx.default_map = dict.fromkeys(ctx.command.commands, given)  # type: ignore[attr-defined]
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,9 +15,7 @@ _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 def install(
     path: Annotated[
         Path,
-        typer.Argument(
-            help="SMPL's .pkl, an .npz of it, an HMR2.0 checkpoint that holds it, or SMPL_to_J19.pkl."
-        ),
+        typer.Argument(help="SMPL's .pkl, an .npz of it, an HMR2.0 checkpoint that holds it, or SMPL_to_J19.pkl."),
     ],
     json: Json = False,
 ) -> None:
@@ -46,10 +44,7 @@ def list_bodies(json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    cells = [
-        [r["name"], r["status"], r["vertices"], r["faces"], (r["sha256"] or "-")[:12], r["licence"]]
-        for r in rows
-    ]
+    cells = [[r["name"], r["status"], r["vertices"], r["faces"], (r["sha256"] or "-")[:12], r["licence"]] for r in rows]
     stdout().print(make_table(["body", "status", "vertices", "faces", "sha256", "licence"], cells))
 
 

@@ -85,9 +85,7 @@ def _show(verdicts: list[Verdict]) -> None:
     out = stdout()
     if told:
         out.print(make_table(["model", "on", "measure", "baseline", "now", "verdict"], cells))
-    words = [
-        f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)
-    ]
+    words = [f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)]
     out.print(f"{len(verdicts)} numbers held against the baseline: {', '.join(words)}")
 
 
@@ -125,9 +123,7 @@ def _count_now(models: list[str] | None, models_dirs: list[Path]) -> list[dict[s
                     net = zoo.build_net(card)
                 costs = flops.count(net, (1, 3, *card.input))
             except (HmrbenchError, RuntimeError) as e:
-                rows.append(
-                    {"kind": "counts", "model": card.name, "values": {}, "error": f"cannot be counted: {e}"}
-                )
+                rows.append({"kind": "counts", "model": card.name, "values": {}, "error": f"cannot be counted: {e}"})
                 continue
             values = {"params": zoo.parameters_by_part(net)["params"], "macs": costs.macs}
             unknown = ", ".join(costs.uncounted)

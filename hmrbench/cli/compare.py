@@ -23,9 +23,7 @@ def compare(
     resamples: Annotated[
         int, typer.Option("--resamples", min=100, help="How often the data set is drawn again.")
     ] = 1000,
-    confidence: Annotated[
-        float, typer.Option("--confidence", min=0.5, max=0.999, help="Of the interval.")
-    ] = 0.95,
+    confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.999, help="Of the interval.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
     json: Json = False,
 ) -> None:
@@ -38,9 +36,7 @@ def compare(
     found = regress.compare(a, b, resamples=resamples, confidence=confidence, seed=seed)
     if json:
         settings = {"resamples": resamples, "confidence": confidence, "seed": seed}
-        print_json(
-            {"a": str(a.path), "b": str(b.path), **settings, "differences": [asdict(d) for d in found]}
-        )
+        print_json({"a": str(a.path), "b": str(b.path), **settings, "differences": [asdict(d) for d in found]})
         return
     out = stdout()
     for label, run in (("A", a), ("B", b)):
@@ -61,11 +57,7 @@ def compare(
         ]
         for d in found
     ]
-    out.print(
-        make_table(
-            [a.row["dataset"], "A", "B", "B - A", f"{100 * confidence:g} % interval", "verdict"], cells
-        )
-    )
+    out.print(make_table([a.row["dataset"], "A", "B", "B - A", f"{100 * confidence:g} % interval", "verdict"], cells))
     what = "images" if "AP" in a.row["metrics"] else "samples"
     out.print(f"paired bootstrap over {what}, {resamples} resamples, seed {seed}", style="dim", markup=False)
 

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 def app(guarded: Callable[[Callable[..., None]], Callable[..., None]]) -> typer.Typer:
     """The group: alone it lists, with a verb it acts."""
-    group = typer.Typer(
-        help="List data sets; get their files; check that they are here.", invoke_without_command=True
-    )
+    group = typer.Typer(help="List data sets; get their files; check that they are here.", invoke_without_command=True)
     group.callback()(guarded(list_datasets))
     group.command("check")(guarded(check))
     group.command("fetch")(guarded(fetch))

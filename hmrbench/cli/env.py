@@ -100,9 +100,7 @@ def find_problems() -> list[dict[str, str]]:
             for name, words, meaning, known_cure in _KNOWN_FAILURES:
                 if name == module and words in str(e):
                     problem, cure = meaning, known_cure
-            problems.append(
-                {"module": module, "problem": problem, "message": str(e).splitlines()[0], "cure": cure}
-            )
+            problems.append({"module": module, "problem": problem, "message": str(e).splitlines()[0], "cure": cure})
     return problems
 
 

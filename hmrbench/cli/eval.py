@@ -44,10 +44,15 @@ def evaluate(
     dtype: Dtype = "fp32",
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="First N people only; the row is partial.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped; keep finished ones.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="First N people only; the row is partial.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was stopped; keep finished ones.")
+    ] = False,
     save_predictions: Annotated[
-        Path | None, typer.Option("--save-predictions", help="Also write the predictions: a file, or a folder for several.")
+        Path | None,
+        typer.Option("--save-predictions", help="Also write the predictions: a file, or a folder for several."),
     ] = None,
     runs: Runs = Path("runs"),
     models_dir: ModelsDirs = None,

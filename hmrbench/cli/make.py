@@ -40,7 +40,12 @@ def make(
 
     with progress_bar(stderr(), "pictures") as progress:
         make_demo(
-            images, seed, out, workers, lambda done, total: progress(f"{world.value} {split.value}", done, total), split.value
+            images,
+            seed,
+            out,
+            workers,
+            lambda done, total: progress(f"{world.value} {split.value}", done, total),
+            split.value,
         )
     if json:
         print_json({"out": str(out), "images": images, "seed": seed, "split": split.value})

@@ -31,9 +31,7 @@ def _complete_dataset(incomplete: str) -> list[str]:
 
 
 Model = Annotated[str, typer.Argument(help="A model's name.", autocompletion=_complete_model)]
-Models = Annotated[
-    list[str], typer.Argument(help="Names or globs, such as 'gmf*-s3'.", autocompletion=_complete_model)
-]
+Models = Annotated[list[str], typer.Argument(help="Names or globs, such as 'gmf*-s3'.", autocompletion=_complete_model)]
 DatasetName = Annotated[str, typer.Argument(help="A data set's name.", autocompletion=_complete_dataset)]
 DatasetOption = Annotated[
     str, typer.Option("--dataset", "-d", help="A data set's name.", autocompletion=_complete_dataset)
@@ -47,11 +45,15 @@ DataRoot = Annotated[
 ]
 DatasetsFile = Annotated[
     Path | None,
-    typer.Option("--datasets-file", envvar="HMRBENCH_DATASETS_FILE", help="More data sets: a YAML file like datasets.yaml."),
+    typer.Option(
+        "--datasets-file", envvar="HMRBENCH_DATASETS_FILE", help="More data sets: a YAML file like datasets.yaml."
+    ),
 ]
 ModelsDirs = Annotated[
     list[Path] | None,
-    typer.Option("--models-dir", envvar="HMRBENCH_MODELS_DIR", help="More model cards: a folder of YAML; may be repeated."),
+    typer.Option(
+        "--models-dir", envvar="HMRBENCH_MODELS_DIR", help="More model cards: a folder of YAML; may be repeated."
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", envvar="HMRBENCH_RUNS", help="Where rows are kept.")]
 Device = Annotated[str, typer.Option("--device", envvar="HMRBENCH_DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
@@ -62,7 +64,11 @@ Workers = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", envvar="HMRBENCH_WEIGHTS", help="random, demo, a file, or an address (https:, hf:, gdrive:, file:, pypi:)."),
+    typer.Option(
+        "--weights",
+        envvar="HMRBENCH_WEIGHTS",
+        help="random, demo, a file, or an address (https:, hf:, gdrive:, file:, pypi:).",
+    ),
 ]
 Boxes = Annotated[str | None, typer.Option("--boxes", help="gt or det, where the data set has them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -130,7 +136,13 @@ def progress_bar(console: Console, unit: str) -> Iterator[Callable[[str, int, in
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        rate,
+        TimeRemainingColumn(),
+    )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console, transient=True) as bar:
 

@@ -13,18 +13,12 @@ from hmrbench.cli.table import Patterns, SpeedBatch, SpeedDevice, SpeedDtype, Wi
 
 def plot(
     pattern: Patterns = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg or .pdf.")] = Path(
-        "plot.png"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),
     runs: Runs = Path("runs"),
-    task: Annotated[
-        str | None, typer.Option("--task", help="hpe or hmr; by the accuracy asked for if none.")
-    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="hpe or hmr; by the accuracy asked for if none.")] = None,
     y: Annotated[
         str | None,
-        typer.Option(
-            "--y", help="Accuracy: AP, Phi_M_3D, 3dpw-test:PA-MPJPE, ... (default: the task's first)."
-        ),
+        typer.Option("--y", help="Accuracy: AP, Phi_M_3D, 3dpw-test:PA-MPJPE, ... (default: the task's first)."),
     ] = None,
     x: Annotated[str, typer.Option("--x", help="Cost: macs, params, rate, latency, memory.")] = "macs",
     size: Annotated[
@@ -32,17 +26,13 @@ def plot(
     ] = "params",
     with_published: WithPublished = False,
     front: Annotated[bool, typer.Option("--front/--no-front", help="Draw the Pareto front.")] = True,
-    labels: Annotated[
-        str, typer.Option("--labels", help="all, front, none, or auto: all unless too many.")
-    ] = "auto",
+    labels: Annotated[str, typer.Option("--labels", help="all, front, none, or auto: all unless too many.")] = "auto",
     y_min: Annotated[float | None, typer.Option("--y-min", help="Lower end of the accuracy axis.")] = None,
     y_max: Annotated[float | None, typer.Option("--y-max", help="Upper end of the accuracy axis.")] = None,
     width: Annotated[float, typer.Option("--width", min=2, help="Inches.")] = 7.0,
     height: Annotated[float, typer.Option("--height", min=1.5, help="Inches.")] = 4.4,
     dpi: Annotated[int, typer.Option("--dpi", min=50, help="Of a png.")] = 300,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="Also draw scores of untrained networks.")
-    ] = False,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Also draw scores of untrained networks.")] = False,
     device: SpeedDevice = None,
     dtype: SpeedDtype = None,
     batch_size: SpeedBatch = None,

@@ -52,9 +52,7 @@ def predict(
     weights: Weights = None,
     body: Annotated[
         str | None,
-        typer.Option(
-            "--body", help="For meshes: smpl (must be installed), or free or free-lite, which come along."
-        ),
+        typer.Option("--body", help="For meshes: smpl (must be installed), or free or free-lite, which come along."),
     ] = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture (pose only).")
@@ -111,9 +109,7 @@ def predict(
                         and samples
                         and max(p.scores.max() for p in picture.predictions) < keypoint_score
                     ):
-                        remark.print(
-                            f"{path}: no keypoint scores {keypoint_score:g}, so none is drawn", markup=False
-                        )
+                        remark.print(f"{path}: no keypoint scores {keypoint_score:g}, so none is drawn", markup=False)
                     progress(job.card.name, sum(len(d["people"]) for d in done), total)
     if json:
         print_json(done)
@@ -145,8 +141,7 @@ def _write(
 
     found = pictures.record(picture, job)
     meshes = [
-        target.with_name(f"{target.stem}-{i}.{save_mesh}")
-        for i in range(len(picture.meshes) if save_mesh else 0)
+        target.with_name(f"{target.stem}-{i}.{save_mesh}") for i in range(len(picture.meshes) if save_mesh else 0)
     ]
     for person, mesh, path in zip(found["people"], picture.meshes, meshes, strict=False):
         overlay.save_mesh(mesh, path)

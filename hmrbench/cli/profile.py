@@ -63,9 +63,7 @@ def profile(
     by_module: Annotated[
         bool, typer.Option("--by-module", help="Also show where parameters and MACs are, as a tree.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep rows that are there; failed ones run again.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep rows that are there; failed ones run again.")] = False,
     weights: Weights = None,
     runs: Runs = Path("runs"),
     models_dir: ModelsDirs = None,
@@ -102,9 +100,7 @@ def profile(
     rows: list[dict[str, Any]] = []
     try:
         for number, card in enumerate(cards, start=1):
-            found = profiler.profile_card(
-                card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module
-            )
+            found = profiler.profile_card(card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module)
             for result in found:
                 rows.append(profiler.as_row(result))
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)

@@ -20,9 +20,7 @@ def report(
         str | None, typer.Option("--against", help="A cut such as S4: add what the others change against it.")
     ] = None,
     with_published: WithPublished = False,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="Also draw scores of untrained networks.")
-    ] = False,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Also draw scores of untrained networks.")] = False,
     device: SpeedDevice = None,
     dtype: SpeedDtype = None,
     batch_size: SpeedBatch = None,

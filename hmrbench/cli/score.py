@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hmrbench.cli.options import Boxes, DataRoot, DatasetOption, DatasetsFile, Json, Runs, print_json, show_view
+from hmrbench.cli.options import Boxes, DataRoot, DatasetOption, DatasetsFile, Json, print_json, show_view
 
 
 def score(

@@ -13,16 +13,12 @@ from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json
 if TYPE_CHECKING:
     from hmrbench.tables import Table
 
-Patterns = Annotated[
-    list[str] | None, typer.Argument(help="Names or globs of models; all that have runs if none.")
-]
+Patterns = Annotated[list[str] | None, typer.Argument(help="Names or globs of models; all that have runs if none.")]
 WithPublished = Annotated[
     bool, typer.Option("--with-published", help="Add rows that others published, marked, with their sources.")
 ]
 SpeedDevice = Annotated[str | None, typer.Option("--device", help="Speed on this device: part of its name.")]
-SpeedDtype = Annotated[
-    str | None, typer.Option("--dtype", help="Speed at this type: fp32, tf32, fp16, bf16.")
-]
+SpeedDtype = Annotated[str | None, typer.Option("--dtype", help="Speed at this type: fp32, tf32, fp16, bf16.")]
 SpeedBatch = Annotated[int | None, typer.Option("--batch-size", help="Speed at this batch size.")]
 
 

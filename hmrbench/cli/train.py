@@ -33,16 +33,12 @@ def train(
     dataset: DatasetOption,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe", help="A recipe's name or YAML file; vitpose for poses, hmr2 for meshes if none."
-        ),
+        typer.Option("--recipe", help="A recipe's name or YAML file; if none, the data set's, else vitpose or hmr2."),
     ] = None,
     val_dataset: Annotated[
         str | None, typer.Option("--val-dataset", help="Measured while training; its best weights are kept.")
     ] = None,
-    val_limit: Annotated[
-        int | None, typer.Option("--val-limit", min=1, help="Its first N people only.")
-    ] = None,
+    val_limit: Annotated[int | None, typer.Option("--val-limit", min=1, help="Its first N people only.")] = None,
     init: Annotated[
         str | None,
         typer.Option(
@@ -50,15 +46,9 @@ def train(
             help="random; imagenet or pretrained: the encoder weights that the card names; or a file.",
         ),
     ] = None,
-    epochs: Annotated[
-        float | None, typer.Option("--epochs", min=0, help="Instead of the recipe's length.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Instead of the recipe's length.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", min=0, help="Instead of the recipe's learning rate.")
-    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0, help="Instead of the recipe's length.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of the recipe's length.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", min=0, help="Instead of the recipe's learning rate.")] = None,
     batch_size: Annotated[
         str, typer.Option("--batch-size", help="People per process and step; auto: the recipe's.")
     ] = "auto",
@@ -74,9 +64,7 @@ def train(
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after so long, saved; --resume goes on.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the output folder.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Write the final weights in half precision.")] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder of the run; train/MODEL-RECIPE if none.")
@@ -137,7 +125,7 @@ def train(
         )
     except KeyboardInterrupt:
         if distributed.is_first():
-            remark.print(f"stopped and saved in {folder}; --resume goes on", markup=False)
+            remark.print(f"stopped; --resume goes on from {folder / 'last.ckpt'}", markup=False, soft_wrap=True)
         raise
     if not distributed.is_first():
         return

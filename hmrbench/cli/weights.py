@@ -23,15 +23,11 @@ def fetch(
     model: Models,
     encoder: Annotated[
         bool,
-        typer.Option(
-            "--encoder", help="The pretrained encoder, to start training from, not the whole network."
-        ),
+        typer.Option("--encoder", help="The pretrained encoder, to start training from, not the whole network."),
     ] = False,
     variant: Annotated[
         str | None,
-        typer.Option(
-            "--variant", help="Which of a model's weights, such as hmr2.0a; the first it names if none."
-        ),
+        typer.Option("--variant", help="Which of a model's weights, such as hmr2.0a; the first it names if none."),
     ] = None,
     offline: Offline = False,
     models_dir: ModelsDirs = None,
@@ -109,9 +105,7 @@ def convert(
         raise UsageError(f"{target}: the output is a .safetensors file")
     name, report = zoo.convert_weights(source, target, model, models_dir or [])
     if json:
-        print_json(
-            {"model": name, "layout": report.layout, "out": str(target), "unexpected": report.unexpected}
-        )
+        print_json({"model": name, "layout": report.layout, "out": str(target), "unexpected": report.unexpected})
     else:
         stdout().print(f"{source} ({report.layout}) -> {target} ({name})", markup=False)
         _remark_unexpected(report.unexpected)
@@ -147,9 +141,7 @@ def check(
     rows = [
         [
             k,
-            ", ".join(v[:4]) + (f" and {len(v) - 4} more" if len(v) > 4 else "")
-            if isinstance(v, list)
-            else v,
+            ", ".join(v[:4]) + (f" and {len(v) - 4} more" if len(v) > 4 else "") if isinstance(v, list) else v,
         ]
         for k, v in found.items()
     ]

@@ -13,9 +13,9 @@ from typing import Any
 from pycocotools.coco import COCO
 
 from hmrbench.data import Check, check_images
+from hmrbench.download import file_sha256
 from hmrbench.errors import DataError
 from hmrbench.metrics.coco_keypoints import check_coco, make_coco, restrict
-from hmrbench.download import file_sha256
 from hmrbench.records import Dataset, Sample
 from hmrbench.schema import DatasetSpec
 
@@ -124,11 +124,17 @@ def check(spec: DatasetSpec, folder: Path) -> list[Check]:
             continue
         try:
             found = _read_json(folder / file, "detector box file")
-            known = {i for i in coco.imgs}
+            known = set(coco.imgs)
             boxes = [b for b in found if b["category_id"] == _PERSON]
             off = sum(b["image_id"] not in known for b in boxes)
             checks.append(
-                Check.count(f"boxes ({name})", "boxes", len(boxes), spec.counts.get("boxes"), f"{off} on other images" if off else "")
+                Check.count(
+                    f"boxes ({name})",
+                    "boxes",
+                    len(boxes),
+                    spec.counts.get("boxes"),
+                    f"{off} on other images" if off else "",
+                )
             )
         except DataError as e:
             status = "corrupt" if (folder / file).exists() else "missing"

@@ -179,7 +179,5 @@ def _checked_boxes(boxes_xywh_px: Array, names: Sequence[str] | None = None) -> 
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         name = names[row] if names else f"box {row}"
-        raise DataError(
-            f"{name} (x, y, width, height) = {boxes[row].tolist()} is not finite or has no extent"
-        )
+        raise DataError(f"{name} (x, y, width, height) = {boxes[row].tolist()} is not finite or has no extent")
     return boxes

@@ -59,7 +59,10 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
         samples.append(Sample(f"person {i}", images / name, name, box, padded=True))
     truth = _truth(content, path, spec, sizes)
     chosen = slice(0, count if limit is None else limit)
-    cut: dict[str, Any] = {k: v[chosen] if isinstance(v, np.ndarray) and len(v) == count and k != "joint_subset" else v for k, v in truth.items()}
+    cut: dict[str, Any] = {
+        k: v[chosen] if isinstance(v, np.ndarray) and len(v) == count and k != "joint_subset" else v
+        for k, v in truth.items()
+    }
     if "params" in cut:
         cut["params"] = {k: v[chosen] for k, v in cut["params"].items()}
     return Dataset(spec.name, tuple(samples[chosen]), cut, boxes, file_sha256(path), total=count)
@@ -135,7 +138,9 @@ def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Arra
     for metric, field in (("pck", "keypoints_px"), ("mpjpe", "joints_m")):
         if metric in spec.metrics and field not in truth:
             dimensions = "2d" if metric == "pck" else "3d"
-            raise DataError(f"{path}: lacks body_keypoints_{dimensions} and extra_keypoints_{dimensions}, which {metric} needs")
+            raise DataError(
+                f"{path}: lacks body_keypoints_{dimensions} and extra_keypoints_{dimensions}, which {metric} needs"
+            )
     if "joints" in spec.options:
         truth |= {"joint_subset": np.array(spec.options["joints"]), "pelvis": spec.options.get("pelvis", 39)}
     if spec.options.get("pve"):

@@ -70,9 +70,7 @@ def fetch_dataset(
         sources = [s for s in part.sources if s.url != "manual:"]
         if name != "images":
             target = next(iter(missing))
-            return fetch.fetch(
-                sources, folder, name=target, offline=offline, progress=progress, http=http
-            ).source.url
+            return fetch.fetch(sources, folder, name=target, offline=offline, progress=progress, http=http).source.url
         found = fetch.fetch(sources, record=False, offline=offline, progress=progress, http=http)
         ours = found.path.is_relative_to(fetch.cache_dir())
         say(f"extracting {len(missing):,} pictures of {found.path.name}")
@@ -146,9 +144,7 @@ def target_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
     if data_root is None:
         raise DataError(f"{spec.name}: where shall the data go? Give --data-root DIR or set HMRBENCH_DATA")
     inner = data_root / spec.folder
-    root_is_it = not inner.is_dir() and (
-        (data_root / spec.annotations).exists() or (data_root / spec.images).is_dir()
-    )
+    root_is_it = not inner.is_dir() and ((data_root / spec.annotations).exists() or (data_root / spec.images).is_dir())
     return data_root if root_is_it else inner
 
 
@@ -270,11 +266,7 @@ def _archives(given: Path, part: Part) -> list[Sequence[Path]]:
     found: list[Sequence[Path]] = []
     for pattern in part.archives:
         paths = (
-            sorted(given.glob(pattern))
-            if given.is_dir()
-            else [given]
-            if fnmatch.fnmatch(given.name, pattern)
-            else []
+            sorted(given.glob(pattern)) if given.is_dir() else [given] if fnmatch.fnmatch(given.name, pattern) else []
         )
         pieces = [path for path in paths if _PIECE.search(path.name)]
         found += [[path] for path in paths if path not in pieces and path.is_file()]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.metrics.mpjpe import mpjpe, pa_mpjpe, pve
 from hmrbench.metrics.pck import pck

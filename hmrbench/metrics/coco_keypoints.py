@@ -34,9 +34,7 @@ Result = Mapping[str, Any]
 # --- similarity
 
 
-def keypoint_similarity(
-    pred_px: Array, gt_px: Array, area_px2: Array, sigmas: Sequence[float] | Array
-) -> Array:
+def keypoint_similarity(pred_px: Array, gt_px: Array, area_px2: Array, sigmas: Sequence[float] | Array) -> Array:
     """Similarity exp(-d^2 / (2 area (2 sigma)^2)) of each keypoint.
 
     Args:
@@ -54,9 +52,7 @@ def keypoint_similarity(
     return similarity
 
 
-def oks(
-    pred_px: Array, gt_px: Array, visible: Array | None, area_px2: Array, sigmas: Sequence[float] | Array
-) -> Array:
+def oks(pred_px: Array, gt_px: Array, visible: Array | None, area_px2: Array, sigmas: Sequence[float] | Array) -> Array:
     """Object keypoint similarity: the mean of `keypoint_similarity` over the visible keypoints.
 
     Args:
@@ -115,9 +111,7 @@ def oks_nms(
         (M,) indices of those kept, best first.
     """
     keypoints, areas = np.asarray(keypoints_px, np.float64), np.asarray(areas_px2, np.float64)
-    alike = (
-        oks(keypoints[:, None], keypoints[None], None, (areas[:, None] + areas[None]) / 2, sigmas) > threshold
-    )
+    alike = oks(keypoints[:, None], keypoints[None], None, (areas[:, None] + areas[None]) / 2, sigmas) > threshold
     left = np.argsort(scores, kind="stable")[::-1]
     keep = []
     while len(left):
@@ -248,9 +242,7 @@ def person_category(coco: COCO) -> int:
     categories = coco.dataset.get("categories", [])
     people = [category for category in categories if category.get("name") == "person"]
     if len(people or categories) != 1:
-        raise DataError(
-            f"the annotations must have one category person, not {[c.get('name') for c in categories]}"
-        )
+        raise DataError(f"the annotations must have one category person, not {[c.get('name') for c in categories]}")
     return int((people or categories)[0]["id"])
 
 
@@ -277,13 +269,10 @@ def check_coco(coco: COCO, items: Sequence[Sample | Result], skeleton: Skeleton 
     unknown = [image_id for image_id in ids if image_id not in known]
     if len(unknown) == len(ids):
         raise DataError(
-            f"no image id is in the annotations, which have ids like {next(iter(coco.imgs), None)!r}, "
-            f"not {ids[0]!r}"
+            f"no image id is in the annotations, which have ids like {next(iter(coco.imgs), None)!r}, not {ids[0]!r}"
         )
     if unknown:
-        raise DataError(
-            f"image id {unknown[0]!r} is not in the annotations ({len(unknown)} of {len(ids)} are not)"
-        )
+        raise DataError(f"image id {unknown[0]!r} is not in the annotations ({len(unknown)} of {len(ids)} are not)")
 
     for number, item in enumerate(items):
         if isinstance(item, Sample):
@@ -293,9 +282,7 @@ def check_coco(coco: COCO, items: Sequence[Sample | Result], skeleton: Skeleton 
             raise DataError(f"{name}: category_id is {item.get('category_id')!r}, persons have {category}")
         keypoints, score = item.get("keypoints", ()), item.get("score")
         if len(keypoints) != 3 * len(skeleton.joints):
-            raise DataError(
-                f"{name}: {len(keypoints)} numbers for {len(skeleton.joints)} keypoints (x, y, score)"
-            )
+            raise DataError(f"{name}: {len(keypoints)} numbers for {len(skeleton.joints)} keypoints (x, y, score)")
         if not _finite([*keypoints, score]):
             raise DataError(f"{name}: keypoints or score are not finite")
 
@@ -315,9 +302,7 @@ def _check_truth(coco: COCO, category: int, skeleton: Skeleton) -> None:
         if missing:
             raise DataError(f"{name} has no {min(missing)}")
         if len(annotation["keypoints"]) != 3 * joints:
-            raise DataError(
-                f"{name}: {len(annotation['keypoints'])} numbers for {joints} keypoints (x, y, visible)"
-            )
+            raise DataError(f"{name}: {len(annotation['keypoints'])} numbers for {joints} keypoints (x, y, visible)")
         if annotation["iscrowd"] or not annotation["num_keypoints"]:
             continue
         labelled += 1
@@ -404,9 +389,7 @@ def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> 
 
 
 def _stats(evaluator: COCOeval) -> dict[str, float]:
-    return {
-        name: float(value) * 100 for name, value in zip(STATS, evaluator.stats, strict=True) if value > -1
-    }
+    return {name: float(value) * 100 for name, value in zip(STATS, evaluator.stats, strict=True) if value > -1}
 
 
 def _of_all_areas(evaluator: COCOeval) -> list[dict[str, Any] | None]:
@@ -421,17 +404,13 @@ def _per_joint(evaluator: COCOeval, skeleton: Skeleton) -> dict[str, dict[str, f
     for found in _of_all_areas(evaluator):
         if found is None:
             continue
-        for truth_id, match, ignored in zip(
-            found["gtIds"], found["gtMatches"][0], found["gtIgnore"], strict=True
-        ):
+        for truth_id, match, ignored in zip(found["gtIds"], found["gtMatches"][0], found["gtIgnore"], strict=True):
             if not ignored:
                 truths.append(evaluator.cocoGt.anns[truth_id])
                 matches.append(int(match))
     joints = len(skeleton.joints)
     nobody = np.zeros(3 * joints)
-    keypoints = np.array([truth["keypoints"] for truth in truths], np.float64).reshape(
-        -1, joints, 3
-    )  # (M, K, 3)
+    keypoints = np.array([truth["keypoints"] for truth in truths], np.float64).reshape(-1, joints, 3)  # (M, K, 3)
     predicted = [evaluator.cocoDt.anns[match]["keypoints"] if match else nobody for match in matches]
     pred = np.array(predicted, np.float64).reshape(-1, joints, 3)
     area = np.array([truth["area"] for truth in truths])  # (M,)

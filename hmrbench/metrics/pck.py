@@ -53,14 +53,10 @@ def pck(
             positive, or no keypoint is visible at all.
     """
     mean, per_joint = pck_of_distances(normalised_distances(pred, gt, visible, size), threshold)
-    return mean, (
-        torch.from_numpy(per_joint).to(pred.device) if isinstance(pred, torch.Tensor) else per_joint
-    )
+    return mean, (torch.from_numpy(per_joint).to(pred.device) if isinstance(pred, torch.Tensor) else per_joint)
 
 
-def normalised_distances(
-    pred: Any, gt: Any, visible: Any, size: Any, ids: Sequence[str] | None = None
-) -> Array:
+def normalised_distances(pred: Any, gt: Any, visible: Any, size: Any, ids: Sequence[str] | None = None) -> Array:
     """Distances divided by `size`, (N, K) float64, NaN where not visible. Arguments, errors: see `pck`."""
     pred, gt, size, visible = (_float64(x) for x in (pred, gt, size, visible))
     visible = visible > 0
@@ -122,9 +118,7 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
         mean, joints = pck_of_distances(distances, threshold)
         scores.append(Score(name, mean, "%", True))
         per_joint[name] = {j: float(v) for j, v in zip(names, joints, strict=True) if np.isfinite(v)}
-    return Measurement(
-        scores=tuple(scores), per_joint=per_joint, per_sample={"normalised_distance": distances}
-    )
+    return Measurement(scores=tuple(scores), per_joint=per_joint, per_sample={"normalised_distance": distances})
 
 
 METRIC = Metric(name="pck", unit="%", higher_is_better=True, compute=compute)

@@ -91,9 +91,7 @@ class Network(nn.Module):
         """
         if self.side_crop:
             if x.shape[-1] <= 2 * self.side_crop:
-                raise UsageError(
-                    f"images {x.shape[-1]} wide leave nothing when {self.side_crop} go at either side"
-                )
+                raise UsageError(f"images {x.shape[-1]} wide leave nothing when {self.side_crop} go at either side")
             x = x[..., self.side_crop : -self.side_crop]
         y: Tensor | dict[str, Tensor] = self.head(self.neck(self.encoder(x)))
         return y

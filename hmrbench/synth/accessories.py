@@ -13,20 +13,14 @@ from hmrbench.synth.meshes import Part, bone_mix, box, ellipsoid, loose, ramp, s
 Rng = np.random.Generator
 
 
-def shoes(
-    rng: Rng, body: Body, rest: Array, joints: Array, skin: Array
-) -> tuple[list[Part], Array | None, Array]:
+def shoes(rng: Rng, body: Body, rest: Array, joints: Array, skin: Array) -> tuple[list[Part], Array | None, Array]:
     """Both shoes, the cover (V,) of socks or None, and how far skin vertices (V,) stay out of the shoe."""
     p = body.template
     ground = float(p[:, 1].min())
     if rng.random() < 0.05:
         return [], None, np.ones(len(p))
     kind = str(rng.choice(["sneaker", "leather", "boot"], p=[0.62, 0.23, 0.15]))
-    upper = (
-        mt.cloth_colour(rng, skin)
-        if kind == "sneaker"
-        else np.array([0.2, 0.12, 0.07]) * rng.uniform(0.3, 1.4)
-    )
+    upper = mt.cloth_colour(rng, skin) if kind == "sneaker" else np.array([0.2, 0.12, 0.07]) * rng.uniform(0.3, 1.4)
     sole = np.full(3, rng.choice([0.92, 0.85, 0.15])) if kind == "sneaker" else np.full(3, 0.07)
     gloss = 0.02 if kind == "sneaker" else 0.12
     row = mt.material(
@@ -61,18 +55,13 @@ def _shoe(body: Body, rest: Array, joints: Array, side: int, row: Array, height:
             near[:, 1].max() - ground,
         )
     kernel = np.array([0.25, 0.5, 0.25])
-    middle, half, tall = (
-        np.convolve(np.pad(a, 1, mode="edge"), kernel, "valid") for a in (middle, half, tall)
-    )
+    middle, half, tall = (np.convolve(np.pad(a, 1, mode="edge"), kernel, "valid") for a in (middle, half, tall))
     round_end = np.sqrt(np.clip(1 - np.clip((np.abs(stations - 0.46) - 0.3) / 0.27, 0, 1) ** 2, 0, 1))
     half = (half + 0.008) * np.maximum(round_end, 0.05)
     ankle_z = joints[an.ANKLE + side][2]
     along = heel - 0.014 + stations * (toe - heel + 0.034)
     opening = ramp(along, ankle_z + 0.035, ankle_z + 0.11)
-    top = (
-        np.minimum(height * (1 - opening) + (tall + 0.012) * opening, height)
-        * np.maximum(round_end, 0.35) ** 0.35
-    )
+    top = np.minimum(height * (1 - opening) + (tall + 0.012) * opening, height) * np.maximum(round_end, 0.35) ** 0.35
     top = np.maximum(top, 0.035)
     phi = np.linspace(0, 2 * np.pi, 20, endpoint=False) + np.pi / 20
     cx = np.sign(np.cos(phi)) * np.abs(np.cos(phi)) ** 0.65
@@ -83,16 +72,12 @@ def _shoe(body: Body, rest: Array, joints: Array, side: int, row: Array, height:
         belly = 0.022
         up = np.where(sy > 0, belly + (top[k] + 0.014 - belly) * sy, belly * (1 + sy))
         narrow = 1 - 0.38 * np.clip(sy, 0, 1) ** 1.5
-        rings.append(
-            np.stack([middle[k] + half[k] * cx * narrow, base + up, np.full_like(phi, along[k])], -1)
-        )
+        rings.append(np.stack([middle[k] + half[k] * cx * narrow, base + up, np.full_like(phi, along[k])], -1))
     first, last = rings[0].mean(0), rings[-1].mean(0)
     rings = [np.tile(first, (len(phi), 1)) * 0.999 + rings[0] * 0.001, *rings, np.tile(last, (len(phi), 1))]
     vertices, faces = tube(np.stack(rings))
     front = ramp(vertices[:, 2], joints[an.FOOT + side][2] - 0.03, joints[an.FOOT + side][2] + 0.02)
-    bones, weights = bone_mix(
-        len(vertices), body.bones.shape[1], (an.ANKLE + side, 1 - front), (an.FOOT + side, front)
-    )
+    bones, weights = bone_mix(len(vertices), body.bones.shape[1], (an.ANKLE + side, 1 - front), (an.FOOT + side, front))
     texture = vertices + np.array([0.0, float(body.template[:, 1].min()) - ground, 0.0])
     texture[:, 0] *= sign
     return loose(vertices, faces, row, bones, weights, texture=texture)
@@ -162,13 +147,9 @@ def worn_things(rng: Rng, body: Body, rest: Array, skin: Array) -> list[Part]:
                 )
             )
         bar = eyes.mean(0) + np.array([0, 0.006, 0.028])
-        parts.append(
-            solid(*box(bar - np.array([0.03, 0.003, 0.003]), bar + np.array([0.03, 0.003, 0.003])), row, body)
-        )
+        parts.append(solid(*box(bar - np.array([0.03, 0.003, 0.003]), bar + np.array([0.03, 0.003, 0.003])), row, body))
     if rng.random() < 0.07:
-        row = mt.material(
-            mt.cloth_colour(rng, skin), soft=0.2, bump=0.006, bump_freq=2, tone=0.1, tone_freq=1
-        )
+        row = mt.material(mt.cloth_colour(rng, skin), soft=0.2, bump=0.006, bump_freq=2, tone=0.1, tone_freq=1)
         back = float(rest[(body.part == an.SPINE3) & (np.abs(body.template[:, 0]) < 0.1)][:, 2].min())
         centre = np.array([0.0, 0.32, back - 0.075])
         parts.append(solid(*ellipsoid(centre, np.array([0.16, 0.23, 0.1]), 24, 13), row, body, an.SPINE3))
@@ -179,9 +160,7 @@ def worn_things(rng: Rng, body: Body, rest: Array, skin: Array) -> list[Part]:
         row = mt.material(colour, np.clip(colour * 0.5, 0, 1), gloss=0.1, soft=0.1)
         if rng.random() < 0.5:
             half = np.array([0.075, 0.006, 0.04])
-            vertices, faces = box(
-                tip - half + np.array([0, -0.035, 0]), tip + half + np.array([0, -0.035, 0])
-            )
+            vertices, faces = box(tip - half + np.array([0, -0.035, 0]), tip + half + np.array([0, -0.035, 0]))
         else:
             vertices, faces = ellipsoid(tip + np.array([0.0, -0.1, 0.0]), np.full(3, rng.uniform(0.04, 0.11)))
         parts.append(loose(vertices, faces, row, (an.WRIST + side,), width=width))

@@ -69,9 +69,7 @@ def load_body(path: Path = BODY_FILE) -> Body:
         extra_regressor = raw["joint_regressor_extra"].astype(np.float64)
         joint_vertices = raw["joint_vertices"].astype(np.int64)
         parents = tuple(int(p) for p in raw["kintree_table"][0])
-        masks = {
-            key: raw[name] > 0.5 for key, name in (("eye", "is_eye"), ("lips", "m_lips"), ("ears", "m_ears"))
-        }
+        masks = {key: raw[name] > 0.5 for key, name in (("eye", "is_eye"), ("lips", "m_lips"), ("ears", "m_ears"))}
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not the free body's npz file ({error})") from error
     most = int((dense > 0).sum(1).max())

@@ -25,9 +25,7 @@ def _aim(
 
     def move(fig: Figure, rng: Rng, side: int) -> None:
         d = direction / np.linalg.norm(direction) + rng.normal(0, spread, 3)
-        fig.aim_arm(
-            side, d, bend_to + rng.normal(0, 0.1, 3), rng.uniform(low, high), twist + rng.normal(0, 12)
-        )
+        fig.aim_arm(side, d, bend_to + rng.normal(0, 0.1, 3), rng.uniform(low, high), twist + rng.normal(0, 12))
         fig.hand(side, rng.normal(5, 9), rng.normal(0, 6), rng.uniform(5, 45))
 
     return move
@@ -101,9 +99,7 @@ PAIRED = {"folded", "knees", "prop", "floor", "carry", "ground", "guard"}
 
 def _any(fig: Figure, rng: Rng, side: int) -> None:
     p = rng.normal(size=5)
-    _aim(_vec(abs(p[0]) + 0.25, 0.9 * p[1], 0.7 * p[2] + 0.3), _vec(p[3] - 0.5, p[4], 0.8), 0, 125)(
-        fig, rng, side
-    )
+    _aim(_vec(abs(p[0]) + 0.25, 0.9 * p[1], 0.7 * p[2] + 0.3), _vec(p[3] - 0.5, p[4], 0.8), 0, 125)(fig, rng, side)
 
 
 def _fold(fig: Figure, rng: Rng) -> None:

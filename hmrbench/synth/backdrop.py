@@ -14,9 +14,7 @@ from hmrbench.synth.textures import texture
 def aim(x: float, y: float, camera: Array, ray: Array) -> None:
     """The direction (3,) in the world of a sample's ray, one metre deep, into `ray`."""
     for k in range(3):
-        ray[k] = (camera[1, k] * (x - camera[4, 1]) + camera[2, k] * (y - camera[4, 2])) / camera[
-            4, 0
-        ] + camera[3, k]
+        ray[k] = (camera[1, k] * (x - camera[4, 1]) + camera[2, k] * (y - camera[4, 2])) / camera[4, 0] + camera[3, k]
 
 
 @njit
@@ -25,9 +23,7 @@ def plane_distance(planes: Array, q: int, camera: Array, ray: Array) -> float:
     facing = planes[q, 0] * ray[0] + planes[q, 1] * ray[1] + planes[q, 2] * ray[2]
     if facing >= -1e-9:
         return 1e9
-    gap = (
-        planes[q, 3] - planes[q, 0] * camera[0, 0] - planes[q, 1] * camera[0, 1] - planes[q, 2] * camera[0, 2]
-    )
+    gap = planes[q, 3] - planes[q, 0] * camera[0, 0] - planes[q, 1] * camera[0, 1] - planes[q, 2] * camera[0, 2]
     return gap / facing if gap < 0.0 else 1e9
 
 
@@ -45,9 +41,7 @@ def plane_point(planes: Array, q: int, distance: float, camera: Array, ray: Arra
 
 
 @njit
-def background(
-    x: float, y: float, planes: Array, decals: Array, camera: Array, ray: Array
-) -> tuple[int, int]:
+def background(x: float, y: float, planes: Array, decals: Array, camera: Array, ray: Array) -> tuple[int, int]:
     """Which plane and which decal on it a sample sees that shows no face; -1 for none."""
     aim(x, y, camera, ray)
     best, hit, decal = 1e9, -1, -1
@@ -58,11 +52,7 @@ def background(
     if hit >= 0:
         u, v = plane_point(planes, hit, best, camera, ray)
         for q in range(decals.shape[0]):
-            if (
-                decals[q, 0] == hit
-                and decals[q, 1] <= u <= decals[q, 3]
-                and decals[q, 2] <= v <= decals[q, 4]
-            ):
+            if decals[q, 0] == hit and decals[q, 1] <= u <= decals[q, 3] and decals[q, 2] <= v <= decals[q, 4]:
                 decal = q
     return hit, decal
 
@@ -123,12 +113,7 @@ def sky(ray: Array, backdrop: Array, noise: Array, rgb: Array) -> None:
         else:
             rough = 0.25 if kind == 1 else 0.5
             top = size * scale * (0.3 + tile(noise, 0, around * 0.15 + seed + 0.4 * layer, 0.2 + 0.3 * layer))
-            top += (
-                size
-                * scale
-                * rough
-                * (tile(noise, 1, around * (0.2 if kind == 1 else 0.9) + seed, 0.7) - 0.3)
-            )
+            top += size * scale * rough * (tile(noise, 1, around * (0.2 if kind == 1 else 0.9) + seed, 0.7) - 0.3)
         solid = below(rise, top, 0.012 if kind == 2 else 0.003)
         leaf = tile(noise, 1, around * 2.5 + seed, rise * 2.5)
         glow = 1.0 if kind == 1 else 0.7 + 0.6 * leaf

@@ -51,11 +51,7 @@ def aim_camera(rng: np.random.Generator, points: Array, size: tuple[int, int]) -
     axes = np.stack([right, np.cross(forward, right), forward])
     kind = rng.random()
     share = (
-        rng.uniform(0.62, 0.93)
-        if kind < 0.7
-        else rng.uniform(0.35, 0.62)
-        if kind < 0.84
-        else rng.uniform(1.0, 1.75)
+        rng.uniform(0.62, 0.93) if kind < 0.7 else rng.uniform(0.35, 0.62) if kind < 0.84 else rng.uniform(1.0, 1.75)
     )
     shift = rng.normal(0, 0.05, 2)
     if share > 0.98:

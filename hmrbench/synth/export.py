@@ -70,9 +70,7 @@ def make_demo(
         UsageError: a number that cannot be, or an unknown split.
     """
     if images < 1 or not 0 <= seed < 2**32 or workers < 1:
-        raise UsageError(
-            f"need at least one image, one worker and a seed from 0; got {images}, {workers}, {seed}"
-        )
+        raise UsageError(f"need at least one image, one worker and a seed from 0; got {images}, {workers}, {seed}")
     if split not in SPLITS:
         raise UsageError(f"unknown split '{split}'; known: {', '.join(SPLITS)}")
     folder = out / split
@@ -162,8 +160,7 @@ def coco_layout(scenes: list[tuple[tuple[int, int], tuple[Person, ...]]]) -> dic
                     "iscrowd": 0,
                     "num_keypoints": int((flags > 0).sum()),
                     "keypoints": [
-                        int(v) if k % 3 == 2 else float(v)
-                        for k, v in enumerate(person.keypoints_px.reshape(-1))
+                        int(v) if k % 3 == 2 else float(v) for k, v in enumerate(person.keypoints_px.reshape(-1))
                     ],
                     "bbox": list(person.box_xywh_px),
                     "area": person.area_px,
@@ -206,9 +203,7 @@ def hmr_layout(scenes: list[tuple[tuple[int, int], tuple[Person, ...]]]) -> dict
         "extra_keypoints_2d": flat[:, 25:],
         "body_keypoints_3d": solid[:, :25],
         "extra_keypoints_3d": solid[:, 25:],
-        "body_pose": np.stack(
-            [np.concatenate([p.global_orient, p.body_pose.reshape(-1)]) for _, _, p in people]
-        ),
+        "body_pose": np.stack([np.concatenate([p.global_orient, p.body_pose.reshape(-1)]) for _, _, p in people]),
         "has_body_pose": ones,
         "betas": np.stack([p.betas for _, _, p in people]),
         "has_betas": ones,

@@ -41,9 +41,7 @@ def hair_and_hat(
     """Hair colour (3,) and the parts of hair and hat."""
     p = body.template
     head = (body.part == an.HEAD) | ((body.part == an.NECK) & (p[:, 1] > 0.6))
-    colour = np.clip(
-        HAIRS[int(rng.integers(len(HAIRS)))] * rng.uniform(0.8, 1.2) + rng.normal(0, 0.01, 3), 0.02, 0.9
-    )
+    colour = np.clip(HAIRS[int(rng.integers(len(HAIRS)))] * rng.uniform(0.8, 1.2) + rng.normal(0, 0.01, 3), 0.02, 0.9)
     row = mt.material(
         colour, colour * 0.6, pattern=mt.HAIR, gloss=0.05, sharpness=10, tone=0.2, tone_freq=3, soft=0.2,
         wrap=mt.AROUND_Y, centre_1=HEAD_Z, radius=0.1,
@@ -53,9 +51,7 @@ def hair_and_hat(
         if feminine
         else [0.42, 0.2, 0.05, 0, 0.02, 0, 0.05, 0.1, 0.1, 0.06]
     )
-    style = str(
-        rng.choice(["short", "crop", "long", "bob", "tail", "bun", "afro", "bald", "cap", "beanie"], p=shares)
-    )
+    style = str(rng.choice(["short", "crop", "long", "bob", "tail", "bun", "afro", "bald", "cap", "beanie"], p=shares))
     parts: list[Part] = []
     line = _hairline(p, rng.uniform(-0.012, 0.012)) + 0.006 * np.sin(p[:, 0] * 190) * np.cos(p[:, 2] * 150)
     cover = np.where(head & ~body.masks["ears"] & ~body.masks["eye"], line, -0.05)
@@ -70,9 +66,7 @@ def hair_and_hat(
     if style != "bald":
         swell = 1 + 0.35 * _wave(p, rng) * _wave(p, rng)
         rise = np.clip(cover / (0.045 if style == "afro" else 0.03), 0.12, 1)
-        parts.append(
-            shell(body, rest, normals, cover, np.clip(volume * rise * swell, 0.002, 0.1), (row,), none)
-        )
+        parts.append(shell(body, rest, normals, cover, np.clip(volume * rise * swell, 0.002, 0.1), (row,), none))
     middle = rest[head].mean(0)
     stretch = float(np.ptp(rest[head][:, 0]) / np.ptp(p[head][:, 0]))
     old = p[head].mean(0)
@@ -81,25 +75,19 @@ def hair_and_hat(
         return np.asarray((points - old) * stretch + middle)
 
     if style in ("long", "bob"):
-        parts.append(
-            _curtain(rng, body, place, row, 0.6 if style == "bob" else rng.uniform(0.34, 0.52), volume)
-        )
+        parts.append(_curtain(rng, body, place, row, 0.6 if style == "bob" else rng.uniform(0.34, 0.52), volume))
     if style == "tail":
         t = np.linspace(0, 1, 9)[:, None]
         spine = np.concatenate(
             [0 * t, 0.775 - 0.05 * t - rng.uniform(0.18, 0.32) * t**1.5, -0.115 - 0.09 * np.sin(2.2 * t)], 1
         )
         parts.append(
-            _strand(
-                place(spine), 0.036 * np.sin(np.pi * np.clip(t[:, 0] * 0.85 + 0.12, 0, 1)) + 0.006, row, body
-            )
+            _strand(place(spine), 0.036 * np.sin(np.pi * np.clip(t[:, 0] * 0.85 + 0.12, 0, 1)) + 0.006, row, body)
         )
     if style == "bun":
         parts.append(
             solid(
-                *ellipsoid(
-                    place(np.array([[0, rng.uniform(0.76, 0.85), -0.1]]))[0], np.array([0.05, 0.045, 0.05])
-                ),
+                *ellipsoid(place(np.array([[0, rng.uniform(0.76, 0.85), -0.1]]))[0], np.array([0.05, 0.045, 0.05])),
                 row,
                 body,
             )
@@ -175,11 +163,7 @@ def _hat(
         front = np.stack(
             [0.088 * np.sin(phi), 0.772 - 0.02 * np.cos(phi), HEAD_Z + 0.12 + 0.085 * np.cos(phi) ** 0.8], -1
         )
-        vertices, faces = tube(
-            np.stack([back, 0.5 * (back + front) + np.array([0, 0.006, 0]), front]), closed=False
-        )
+        vertices, faces = tube(np.stack([back, 0.5 * (back + front) + np.array([0, 0.006, 0]), front]), closed=False)
         visor = mt.material(b if rng.random() < 0.4 else a, soft=0.1)
-        parts.append(
-            loose(place(vertices), faces, visor, (an.HEAD,), two_sided=True, width=body.bones.shape[1])
-        )
+        parts.append(loose(place(vertices), faces, visor, (an.HEAD,), two_sided=True, width=body.bones.shape[1]))
     return parts

@@ -135,9 +135,7 @@ def light(
                     if gloss > 0.0:
                         fresnel = 0.06 * gloss * (1.0 - max(0.0, min(1.0, rim))) ** 4
                         if facing > 0.0:
-                            spark = (
-                                gloss * max(0.0, glance / (math.sqrt(half) + 1e-9)) ** extra[y, x, 2] * seen
-                            )
+                            spark = gloss * max(0.0, glance / (math.sqrt(half) + 1e-9)) ** extra[y, x, 2] * seen
                     for k in range(3):
                         wrap = soft * wraps[k]
                         direct = max(0.0, (facing + wrap) / (1.0 + wrap))

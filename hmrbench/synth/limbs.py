@@ -133,9 +133,7 @@ class Figure:
         sign = 1.0 if side == LEFT else -1.0
         self.rotations[an.ELBOW + side] = self.rotations[an.ELBOW + side] @ turn(forearm, sign * twist)
 
-    def _bend(
-        self, top: int, middle: int, direction: Array, bend_to: Array, bend: float, rest_bend: Array
-    ) -> None:
+    def _bend(self, top: int, middle: int, direction: Array, bend_to: Array, bend: float, rest_bend: Array) -> None:
         turned, _ = self.posed()
         upper = self.rest[middle] - self.rest[top]
         wanted = frame(direction, bend_to) @ frame(upper, rest_bend).T
@@ -153,9 +151,7 @@ class Figure:
         lift = np.arccos(np.clip((a * a + far * far - b * b) / (2 * a * far), -1, 1))
         inner = np.arccos(np.clip((a * a + b * b - far * far) / (2 * a * b), -1, 1))
         upper = along * np.cos(lift) + out * np.sin(lift)
-        self._bend(
-            top, middle, upper, -out if lift < 1e-3 else along, 180.0 - float(np.rad2deg(inner)), rest_bend
-        )
+        self._bend(top, middle, upper, -out if lift < 1e-3 else along, 180.0 - float(np.rad2deg(inner)), rest_bend)
 
 
 def _arm_bend() -> Array:
@@ -177,10 +173,7 @@ def within_limits(rotations: Array, rest: Array) -> bool:
     for side in (LEFT, RIGHT):
         knee = bend_deg(rotations, rest, an.KNEE + side, an.ANKLE + side, np.array([0.0, 0.0, -1.0]))
         elbow = bend_deg(rotations, rest, an.ELBOW + side, an.WRIST + side, _arm_bend())
-        if (
-            not -HYPEREXTENSION_DEG <= knee <= KNEE_MAX_DEG + 1
-            or not -HYPEREXTENSION_DEG <= elbow <= ELBOW_MAX_DEG + 1
-        ):
+        if not -HYPEREXTENSION_DEG <= knee <= KNEE_MAX_DEG + 1 or not -HYPEREXTENSION_DEG <= elbow <= ELBOW_MAX_DEG + 1:
             return False
         thigh = mirrored(rotations[an.HIP + side] @ np.array([0.0, -1.0, 0.0]), side)
         if thigh[2] < -0.65 or thigh[0] < -0.55:  # too far back, or across the other leg

@@ -48,9 +48,7 @@ def logo(row: Array, p: Array, width: float) -> float:
     if kind == mt.BUTTONS:
         q = p[1] / 0.085
         q = (q - math.floor(q) - 0.5) * 0.085
-        return max(
-            below(math.sqrt(x * x + q * q), 0.0075, width), 0.5 * below(abs(abs(x) - 0.016), 0.0012, width)
-        )
+        return max(below(math.sqrt(x * x + q * q), 0.0075, width), 0.5 * below(abs(abs(x) - 0.016), 0.0012, width))
     if kind == mt.ZIP:
         return below(abs(x), 0.006, width)
     return 0.0
@@ -80,15 +78,11 @@ def face_paint(row: Array, p: Array, mark: float, width: float, noise: Array, rg
         abs(dx - 0.001), 0.021, 0.004
     )
     hair = 0.85 * brow
-    lash = below(abs(math.sqrt(dx * dx + 1.7 * dy * dy) - 0.0152), 0.0016, max(width, 0.0015)) * below(
-        -dy, 0.0, 0.004
-    )
+    lash = below(abs(math.sqrt(dx * dx + 1.7 * dy * dy) - 0.0152), 0.0016, max(width, 0.0015)) * below(-dy, 0.0, 0.004)
     hair = max(hair, 0.6 * lash * below(abs(dx), 0.02, 0.004))
     beard = 0.0
     if row[mt.BEARD] > 0.0:
-        jaw = below(p[1], MOUTH_Y + 0.02 + 1.3 * max(0.0, x - 0.03), 0.016) * below(
-            -p[1], -(CHIN_Y - 0.012), 0.012
-        )
+        jaw = below(p[1], MOUTH_Y + 0.02 + 1.3 * max(0.0, x - 0.03), 0.016) * below(-p[1], -(CHIN_Y - 0.012), 0.012)
         bare = below(math.sqrt(x * x + (1.6 * (p[1] - MOUTH_Y)) ** 2), 0.024, 0.006)
         beard = row[mt.BEARD] * jaw * (1.0 - bare) * below(-p[2], -(EYE_Z - 0.06), 0.03)
         beard *= 0.8 + 0.3 * tile(noise, 1, p[0] * 4, p[1] * 4)

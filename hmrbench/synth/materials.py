@@ -45,9 +45,7 @@ def linear(rgb: Array) -> Array:
 
 def hsv(hue: float, saturation: float, value: float) -> Array:
     """sRGB (3,) from a hue in degrees, saturation and value in [0, 1]."""
-    return np.array(
-        colorsys.hsv_to_rgb(hue / 360 % 1, float(np.clip(saturation, 0, 1)), float(np.clip(value, 0, 1)))
-    )
+    return np.array(colorsys.hsv_to_rgb(hue / 360 % 1, float(np.clip(saturation, 0, 1)), float(np.clip(value, 0, 1))))
 
 
 def material(

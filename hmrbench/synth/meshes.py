@@ -172,9 +172,7 @@ def ellipsoid(centre: Array, radii: Array, around: int = 20, rows: int = 11) -> 
     return tube(ring * radii + centre)
 
 
-def cylinder(
-    base: Array, radius: float, height: float, around: int = 20, taper: float = 1.0
-) -> tuple[Array, Array]:
+def cylinder(base: Array, radius: float, height: float, around: int = 20, taper: float = 1.0) -> tuple[Array, Array]:
     """Vertices and faces of an upright cylinder with a flat lid, standing on `base`."""
     phi = np.linspace(0, 2 * np.pi, around, endpoint=False)
     circle = np.stack([np.cos(phi), 0 * phi, np.sin(phi)], -1)

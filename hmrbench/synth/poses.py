@@ -37,11 +37,7 @@ def sample_pose(rng: Rng, rest: Array, parents: tuple[int, ...]) -> Pose:
         make = STANCES[int(rng.choice(len(STANCES), p=weights / weights.sum()))][0]
         fig = Figure(rest, parents)
         stance = make(fig, rng)
-        down = (
-            -0.5 * np.rad2deg(np.linalg.norm(an.to_axis_angle(fig.rotations[[0]])))
-            if make in (bend, crawl)
-            else 0.0
-        )
+        down = -0.5 * np.rad2deg(np.linalg.norm(an.to_axis_angle(fig.rotations[[0]]))) if make in (bend, crawl) else 0.0
         fig.look(
             float(np.clip(rng.normal(4, 9) + down, -40, 35)),
             float(np.clip(rng.normal(0, 20), -55, 55)),

@@ -77,9 +77,7 @@ def _gather(stage: Stage) -> Geometry:
         material=np.concatenate([m.material + s for (m, _), s in zip(meshes, row_starts, strict=False)]),
         two_sided=np.concatenate([m.two_sided for m, _ in meshes]),
         rows=np.concatenate([np.stack(stage.setting.rows)] + [m.rows for m, _ in meshes]),
-        person=np.concatenate(
-            [np.full(len(m.faces), i if i < people else -1) for i, (m, _) in enumerate(meshes)]
-        ),
+        person=np.concatenate([np.full(len(m.faces), i if i < people else -1) for i, (m, _) in enumerate(meshes)]),
     )
 
 
@@ -113,9 +111,7 @@ def scan(stage: Stage) -> Buffers:
     depth = np.full((height, width), raster.FAR_M)
     face = np.full((height, width), -1, np.int64)
     bary = np.zeros((height, width, 2))
-    raster.rasterize(
-        xy, np.ascontiguousarray(local[:, 2]), geo.faces, geo.cover, geo.two_sided, depth, face, bary
-    )
+    raster.rasterize(xy, np.ascontiguousarray(local[:, 2]), geo.faces, geo.cover, geo.two_sided, depth, face, bary)
     return Buffers(depth, face, bary, np.where(face >= 0, geo.person[np.maximum(face, 0)], -1), geo)
 
 
@@ -130,9 +126,7 @@ def paint(stage: Stage, buffers: Buffers, rng: Rng) -> Array:
     height, width = buffers.face.shape
     colour, normal, position = (np.zeros((height, width, 3), np.float32) for _ in range(3))
     extra = np.zeros((height, width, 5), np.float32)
-    attributes = np.concatenate(
-        [geo.vertices, geo.normals, geo.texture, geo.cover[:, None], geo.mark[:, None]], axis=1
-    )
+    attributes = np.concatenate([geo.vertices, geo.normals, geo.texture, geo.cover[:, None], geo.mark[:, None]], axis=1)
     focal, centre = _sample_view(stage)
     view = np.stack([stage.camera.eye, *stage.camera.axes, np.array([focal, *centre])])
     depth = buffers.depth.copy()
@@ -157,10 +151,7 @@ def _develop(colour: Array, depth: Array, person: Array, rng: Rng) -> Array:
     if rng.random() < 0.6:
         share = cv2.resize(far, size, interpolation=cv2.INTER_AREA)
         sigma = rng.uniform(0.5, 2.4)
-        soft = (
-            cv2.GaussianBlur(behind, (0, 0), sigma)
-            / (cv2.GaussianBlur(share, (0, 0), sigma) + 1e-4)[..., None]
-        )
+        soft = cv2.GaussianBlur(behind, (0, 0), sigma) / (cv2.GaussianBlur(share, (0, 0), sigma) + 1e-4)[..., None]
         small = small - behind + soft * share[..., None]
     level = small.mean(2)
     body = cv2.resize((person >= 0).astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5

@@ -23,9 +23,7 @@ from hmrbench.synth.stage import Actor, sample_stage
 SIZES = ((320, 320), (320, 256), (288, 384))  # height, width
 MIN_VISIBLE, MIN_INSIDE, MIN_BOX_PX = 5, 8, 64.0
 # A keypoint is seen if the surface shown there lies as near to it, at rest and in depth, metres.
-SEEN_M = np.array(
-    [0.045, 0.04, 0.04, 0.05, 0.05, 0.14, 0.14, 0.1, 0.1, 0.08, 0.08, 0.19, 0.19, 0.13, 0.13, 0.12, 0.12]
-)
+SEEN_M = np.array([0.045, 0.04, 0.04, 0.05, 0.05, 0.14, 0.14, 0.1, 0.1, 0.08, 0.08, 0.19, 0.19, 0.13, 0.13, 0.12, 0.12])
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,7 @@ def render_scene(seed: int | Sequence[int], size: tuple[int, int] | None = None)
         if stage is None:
             continue
         buffers = scan(stage)
-        people = tuple(
-            _annotate(body, actor, i, stage.camera, buffers) for i, actor in enumerate(stage.actors)
-        )
+        people = tuple(_annotate(body, actor, i, stage.camera, buffers) for i, actor in enumerate(stage.actors))
         if all(_worth_showing(person) for person in people):
             return Scene(paint(stage, buffers, rng), people)
     raise HmrbenchError(f"seed {entropy}: no picture in which everybody can be seen")
@@ -111,9 +107,7 @@ def _annotate(body: Body, actor: Actor, index: int, camera: Camera, buffers: Buf
     flags = visibility(px, keypoints[: an.COCO, 2], body.keypoints[: an.COCO], index, buffers)
     outline = camera.project(actor.vertices[actor.mesh.cover >= 0])
     return Person(
-        keypoints_px=np.where(
-            flags[:, None] > 0, np.concatenate([np.round(px, 2), flags[:, None]], axis=1), 0.0
-        ),
+        keypoints_px=np.where(flags[:, None] > 0, np.concatenate([np.round(px, 2), flags[:, None]], axis=1), 0.0),
         box_xywh_px=_box(outline, (buffers.face.shape[0] // SUPER, buffers.face.shape[1] // SUPER)),
         area_px=float((buffers.person == index).sum()) / SUPER**2,
         global_orient=orient,

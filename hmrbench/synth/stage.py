@@ -66,9 +66,7 @@ def make_actor(rng: Rng, body: Body, yaw_deg: float) -> Actor:
     shown = vertices[mesh.cover >= 0]
     middle = posed[0] if not pose.flat else posed.mean(0)
     offset = np.array([-middle[0], pose.clearance_m - shown[:, 1].min(), -middle[2]])
-    return Actor(
-        pose, betas, body_pose, root, joints, offset, mesh, vertices + offset, posed + offset, yaw_deg
-    )
+    return Actor(pose, betas, body_pose, root, joints, offset, mesh, vertices + offset, posed + offset, yaw_deg)
 
 
 def moved(actor: Actor, by: Array) -> Actor:
@@ -106,9 +104,7 @@ def _behind(rng: Rng, setting: Setting, actors: tuple[Actor, ...]) -> list[Part]
     for _ in range(int(rng.integers(0, 6)) if setting.name != "studio" else 0):
         at = np.array([rng.uniform(-2.4, 2.4), 0.0, -rng.uniform(0.3, max(far, 0.5))])
         high, wide = rng.uniform(0.35, 1.6), rng.uniform(0.3, 1.3)
-        made = [
-            placed(p, float(rng.normal(0, 12)), at) for p in thing(rng, high, wide, setting.back_z is None)
-        ]
+        made = [placed(p, float(rng.normal(0, 12)), at) for p in thing(rng, high, wide, setting.back_z is None)]
         close = np.linalg.norm(people - at[[0, 2]], axis=1).min() < 0.62 * wide + 0.4
         if not close:
             parts += made
@@ -118,9 +114,7 @@ def _behind(rng: Rng, setting: Setting, actors: tuple[Actor, ...]) -> list[Part]
 def _in_the_way(rng: Rng, actors: tuple[Actor, ...], camera: Camera, outdoors: bool) -> list[Part]:
     """A thing on the ground between the camera and somebody's legs, trunk or one side."""
     actor = actors[int(rng.integers(len(actors)))]
-    joint = int(
-        rng.choice([an.KNEE, an.KNEE + 1, an.ANKLE, an.HIP, an.HIP + 1, an.SPINE2, an.ELBOW, an.ELBOW + 1])
-    )
+    joint = int(rng.choice([an.KNEE, an.KNEE + 1, an.ANKLE, an.HIP, an.HIP + 1, an.SPINE2, an.ELBOW, an.ELBOW + 1]))
     point = actor.joints[joint]
     way = camera.eye - point
     distance = float(np.linalg.norm(way))
@@ -131,11 +125,7 @@ def _in_the_way(rng: Rng, actors: tuple[Actor, ...], camera: Camera, outdoors: b
     side = rng.choice([0.0, 0.0, -1.0, 1.0]) * 0.45 * wide
     ground = np.array([at[0] + side, 0.0, at[2]])
     front = (
-        max(
-            float(a.vertices[:, 2].max())
-            for a in actors
-            if abs(a.joints[0, 0] - ground[0]) < 0.5 * wide + 0.5
-        )
+        max(float(a.vertices[:, 2].max()) for a in actors if abs(a.joints[0, 0] - ground[0]) < 0.5 * wide + 0.5)
         if any(abs(a.joints[0, 0] - ground[0]) < 0.5 * wide + 0.5 for a in actors)
         else ground[2]
     )

@@ -121,18 +121,14 @@ def run(fig: Figure, rng: Rng) -> Stance:
 def sit(fig: Figure, rng: Rng) -> Stance:
     height = rng.uniform(0.5, 0.66) * _leg_length(fig)
     _root(fig, -rng.normal(6, 7))
-    feet = [
-        (rng.uniform(0.06, 0.24), rng.uniform(0.28, 0.55), 0.0, rng.choice([0.0, 0.0, 20.0])) for _ in (0, 1)
-    ]
+    feet = [(rng.uniform(0.06, 0.24), rng.uniform(0.28, 0.55), 0.0, rng.choice([0.0, 0.0, 20.0])) for _ in (0, 1)]
     _legs_to_ground(fig, height, feet, rng.uniform(0.0, 0.5))
     if rng.random() < 0.22:  # one leg across the other
         side = int(rng.integers(2))
         ankle = mirrored(np.array([-0.2, 0.12, 0.42]) + rng.normal(0, 0.02, 3), side)
         fig.step(side, ankle, mirrored(np.array([0.8, 0.4, 0.6]), side), 10, 25)
     fig.bend_spine(rng.normal(12, 9), rng.normal(0, 10), rng.normal(0, 4))
-    return Stance(
-        ("knees", "knees", "knees", "folded", "chin", "phone", "read", "hold", "wave", "side"), seat=True
-    )
+    return Stance(("knees", "knees", "knees", "folded", "chin", "phone", "read", "hold", "wave", "side"), seat=True)
 
 
 def sit_floor(fig: Figure, rng: Rng) -> Stance:
@@ -171,9 +167,7 @@ def kneel(fig: Figure, rng: Rng) -> Stance:
     if rng.random() < 0.65:  # on one knee
         _root(fig, rng.normal(2, 4))
         floor = -thigh - 0.085
-        ankle = mirrored(
-            np.array([rng.uniform(0.08, 0.2), floor + ANKLE_HEIGHT_M, rng.uniform(0.36, 0.5)]), 1 - down
-        )
+        ankle = mirrored(np.array([rng.uniform(0.08, 0.2), floor + ANKLE_HEIGHT_M, rng.uniform(0.36, 0.5)]), 1 - down)
         fig.step(1 - down, ankle, mirrored(np.array([0.2, 0.6, 1.0]), 1 - down), 6, 0)
         fig.leg(down, rng.normal(-2, 4), abs(rng.normal(3, 3)), rng.normal(0, 4), rng.uniform(82, 98), -40)
     else:
@@ -217,9 +211,7 @@ def jump(fig: Figure, rng: Rng) -> Stance:
 def kick(fig: Figure, rng: Rng) -> Stance:
     side, length = int(rng.integers(2)), _leg_length(fig)
     _root(fig, -rng.uniform(0, 16), rng.normal(0, 10))
-    _legs_to_ground(
-        fig, length * rng.uniform(0.93, 0.98), [(0.05, 0.02, 0.0, 0.0), (0.05, 0.02, 0.0, 0.0)], 0.2
-    )
+    _legs_to_ground(fig, length * rng.uniform(0.93, 0.98), [(0.05, 0.02, 0.0, 0.0), (0.05, 0.02, 0.0, 0.0)], 0.2)
     fig.leg(
         side,
         rng.uniform(35, 95),

@@ -85,9 +85,7 @@ def surface(
         if bx % 8 == 0:  # does a strip of four pixels see the same surface at its ends?
             last = min(bx + 7, width - 1)
             for s in range(4):
-                tags[s, 0], tags[s, 1] = background(
-                    last if s & 1 else bx, by + (s >> 1), planes, decals, camera, ray
-                )
+                tags[s, 0], tags[s, 1] = background(last if s & 1 else bx, by + (s >> 1), planes, decals, camera, ray)
             whole = _same(tags)
         if not whole:
             for s in range(4):

@@ -23,9 +23,7 @@ def pattern(row: Array, u: float, v: float, width: float, noise: Array) -> tuple
     if kind == mt.GINGHAM:
         return 0.5 * band(u, period, 0.5, width) + 0.5 * band(v, period, 0.5, width), 1.0
     if kind == mt.PLAID:
-        thin = 0.55 * max(
-            band(u + 0.3 * period, period, 0.08, width), band(v + 0.3 * period, period, 0.08, width)
-        )
+        thin = 0.55 * max(band(u + 0.3 * period, period, 0.08, width), band(v + 0.3 * period, period, 0.08, width))
         return min(1.0, 0.4 * band(u, period, 0.45, width) + 0.4 * band(v, period, 0.45, width) + thin), 1.0
     if kind == mt.CHECKER:
         a, b = band(u, period, 0.5, width), band(v, period, 0.5, width)
@@ -69,9 +67,7 @@ def pattern(row: Array, u: float, v: float, width: float, noise: Array) -> tuple
     if kind == mt.LAWN:
         near = min(1.0, max(0.0, 1.0 - width * 60.0))
         blade = tile(noise, 1, u * 1.7 + 0.3 * v, v * 1.3)
-        patch = tile(noise, 0, u * 0.11, v * 0.11) + 0.4 * tile(
-            noise, 0, 0.31 * u + 0.17 * v, 0.29 * v - 0.19 * u
-        )
+        patch = tile(noise, 0, u * 0.11, v * 0.11) + 0.4 * tile(noise, 0, 0.31 * u + 0.17 * v, 0.29 * v - 0.19 * u)
         return min(1.0, max(0.0, 1.4 * patch - 0.5)), 1.0 + near * 0.8 * (blade - 0.5)
     if kind == mt.LEAVES:
         leaf = tile(noise, 1, u * 2.3 + 0.4 * v, v * 2.3)
@@ -100,9 +96,7 @@ def texture(
     freq = row[mt.TONE_FREQ]
     tone = 1.0
     if row[mt.TONE] > 0.0:
-        spots = tile(noise, 0, u * freq, v * freq) + tile(
-            noise, 0, 0.37 * freq * (u + v), 0.37 * freq * (v - u)
-        )
+        spots = tile(noise, 0, u * freq, v * freq) + tile(noise, 0, 0.37 * freq * (u + v), 0.37 * freq * (v - u))
         tone += row[mt.TONE] * 0.7 * (spots - 1.0)
     bump = 0.0
     if row[mt.BUMP] > 0.0:

@@ -72,20 +72,12 @@ def thing(rng: Rng, height: float, wide: float, outdoors: bool) -> list[Part]:
             for x, z in legs
         ]
     if kind == "post":
-        return [
-            loose(
-                *cylinder(np.zeros(3), rng.uniform(0.05, 0.16), max(height, 1.0) * rng.uniform(1.2, 2.4)), row
-            )
-        ]
+        return [loose(*cylinder(np.zeros(3), rng.uniform(0.05, 0.16), max(height, 1.0) * rng.uniform(1.2, 2.4)), row)]
     if kind in ("bush", "plant"):
         leaf = mt.hsv(rng.uniform(80, 135), rng.uniform(0.3, 0.6), rng.uniform(0.18, 0.42))
-        green = mt.material(
-            leaf, np.clip(leaf * 1.4, 0, 1), pattern=mt.LEAVES, bump=0.05, bump_freq=4, soft=0.5
-        )
+        green = mt.material(leaf, np.clip(leaf * 1.4, 0, 1), pattern=mt.LEAVES, bump=0.05, bump_freq=4, soft=0.5)
         base = 0.0 if kind == "bush" else 0.35 * height
-        parts = (
-            [] if kind == "bush" else [loose(*cylinder(np.zeros(3), 0.4 * half + 0.04, base, taper=1.3), row)]
-        )
+        parts = [] if kind == "bush" else [loose(*cylinder(np.zeros(3), 0.4 * half + 0.04, base, taper=1.3), row)]
         tall = height - base
         for _ in range(9):
             at = np.array(
@@ -95,9 +87,7 @@ def thing(rng: Rng, height: float, wide: float, outdoors: bool) -> list[Part]:
                     rng.uniform(-0.4, 0.4) * half,
                 ]
             )
-            radius = rng.uniform(0.3, 0.5) * np.array(
-                [min(wide, 1.2 * tall), 0.6 * tall, min(wide, 1.2 * tall)]
-            )
+            radius = rng.uniform(0.3, 0.5) * np.array([min(wide, 1.2 * tall), 0.6 * tall, min(wide, 1.2 * tall)])
             vertices, faces = ellipsoid(np.zeros(3), radius, 26, 15)
             parts.append(loose(vertices * rng.normal(1, 0.07, (len(vertices), 1)) + at, faces, green))
         return parts

@@ -24,9 +24,7 @@ SKINS = np.array(
     [[0.9, 0.77, 0.68], [0.89, 0.72, 0.6], [0.86, 0.67, 0.51], [0.8, 0.58, 0.42], [0.66, 0.45, 0.31],
      [0.5, 0.33, 0.22], [0.38, 0.25, 0.17], [0.28, 0.18, 0.13], [0.91, 0.74, 0.65]]
 )  # fmt: skip
-EYES = np.array(
-    [[0.16, 0.09, 0.05], [0.08, 0.05, 0.04], [0.25, 0.4, 0.6], [0.3, 0.42, 0.28], [0.35, 0.25, 0.15]]
-)
+EYES = np.array([[0.16, 0.09, 0.05], [0.08, 0.05, 0.04], [0.25, 0.4, 0.6], [0.3, 0.42, 0.28], [0.35, 0.25, 0.15]])
 PATTERNS = {
     mt.ACROSS: 0.27, mt.ALONG: 0.1, mt.GINGHAM: 0.1, mt.PLAID: 0.13, mt.CHECKER: 0.05, mt.DOTS: 0.1,
     mt.CAMO: 0.07, mt.FADE: 0.06, mt.BLOCK: 0.07, mt.DIAMONDS: 0.05,
@@ -250,9 +248,7 @@ def dress(rng: Rng, body: Body, betas: Array, rest: Array, joints: Array, uprigh
     hidden = np.minimum(hidden, bare)
     for cloth in garments:
         hidden = np.minimum(hidden, 0.02 - cloth.cover)
-        parts.append(
-            shell(body, rest, normals, cloth.cover, cloth.thickness, cloth.rows, regions, cloth.stiff)
-        )
+        parts.append(shell(body, rest, normals, cloth.cover, cloth.thickness, cloth.rows, regions, cloth.stiff))
     mark = np.where(body.masks["eye"], -1.0, np.where(body.masks["lips"], 1.0, 0.0))
     eye = int(rng.integers(5) if skin.sum() > 1.7 else rng.integers(2))
     beard = 0.0 if feminine else float(rng.choice([0.0, rng.uniform(0.15, 0.4), 0.75], p=[0.5, 0.3, 0.2]))

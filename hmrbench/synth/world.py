@@ -34,9 +34,7 @@ class Setting:
 def wall(rng: Rng) -> Array:
     """The material of a wall."""
     kind = int(
-        rng.choice(
-            [mt.PLAIN, mt.BRICKS, mt.TILES, mt.ALONG, mt.PLANKS, mt.DOTS], p=[0.52, 0.14, 0.1, 0.1, 0.1, 0.04]
-        )
+        rng.choice([mt.PLAIN, mt.BRICKS, mt.TILES, mt.ALONG, mt.PLANKS, mt.DOTS], p=[0.52, 0.14, 0.1, 0.1, 0.1, 0.04])
     )
     a = mt.paint(rng, 0.45, 0.92)
     b = np.clip(a * rng.uniform(0.7, 1.15), 0, 1)
@@ -160,14 +158,10 @@ def sample_setting(rng: Rng) -> Setting:
     if kind == "studio":
         row = mt.material(mt.paint(rng, 0.3, 0.95), tone=0.03, tone_freq=0.2)
         planes = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, -rng.uniform(1.0, 2.5), 0, 0]])
-        return Setting(
-            kind, planes, np.zeros((0, 7)), backdrop, (row,), _lamp(rng, "indoor"), float(planes[1, 3])
-        )
+        return Setting(kind, planes, np.zeros((0, 7)), backdrop, (row,), _lamp(rng, "indoor"), float(planes[1, 3]))
     if kind == "open":
         planes = np.array([[0, 1, 0, 0, 0, 0]], dtype=np.float64)
-        return Setting(
-            kind, planes, np.zeros((0, 7)), backdrop, (_outdoor_floor(rng),), _lamp(rng, "outdoor"), None
-        )
+        return Setting(kind, planes, np.zeros((0, 7)), backdrop, (_outdoor_floor(rng),), _lamp(rng, "outdoor"), None)
     back = -rng.uniform(0.9, 3.5)
     if kind == "facade":
         planes = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, back, 1, 0]])
@@ -184,9 +178,7 @@ def sample_setting(rng: Rng) -> Setting:
         ]
     )
     ceiling_row = mt.material(np.full(3, rng.uniform(0.75, 0.95)), tone=0.05, tone_freq=0.3)
-    rows, decals = _openings(
-        rng, [_indoor_floor(rng), wall(rng), ceiling_row], 1, -left, right, glass_dark=False
-    )
+    rows, decals = _openings(rng, [_indoor_floor(rng), wall(rng), ceiling_row], 1, -left, right, glass_dark=False)
     skirting = mt.material(np.clip(mt.paint(rng, 0.3, 0.95), 0, 1))
     rows.append(skirting)
     boards = [[plane, -9, 0.0, 9, 0.09, len(rows) - 1, -1.0] for plane in (1, 2, 3)]

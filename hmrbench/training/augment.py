@@ -94,9 +94,7 @@ def draw_pose(
     )  # fmt: skip
 
 
-def _half_body(
-    rng: np.random.Generator, keypoints: Array, visible: Array, aspect: float
-) -> tuple[Array, Array] | None:
+def _half_body(rng: np.random.Generator, keypoints: Array, visible: Array, aspect: float) -> tuple[Array, Array] | None:
     """Centre and size of a box around the upper or the lower body; the upper one in 69 of 100 cases, as in
     mmpose."""
     labelled = np.flatnonzero(visible > 0)
@@ -122,9 +120,7 @@ def turn_keypoints(keypoints: Array, matrix: Array, order: list[int] | None) -> 
 # --------------------------------------------------------------------------- meshes
 
 
-def draw_mesh(
-    rng: np.random.Generator, augment: Augment, view: View, keypoints_px: Array, confidence: Array
-) -> View:
+def draw_mesh(rng: np.random.Generator, augment: Augment, view: View, keypoints_px: Array, confidence: Array) -> View:
     """A random variation of a mesh network's square crop; see `draw_pose`.
 
     Args:

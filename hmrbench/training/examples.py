@@ -101,9 +101,7 @@ def _coco_keypoints(dataset: Dataset) -> Array:
     for i, sample in enumerate(dataset.samples):
         kind, _, number = sample.id.partition(" ")
         if kind != "ann":
-            raise DataError(
-                f"{dataset.name}: '{sample.id}' is not an annotated person; train with --boxes gt"
-            )
+            raise DataError(f"{dataset.name}: '{sample.id}' is not an annotated person; train with --boxes gt")
         found[i] = np.reshape(dataset.truth.anns[int(number)]["keypoints"], (-1, 3))
     return found
 
@@ -111,9 +109,7 @@ def _coco_keypoints(dataset: Dataset) -> Array:
 # --------------------------------------------------------------------------- meshes
 
 
-def mesh_examples(
-    dataset: Dataset, card: ModelCard, augment: Augment, unused_joints_3d: Sequence[int]
-) -> Examples:
+def mesh_examples(dataset: Dataset, card: ModelCard, augment: Augment, unused_joints_3d: Sequence[int]) -> Examples:
     """Training examples out of a file of 4D-Humans that holds parameters (the spec's option `pve: true`).
 
     Raises:
@@ -139,9 +135,7 @@ def mesh_examples(
 
     def make(i: int, rng: np.random.Generator) -> Example:
         sample = dataset.samples[i]
-        return mesh_example(
-            read_image(sample.image), sample, truth_of(i), rng, card, augment, unused_joints_3d
-        )
+        return mesh_example(read_image(sample.image), sample, truth_of(i), rng, card, augment, unused_joints_3d)
 
     return Examples(len(dataset.samples), make)
 
@@ -169,9 +163,7 @@ def mesh_example(
     example = {
         "image": view.recolour(warp(image, matrix, card.input)),
         "keypoints_2d": np.column_stack([in_crop / [width, height] - 0.5, confidence]),  # (44, 3)
-        "keypoints_3d": np.column_stack(
-            [turn_joints(truth.joints_m[:, :3], view, order), certain]
-        ),  # (44, 4)
+        "keypoints_3d": np.column_stack([turn_joints(truth.joints_m[:, :3], view, order), certain]),  # (44, 4)
         **turn_params(truth.params, view),
         "has_pose": np.array(truth.has_pose),
         "has_betas": np.array(truth.has_betas),

@@ -145,9 +145,7 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     _set_length(fields, given, path)
     recipe = validate(Recipe, path, path.stem, {**fields, **given})
     if recipe.task != card.task:
-        raise UsageError(
-            f"recipe '{recipe.name}' is for {recipe.task}, {card.name} a network for {card.task}"
-        )
+        raise UsageError(f"recipe '{recipe.name}' is for {recipe.task}, {card.name} a network for {card.task}")
     return recipe
 
 

@@ -37,9 +37,7 @@ def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[
         return net.train(), init
     if init in PRETRAINED:
         found = zoo.fetch_weights(card, encoder=True)
-        report = checkpoints.load_encoder(
-            net.encoder, checkpoints.read_state(found.path), f"{card.name}: {found.path}"
-        )
+        report = checkpoints.load_encoder(net.encoder, checkpoints.read_state(found.path), f"{card.name}: {found.path}")
         return net.train(), f"encoder of {found.path.name} ({report.layout}, sha256 {found.sha256[:12]})"
     return net.train(), f"{_load(net, card, Path(init))} of {init}"
 

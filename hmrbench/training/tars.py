@@ -138,7 +138,7 @@ def check(spec: DatasetSpec, folder: Path) -> list[Check]:
 
 
 def _filters(spec: DatasetSpec) -> Filters:
-    given: dict[str, Any] = {k: v for k, v in spec.options.items() if k not in ("mix", "body")}
+    given: dict[str, Any] = {k: v for k, v in spec.options.items() if k not in ("mix", "body", "recipe")}
     try:
         return Filters(**given)
     except TypeError as e:
@@ -182,9 +182,7 @@ def _entries(path: Path, filters: Filters) -> Iterator[tuple[int, int, int, int,
         picture = next((parts[k] for k in _PICTURES if k in parts), None)
         kind = next((k for k in _PEOPLE if k in parts), None)
         if picture is None or kind is None:
-            raise DataError(
-                f"{path}: {key} lacks its {'picture' if picture is None else 'people (data.pyd)'}"
-            )
+            raise DataError(f"{path}: {key} lacks its {'picture' if picture is None else 'people (data.pyd)'}")
         if key in filters.skip:
             continue
         at, size = parts[kind]
@@ -250,9 +248,7 @@ class _Reader(pickle.Unpickler):
             return getattr(getattr(np, "_core", np).multiarray, name)
         # Functions written in Python are made anew each time: a hostile file may change what it is given.
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return lambda buffer, dtype, shape, order, *_: np.frombuffer(buffer, dtype).reshape(
-                shape, order=order
-            )
+            return lambda buffer, dtype, shape, order, *_: np.frombuffer(buffer, dtype).reshape(shape, order=order)
         if (module, name) == ("_codecs", "encode"):
             return lambda text, encoding="latin1": text.encode("latin1")
         raise DataError(f"refused: the pickle wants to use {module}.{name}, which is not data")
@@ -267,9 +263,7 @@ def _people(content: bytes, source: str) -> list[Person]:
     for number, person in enumerate(people):
         for name, shape in _SHAPES.items():
             if not isinstance(person, Mapping) or name not in person or np.shape(person[name]) != shape:
-                there = (
-                    np.shape(person[name]) if isinstance(person, Mapping) and name in person else "missing"
-                )
+                there = np.shape(person[name]) if isinstance(person, Mapping) and name in person else "missing"
                 raise DataError(f"{source}: {name} of person {number} is {there}, expected {shape}")
     return people
 

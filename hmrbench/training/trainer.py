@@ -49,16 +49,12 @@ class Trainer:
         self.job, self.recipe, self.out, self.progress = job, job.recipe, out, progress
         self.first = distributed.is_first()
         self.fabric = make_engine(job.device, job.recipe.dtype)
-        self.net, self.started_from = start.start_net(
-            job.card, self.recipe.init, self.recipe.drop_path, job.seed
-        )
+        self.net, self.started_from = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
         if job.body is not None and not self.started_from.startswith("all"):
             start.set_mean_parameters(self.net, job.mean_params)
         self.optimizer: Any
         self.wrapped: Any
-        self.wrapped, self.optimizer = self.fabric.setup(
-            self.net, make_optimizer(self.net, self.recipe.optimizer)
-        )
+        self.wrapped, self.optimizer = self.fabric.setup(self.net, make_optimizer(self.net, self.recipe.optimizer))
         self.average = Average(self.net, self.recipe.ema) if self.recipe.ema else None
         torch.manual_seed(job.seed + distributed.rank())
         self.normalize = evaluate.Normalize(job.card, self.fabric.device)
@@ -136,9 +132,7 @@ class Trainer:
             KeyboardInterrupt: a signal came; the state is saved.
         """
         job, recipe = self.job, self.recipe
-        feed = Feed(
-            job.examples, job.seed, recipe.batch_size, job.workers, distributed.rank(), distributed.size()
-        )
+        feed = Feed(job.examples, job.seed, recipe.batch_size, job.workers, distributed.rank(), distributed.size())
         began, saved, logged = time.monotonic(), time.monotonic(), time.monotonic()
         before = self.seconds
         self.net.train()
@@ -208,9 +202,7 @@ class Trainer:
             lr = self.recipe.optimizer.lr * lr_factor(self.step - 1, self.job.steps, self.recipe.schedule)
             epoch = round(people / self.job.examples.count, 4)
             times = {"people_per_s": round(rate, 2), "seconds": round(self.seconds, 1)}
-            self.log.add(
-                "train", {"step": self.step, "epoch": epoch, "people": people, "lr": lr, **row, **times}
-            )
+            self.log.add("train", {"step": self.step, "epoch": epoch, "people": people, "lr": lr, **row, **times})
         self.report(row["loss"], rate, None)
 
     def not_finite(self) -> HmrbenchError:
@@ -271,9 +263,7 @@ class Trainer:
         on_host = {k: v.detach().cpu() for k, v in state.items()}
         if half:
             on_host = {k: v.half() if v.is_floating_point() else v for k, v in on_host.items()}
-            too_large = [
-                k for k, v in on_host.items() if v.is_floating_point() and not torch.isfinite(v).all()
-            ]
+            too_large = [k for k, v in on_host.items() if v.is_floating_point() and not torch.isfinite(v).all()]
             if too_large:
                 raise HmrbenchError(f"{too_large[0]}: does not fit half precision")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,13 +44,9 @@ class BlazePose(nn.Module):
 
     def _one(self, image: Tensor) -> Tensor:
         run = self.interpreter
-        run.set_tensor(
-            run.get_input_details()[0]["index"], image.permute(1, 2, 0)[None].numpy()
-        )  # (1, 256, 256, 3)
+        run.set_tensor(run.get_input_details()[0]["index"], image.permute(1, 2, 0)[None].numpy())  # (1, 256, 256, 3)
         run.invoke()
-        rows = run.get_tensor(run.get_output_details()[0]["index"]).reshape(
-            39, 5
-        )  # x, y, z, visibility, presence
+        rows = run.get_tensor(run.get_output_details()[0]["index"]).reshape(39, 5)  # x, y, z, visibility, presence
         return torch.from_numpy(rows[COCO17, :][:, [0, 1, 3]])
 
 

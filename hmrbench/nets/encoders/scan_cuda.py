@@ -41,10 +41,7 @@ def backward(*inputs: Tensor, dy: Tensor) -> list[Tensor]:
     name, kernel = installed_kernel()
     options = (None, None, True, False) if name == "cuda-mamba" else (True, 1)
     grads = kernel.bwd(*given, dy.to(y.dtype).contiguous(), states, *options)[:7]
-    return [
-        (_time_major(g) if g.ndim > 2 else g).to(x.dtype).view_as(x)
-        for g, x in zip(grads, inputs, strict=True)
-    ]
+    return [(_time_major(g) if g.ndim > 2 else g).to(x.dtype).view_as(x) for g, x in zip(grads, inputs, strict=True)]
 
 
 def _run(

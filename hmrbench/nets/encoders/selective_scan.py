@@ -23,9 +23,7 @@ from hmrbench.nets.encoders import scan_cuda, scan_torch
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor delta_bias"
 
 
-def selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
-) -> Tensor:
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] u[t] and y[t] = C[t] h[t] + D u[t].
 
     Here dt = softplus(delta + delta_bias). One operator, `hmrbench::selective_scan`, for autograd, tracers,

@@ -37,9 +37,7 @@ class WindowLayout(NamedTuple):
     mask: Tensor  # (windows, 1, N, N)
 
 
-def window_layout(
-    height: int, width: int, window: int, device: torch.device, dtype: torch.dtype
-) -> WindowLayout:
+def window_layout(height: int, width: int, window: int, device: torch.device, dtype: torch.dtype) -> WindowLayout:
     """Relative position index and shifted-window mask of a padded grid.
 
     Args:
@@ -138,9 +136,7 @@ class SwinBlock(nn.Module):
 class SwinStage(nn.Module):
     """Patch merging (not in the first stage), then blocks of which every second one is shifted."""
 
-    def __init__(
-        self, in_width: int, width: int, num_heads: int, window: int, drop_path: Sequence[float]
-    ) -> None:
+    def __init__(self, in_width: int, width: int, num_heads: int, window: int, drop_path: Sequence[float]) -> None:
         super().__init__()
         self.downsample = nn.Identity() if in_width == width else PatchMerging(in_width, width)
         self.blocks = nn.ModuleList(

@@ -91,13 +91,9 @@ class ViT(nn.Module):
         self.widths = (width,)
         self.image_size = (image_size[0], image_size[1])
         patches = (image_size[0] // PATCH) * (image_size[1] // PATCH)
-        self.patch_embed = nn.Sequential(
-            OrderedDict(proj=nn.Conv2d(3, width, PATCH, stride=PATCH, padding=2))
-        )
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, width, PATCH, stride=PATCH, padding=2)))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + patches, width))
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, drop_path * i / max(depth - 1, 1)) for i in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(width, num_heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))
         self.last_norm = nn.LayerNorm(width, eps=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(_init_linear)

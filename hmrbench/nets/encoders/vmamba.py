@@ -47,9 +47,7 @@ class DownsampleConv(nn.Conv2d):
         super().__init__(width, out_width, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if (
-            self.weight.numel() > x.numel()
-        ):  # the layout of x decides which of the two is copied to the other's
+        if self.weight.numel() > x.numel():  # the layout of x decides which of the two is copied to the other's
             x = x.contiguous()
         return super().forward(x)
 

@@ -21,9 +21,7 @@ class HeatmapHead(nn.Module):
         num_filters: channels of each 4x4, stride-2 transposed convolution.
     """
 
-    def __init__(
-        self, in_channels: int, num_keypoints: int = 17, num_filters: Sequence[int] = (256, 256)
-    ) -> None:
+    def __init__(self, in_channels: int, num_keypoints: int = 17, num_filters: Sequence[int] = (256, 256)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = in_channels

@@ -64,9 +64,7 @@ class CrossAttention(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Attention of q (B, N, C) to k, v (B, M, C). Written out: as fast as the fused kernel for one query, and
     visible to a counter of multiply-adds."""
-    q, k, v = (
-        x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v)
-    )  # (B, heads, ., C/heads)
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))  # (B, heads, ., C/heads)
     weights = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, dim=-1)  # (B, heads, N, M)
     attended: Tensor = (weights @ v).transpose(1, 2).flatten(2)  # (B, N, C)
     return attended
@@ -87,9 +85,7 @@ class FeedForward(nn.Module):
 class DecoderLayers(nn.Module):
     """`depth` times self-attention, cross-attention, MLP, each pre-norm with a residual; no final norm."""
 
-    def __init__(
-        self, dim: int, depth: int, heads: int, dim_head: int, mlp_dim: int, context_dim: int
-    ) -> None:
+    def __init__(self, dim: int, depth: int, heads: int, dim_head: int, mlp_dim: int, context_dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             nn.ModuleList(
@@ -114,9 +110,7 @@ class DecoderLayers(nn.Module):
 class Decoder(nn.Module):
     """The decoder and its only query: an embedded zero plus a learned position."""
 
-    def __init__(
-        self, dim: int, depth: int, heads: int, dim_head: int, mlp_dim: int, context_dim: int
-    ) -> None:
+    def __init__(self, dim: int, depth: int, heads: int, dim_head: int, mlp_dim: int, context_dim: int) -> None:
         super().__init__()
         self.pos_embedding = nn.Parameter(torch.randn(1, 1, dim))
         self.to_token_embedding = nn.Linear(1, dim)
@@ -151,9 +145,7 @@ class SMPLHead(nn.Module):
     init_betas: Tensor
     init_cam: Tensor
 
-    def __init__(
-        self, in_channels: int, depth: int, heads: int, dim_head: int, mlp_dim: int, dim: int = 1024
-    ) -> None:
+    def __init__(self, in_channels: int, depth: int, heads: int, dim_head: int, mlp_dim: int, dim: int = 1024) -> None:
         super().__init__()
         self.register_buffer("init_body_pose", matrix_to_rot6d(torch.eye(3)).repeat(JOINTS)[None])
         self.register_buffer("init_betas", torch.zeros(1, BETAS))
