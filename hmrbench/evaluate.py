@@ -7,7 +7,6 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,7 @@ from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.data.loader import Batch, CropSettings, batches
+from hmrbench.device import DTYPES, device_name, pick_device, precision
 from hmrbench.download import file_sha256
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.metrics import coco_keypoints
@@ -29,7 +29,6 @@ from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.skeletons import COCO17
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SHARD = 512  # people between two saves of an unfinished run
 Progress = Callable[[str, int, int], None]  # label, people done, people in all
 
@@ -101,27 +100,6 @@ def mesh_codec(body: Body) -> Codec:
         raise HmrbenchError("a mesh network has no heatmaps to flip or to encode")
 
     return Codec(name="smpl", geometry="classic", decode=decode, flip_back=unused, encode=unused)
-
-
-def pick_device(name: str) -> torch.device:
-    """A device by name; `auto` is the GPU where there is one.
-
-    Raises:
-        UsageError: no such device on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise UsageError(f"no device '{name}' here: {str(e).splitlines()[0]}") from e
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """The device's product name: two runs with the same name may be compared."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else results.cpu_name()
 
 
 def pick_batch_size(wanted: str | int, device: torch.device) -> int:
@@ -448,7 +426,7 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
     geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
     settings = CropSettings(job.card.crop, job.card.input, geometry)
     normalize = Normalize(job.card, job.device)
-    with _precision(job.dtype, job.device):
+    with precision(job.dtype, job.device):
         pending: tuple[Batch, Any] | None = None
         for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
             output = forward(net, normalize(batch.images), job)
@@ -481,13 +459,6 @@ class Normalize:
             x = x.pin_memory()
         x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)
         return x.sub_(self.mean).div_(self.std).contiguous()
-
-
-def _precision(dtype: str, device: torch.device) -> Any:
-    """Autocast for half precision; tf32 only if asked for, so that fp32 means fp32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-    half = dtype in ("fp16", "bf16")
-    return torch.autocast(device.type, DTYPES[dtype]) if half else nullcontext()
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:

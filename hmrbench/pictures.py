@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hmrbench import evaluate, overlay, results
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
+from hmrbench.device import device_name
 from hmrbench.errors import DataError
 from hmrbench.evaluate import Job
 from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, matrix_to_axis_angle
@@ -220,7 +221,7 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
         "weights_sha256": job.weights_sha256,
         "flip": job.flip,
         "dtype": job.dtype,
-        "device": evaluate.device_name(job.device),
+        "device": device_name(job.device),
         **job.protocol,
         "joint_names": list(joints),
         "focal_px": picture.focal_px,

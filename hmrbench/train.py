@@ -11,6 +11,7 @@ from typing import Any
 
 from hmrbench import data, evaluate, zoo
 from hmrbench.codecs import find_codec
+from hmrbench.device import pick_device
 from hmrbench.errors import UsageError
 from hmrbench.records import Array
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
@@ -86,7 +87,7 @@ def prepare(
     if recipe is None:
         recipe = spec.options.get("recipe")
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **changes)
-    place = evaluate.pick_device(device)
+    place = pick_device(device)
     if plan.dtype == "fp16" and place.type == "cpu":
         raise UsageError("fp16 is trained on a GPU; on a CPU say --dtype bf16 or fp32")
     validation = None

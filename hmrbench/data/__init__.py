@@ -12,8 +12,8 @@ from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.records import Dataset
 from hmrbench.schema import DatasetSpec, import_object, read_yaml, share_dir, validate
 
-# Reader name -> import path of its module: `read(spec, folder, boxes, limit) -> Dataset`,
-# `check(spec, folder) -> [Check]`, `images(spec, folder) -> [name]`, the pictures that the annotations name, below the spec's `images`.
+# Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
+# `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`.
 READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
 
 

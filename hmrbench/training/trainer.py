@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hmrbench import checkpoints, distributed, evaluate, results
+from hmrbench.device import device_name
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
@@ -119,7 +120,7 @@ class Trainer:
             "started_from": self.started_from,
             "steps": self.job.steps,
             "people_per_step": self.job.people_per_step,
-            "device": evaluate.device_name(self.job.device),
+            "device": device_name(self.job.device),
             "environment": results.environment(),
         }
 
