@@ -11,6 +11,8 @@ channels-last images without a transpose.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -60,9 +62,14 @@ def selective_scan_macs(B: int, L: int, D: int, N: int) -> int:
 
 
 def scan_backend(device: torch.device | str) -> str:
-    """What runs the scan on `device`: 'torch-chunked', or the installed CUDA kernel, such as 'cuda-oflex'."""
-    kernel = scan_cuda.installed_kernel()[0] if torch.device(device).type == "cuda" else ""
-    return kernel or "torch-chunked"
+    """What scans on `device`: 'torch-chunked', or on CUDA the installed kernel, such as 'cuda-oflex', or 'triton'."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return "torch-chunked"
+    has_triton = importlib.util.find_spec("triton") is not None
+    return scan_cuda.installed_kernel()[0] or (
+        "triton" if has_triton and _triton().works_on(device) else "torch-chunked"
+    )
 
 
 def cross_scan(x: Tensor) -> Tensor:
@@ -84,8 +91,15 @@ def cross_merge(ys: Tensor) -> Tensor:
 
 def _backend(u: Tensor) -> ModuleType:
     """The module whose `forward` and `backward` scan u. All return rows (B, ..., L) in time-major memory."""
-    has_kernel = u.dtype != torch.float64 and scan_backend(u.device) != "torch-chunked"
-    return scan_cuda if has_kernel else scan_torch
+    name = "torch-chunked" if u.dtype == torch.float64 else scan_backend(u.device)
+    if name == "triton":
+        return _triton()
+    return scan_torch if name == "torch-chunked" else scan_cuda
+
+
+def _triton() -> ModuleType:
+    """The backend in Triton, which takes a while to import and is missing on some systems."""
+    return importlib.import_module("hmrbench.nets.encoders.scan_triton")
 
 
 @torch.library.custom_op("hmrbench::selective_scan", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
