@@ -111,6 +111,17 @@ def test_predictions_equal_to_the_truth_are_perfect(people: Path) -> None:
     assert found["PCK@0.05"] == found["PCK@0.1"] == 100
 
 
+def test_people_who_stand_away_from_the_origin_have_no_vertex_error(people: Path) -> None:
+    """The truth's joints are in the camera's frame, metres away; parameters say nothing of that."""
+    in_space = np.load(people / "free" / "people.npz")
+    away = np.array([0.3, -0.2, 5.0, 0.0])
+    moved = {k: in_space[k] + away for k in ("body_keypoints_3d", "extra_keypoints_3d")}
+    write_people(people / "free", **moved)
+    found = numbers(predictions_of_truth(truth_params(), CENTERS, SIZE), people)
+    assert found["PVE"] == pytest.approx(0, abs=1e-3)
+    assert found["MPJPE"] == pytest.approx(0, abs=1e-3)
+
+
 def test_a_planted_similarity_gives_pa_mpjpe_zero_and_the_right_mpjpe(people: Path) -> None:
     rotation = geometry.axis_angle_to_matrix(torch.tensor([0.1, 0.4, -0.2])).double().numpy()
     predictions = predictions_of_truth(truth_params(), CENTERS, SIZE)

@@ -154,9 +154,9 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
         for metric, mm in errors.items()
     }
     per_sample = {metric: mm.mean(1) for metric, mm in errors.items()}
+    pelvis = truth.get("pelvis", 0)
     vertex_errors = [
-        _errors_mm(v - pred_pelvis[rows], w - gt_pelvis[rows]).mean(1)
-        for rows, v, w in _vertices(predictions, truth, ids)
+        _errors_mm(v, w).mean(1) for v, w in _vertices(predictions, truth, ids, pred_pelvis, gt_pelvis, pelvis)
     ]
     if vertex_errors:
         per_sample["PVE"] = np.concatenate(vertex_errors)
@@ -179,9 +179,18 @@ def _joints(predictions: Sequence[Prediction], dataset: Dataset, ids: Sequence[s
 
 
 def _vertices(
-    predictions: Sequence[Prediction], truth: Mapping[str, Any], ids: Sequence[str]
-) -> Iterator[tuple[slice, Array, Array]]:
-    """Rows, predicted and true vertices, some samples at a time; nothing where either side has none."""
+    predictions: Sequence[Prediction],
+    truth: Mapping[str, Any],
+    ids: Sequence[str],
+    pred_pelvis: Array,
+    gt_pelvis: Array,
+    pelvis: Any,
+) -> Iterator[tuple[Array, Array]]:
+    """Predicted and true vertices, pelvis at the origin, some samples at a time; nothing where either side has none.
+
+    Vertices that are given lie in the frame of the joints; those of a posed body are centred on that body's own pelvis,
+    since parameters say nothing of where the person stands.
+    """
     given = "vertices_m" in truth and all("vertices_m" in p.params for p in predictions)
     posed = "body" in truth and all(key in p.params for p in predictions for key in BODY_PARAMS)
     if not given and not posed:
@@ -190,17 +199,21 @@ def _vertices(
         rows = slice(start, start + VERTEX_CHUNK)
         params = [p.params for p in predictions[rows]]
         if given:
-            pred, gt = np.stack([p["vertices_m"] for p in params]), truth["vertices_m"][rows]
+            pred = np.stack([p["vertices_m"] for p in params]) - pred_pelvis[rows]
+            gt = truth["vertices_m"][rows] - gt_pelvis[rows]
         else:
-            pred = _pose(truth["body"], {key: np.stack([p[key] for p in params]) for key in BODY_PARAMS})
-            gt = _pose(truth["body"], {key: truth["params"][key][rows] for key in BODY_PARAMS})
-        yield rows, *_poses(pred, gt, ids[rows])
+            pred = _pose(truth["body"], {key: np.stack([p[key] for p in params]) for key in BODY_PARAMS}, pelvis)
+            gt = _pose(truth["body"], {key: truth["params"][key][rows] for key in BODY_PARAMS}, pelvis)
+        yield _poses(pred, gt, ids[rows])
 
 
-def _pose(body: Any, params: Mapping[str, Array]) -> Array:
+def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
+    """Vertices (B, V, 3) of a posed body, its pelvis at the origin."""
     with torch.no_grad():
         tensors = {key: torch.as_tensor(value, dtype=torch.float32) for key, value in params.items()}
-        vertices: Array = body(**tensors, vertices=True).vertices.cpu().numpy()
+        posed = body(**tensors, vertices=True)
+    joints, own = (posed.smpl_joints, 0) if posed.joints is None else (posed.joints, pelvis)
+    vertices: Array = (posed.vertices - _pelvis(joints, own)).cpu().numpy()
     return vertices
 
 
