@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DATA ?=
 
 .PHONY: setup demo test check bench format clean
 
@@ -16,7 +15,8 @@ $(VENV)/installed: pyproject.toml
 demo: setup  ## the main job, on pictures made on the spot
 	$(BIN)/python -m hmrbench demo
 
-test: setup  ## all tests
+test: setup  ## the gate on this project's own costs, then all tests
+	$(BIN)/python -m hmrbench check --baseline baselines/costs.json --costs
 	$(BIN)/python -m pytest
 
 check: setup  ## format, lint, types

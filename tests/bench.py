@@ -26,6 +26,9 @@ from conftest import make_coco
 from hmrbench import data, evaluate, zoo
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.loader import CropSettings, batches, crop_image
+from hmrbench.latency import bare_rate
+from hmrbench.metrics import mpjpe, pa_mpjpe
+from hmrbench.profiler import profile_model
 
 
 def in_turns(a: Callable[[], object], b: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -112,6 +115,41 @@ def reference_heatmaps(rng: np.random.Generator, people: int) -> np.ndarray:
     return (peaks + 0.01 * rng.random(peaks.shape)).astype(np.float32)
 
 
+def bench_metrics(rounds: int) -> None:
+    """MPJPE and PA-MPJPE of as many poses as 3DPW-test has, against one batched singular value decomposition."""
+    rng = np.random.default_rng(0)
+    gt = rng.normal(0, 0.3, (35515, 14, 3)).astype(np.float32)
+    pred = gt + rng.normal(0, 0.05, gt.shape).astype(np.float32)
+
+    def by_svd() -> None:
+        a, b = torch.from_numpy(pred), torch.from_numpy(gt)
+        (a - b).norm(dim=-1).mean(-1)
+        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+        u, s, vh = torch.linalg.svd(a.mT @ b)
+        sign = torch.ones_like(s)
+        sign[:, 2] = torch.det(u @ vh).sign()
+        rotation = (u * sign[:, None]) @ vh
+        scale = (s * sign).sum(-1) / (a**2).sum((1, 2))
+        (scale[:, None, None] * a @ rotation - b).norm(dim=-1).mean(-1)
+
+    fast, slow = in_turns(lambda: (mpjpe(pred, gt), pa_mpjpe(pred, gt)), by_svd, rounds)
+    report("MPJPE and PA-MPJPE of 35,515 poses; batched SVD in float32", fast, slow)
+
+
+def bench_profiler(model: str, rounds: int) -> None:
+    """The profiler's rate against a bare ten-line loop, and two runs of it against each other."""
+    net = zoo.load_weights(zoo.load_card(model), None)[0]
+    x = torch.randn(1, 3, *zoo.load_card(model).input)
+    found, bare = [], []
+    for _ in range(rounds):
+        found.append(profile_model(model, device="cpu", seconds=4.0).images_per_s)
+        bare.append(bare_rate(net, x, 4.0))
+    ours, other = statistics.median(found), statistics.median(bare)
+    what = f"profiler of {model}, images/s against a bare loop"
+    print(f"{what:74s} {ours:9.2f} {other:9.2f} /s  {100 * ours / other:5.1f} %", flush=True)
+    print(f"{'its runs differ by':74s} {100 * (max(found) / min(found) - 1):9.1f} %", flush=True)
+
+
 def main() -> None:
     """All comparisons, the quick ones first."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -123,9 +161,11 @@ def main() -> None:
     print(f"{'':74s} {'ours':>9s} {'other':>9s}    ratio")
     with tempfile.TemporaryDirectory() as folder:
         bench_decoding(args.rounds)
+        bench_metrics(args.rounds)
         bench_loading(Path(folder) / "many", args.rounds)
         for model in args.models:
             bench_loop(Path(folder) / model, model, args.people, args.rounds)
+            bench_profiler(model, args.rounds)
 
 
 if __name__ == "__main__":
