@@ -453,11 +453,6 @@ def family_order(card: ModelCard) -> tuple[str, int, int]:
     return card.family, "tsblh".find(card.size), card.stages or 0
 
 
-def is_glob(name: str) -> bool:
-    """Whether a name holds a wildcard."""
-    return re.search(r"[*?\[]", name) is not None
-
-
 def describe(card: ModelCard) -> list[dict[str, Any]]:
     """Stages and parts of a network: the shape each puts out for one picture, and its parameters.
 
