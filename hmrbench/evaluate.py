@@ -322,12 +322,7 @@ def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Datase
 
 
 def _read_results(path: Path) -> list[Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file of predictions") from None
-    except (ValueError, OSError) as e:
-        raise DataError(f"{path}: not readable JSON ({e})") from e
+    found = results.read_json(path, "file of predictions")
     if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
         raise DataError(f"{path}: COCO results are a list of objects")
     return found
@@ -340,7 +335,7 @@ def _read_meshes(path: Path, people: Dataset) -> list[Prediction]:
         ids = arrays.pop("id").tolist()
         predictions = results.unstack(arrays)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file of predictions") from None
+        raise DataError(f"{path}: file of predictions missing") from None
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as e:
         raise DataError(f"{path}: not an npz of predictions ({e})") from e
     place = {sample_id: i for i, sample_id in enumerate(ids)}

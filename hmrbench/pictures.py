@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,12 +69,7 @@ def read_boxes(path: Path) -> BoxFile:
     Raises:
         DataError: the file is missing or of no such form.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file of boxes") from None
-    except (ValueError, OSError) as e:
-        raise DataError(f"{path}: not readable JSON ({e})") from e
+    content = results.read_json(path, "file of boxes")
     boxes: dict[str, list[tuple[Any, Any]]] = {}
     try:
         if isinstance(content, dict) and not {"images", "annotations"} <= set(content):

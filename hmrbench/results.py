@@ -104,13 +104,28 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an `.npz`, whole or not at all."""
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> Path:
+    """Write an `.npz`, whole or not at all; returns its path."""
     import io
 
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(path, buffer.getvalue())
+    return path
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a JSON file holds; `what` names it in the message.
+
+    Raises:
+        DataError: the file is missing, or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: {what} missing") from None
+    except (ValueError, OSError) as e:
+        raise DataError(f"{path}: {what} is not readable JSON, truncated perhaps ({e})") from e
 
 
 def to_json(value: Any) -> str:

@@ -87,9 +87,13 @@ def prepare(
     if recipe is None:
         recipe = spec.options.get("recipe")
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **changes)
+    if plan.input:
+        card = card.model_copy(update={"input": plan.input})
     place = pick_device(device)
     if plan.dtype == "fp16" and place.type == "cpu":
         raise UsageError("fp16 is trained on a GPU; on a CPU say --dtype bf16 or fp32")
+    if plan.dtype == "fp16" and plan.optimizer.muon_lr:
+        raise UsageError("Muon's steps know no loss scaling; with 'muon_lr' say --dtype bf16 or fp32")
     validation = None
     if val_dataset is not None:
         validation = evaluate.prepare(

@@ -26,7 +26,7 @@ from hmrbench.training import checkpoint
 from hmrbench.training.examples import Examples
 from hmrbench.training.feed import Feed, epoch_order
 from hmrbench.training.log import read_table
-from hmrbench.training.optim import Average, layer_numbers, lr_factor, make_optimizer, set_lr
+from hmrbench.training.optim import Average, layer_numbers, lr_factor, make_optimizers, set_lr
 from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
 from hmrbench.training.start import set_mean_parameters, start_net
 
@@ -144,8 +144,8 @@ def test_hierarchical_layers_are_counted_through(model: str, last: int, into: di
 
 def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
     net = zoo.build_net(CARDS["swinpose-t-s2"])
-    optimizer = make_optimizer(net, Optimizer(lr=1e-3, weight_decay=0.1, layer_decay=0.5))
-    set_lr(optimizer, Optimizer(lr=1e-3, layer_decay=0.5), 0.1)
+    [optimizer] = make_optimizers(net, Optimizer(lr=1e-3, weight_decay=0.1, layer_decay=0.5))
+    set_lr([optimizer], Optimizer(lr=1e-3, layer_decay=0.5), 0.1)
     found = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     assert len(found) == len(list(net.parameters()))
     parameters = dict(net.named_parameters())
@@ -158,8 +158,26 @@ def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
         "encoder.layers.0.blocks.0.attn.relative_position_bias_table", "head.deconv_layers.1.weight",
     ):  # fmt: skip
         assert found[id(parameters[name])]["weight_decay"] == 0
-    everything = make_optimizer(net, Optimizer(lr=1e-3, weight_decay=0.1, decay_all=True))
+    [everything] = make_optimizers(net, Optimizer(lr=1e-3, weight_decay=0.1, decay_all=True))
     assert {g["weight_decay"] for g in everything.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("model", ["swinpose-t-s2", "gmfhmr2-t-s2", "vmpose-t-s2"])
+def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: str) -> None:
+    net = zoo.build_net(CARDS[model])
+    settings = Optimizer(lr=1e-3, muon_lr=5e-3, layer_decay=0.5)
+    adamw, muon = optimizers = make_optimizers(net, settings)
+    set_lr(optimizers, settings, 0.1)
+    names = {id(p): name for name, p in net.named_parameters()}
+    by_muon = {names[id(p)]: g for g in muon.param_groups for p in g["params"]}
+    by_adamw = {names[id(p)]: g for g in adamw.param_groups for p in g["params"]}
+    assert by_muon.keys() | by_adamw.keys() == set(names.values())
+    assert not by_muon.keys() & by_adamw.keys()
+    assert all(net.get_parameter(name).ndim == 2 for name in by_muon)
+    assert not [n for n in by_muon if "bias_table" in n or "A_logs" in n or n.startswith("head.dec")]
+    layers, last = layers_of(model)
+    for name, group in (by_muon | by_adamw).items():
+        assert group["lr"] == pytest.approx((5e-4 if name in by_muon else 1e-4) * 0.5 ** (last - layers[name]))
 
 
 def test_the_rate_warms_up_linearly_and_falls_at_the_milestones() -> None:

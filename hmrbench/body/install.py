@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hmrbench.body.arrays import SMPL_VERTICES, BodyArrays, read_arrays, read_bo
 from hmrbench.body.model import Body
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.fetch import cache_dir
+from hmrbench.results import write_arrays
 
 ASSETS = Path(__file__).parent / "assets"
 FREE_BODIES = {"free": "free_body.npz", "free-lite": "free_body_lite.npz"}
@@ -91,12 +91,12 @@ def install_body(source: str | Path | Mapping[str, Any], folder: Path | None = N
         regressor = read_regressor(str(source))
         if regressor.shape[1] != SMPL_VERTICES:
             raise DataError(f"{source}: for {regressor.shape[1]} vertices; SMPL has {SMPL_VERTICES}")
-        return _write(folder / "smpl_joints.npz", {"joint_regressor_extra": regressor})
+        return write_arrays(folder / "smpl_joints.npz", {"joint_regressor_extra": regressor})
     body = read_body(content if isinstance(source, Mapping) else source)
     if len(body.v_template) != SMPL_VERTICES:
         found = f"{len(body.v_template)} vertices; SMPL has {SMPL_VERTICES}"
         raise DataError(f"{body.source}: {found}: this is another topology")
-    return _write(folder / "smpl.npz", _as_npz(body))
+    return write_arrays(folder / "smpl.npz", _as_npz(body))
 
 
 def body_folder() -> Path:
@@ -117,16 +117,3 @@ def _as_npz(body: BodyArrays) -> dict[str, Any]:
         "joint_regressor_extra": body.joint_regressor_extra,
     }
     return {name: array for name, array in named.items() if array is not None}
-
-
-def _write(path: Path, arrays: Mapping[str, Any]) -> Path:
-    """The whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            np.savez_compressed(file, **arrays)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(path)
-    return path

@@ -6,7 +6,6 @@ with a labelled keypoint who is no crowd, on the box clipped to the image; with 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hmrbench.download import file_sha256
 from hmrbench.errors import DataError
 from hmrbench.metrics.coco_keypoints import check_coco, make_coco, restrict
 from hmrbench.records import Dataset, Sample
+from hmrbench.results import read_json
 from hmrbench.schema import DatasetSpec
 
 _PERSON = 1
@@ -43,7 +43,7 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
 
 def read_annotations(path: Path) -> COCO:
     """COCO's index of an annotation file; unlike COCO's own reader it prints nothing and names what is wrong."""
-    content = _read_json(path, "annotation file")
+    content = read_json(path, "annotation file")
     absent = [k for k in ("images", "annotations", "categories") if not isinstance(content, dict) or k not in content]
     if absent:
         raise DataError(f"{path}: no COCO annotation file, it lacks {', '.join(absent)}")
@@ -51,15 +51,6 @@ def read_annotations(path: Path) -> COCO:
         return make_coco(content)
     except (KeyError, TypeError) as e:
         raise DataError(f"{path}: an entry lacks {e}") from e
-
-
-def _read_json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: {what} missing") from None
-    except (ValueError, OSError) as e:
-        raise DataError(f"{path}: {what} is not readable JSON, truncated perhaps ({e})") from e
 
 
 def _from_truth(coco: COCO, images: dict[int, Path]) -> list[Sample]:
@@ -85,7 +76,7 @@ def has_keypoints(ann: dict[str, Any]) -> bool:
 
 def _from_detector(path: Path, images: dict[int, Path]) -> list[Sample]:
     """Every person box on an image of the annotation file; `id` is the box's place in the detector's file."""
-    found = _read_json(path, "detector box file")
+    found = read_json(path, "detector box file")
     samples = []
     try:
         for i, box in enumerate(found):
@@ -123,7 +114,7 @@ def check(spec: DatasetSpec, folder: Path) -> list[Check]:
         if file is None:
             continue
         try:
-            found = _read_json(folder / file, "detector box file")
+            found = read_json(folder / file, "detector box file")
             known = set(coco.imgs)
             boxes = [b for b in found if b["category_id"] == _PERSON]
             off = sum(b["image_id"] not in known for b in boxes)

@@ -15,11 +15,13 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from hmrbench.errors import UsageError
 from hmrbench.training.recipes import Optimizer, Schedule
 
 # A block of an encoder: stage (hierarchical ones) and number in it.
@@ -31,6 +33,8 @@ _INTO = re.compile(
     r"^encoder\.(?:layers\.(?P<layer>\d+)\.downsample(?P<last>\.\d+)?|patch_embed_layers\.(?P<embed>\d+))\."
 )
 _FIRST = re.compile(r"^encoder\.(patch_embed\.|pos_embed$|conv_stem\.)")
+# The SMPL head's last layers: Muon is for matrices between hidden layers.
+_OUTPUT = re.compile(r"^head\.dec(pose|shape|cam)\.")
 _NOT_DECAYED = re.compile(r"pos_embed|relative_position_bias_table|\.A_logs$|\.Ds$|\.dt_projs_bias$")
 
 
@@ -55,31 +59,47 @@ def _place(match: re.Match[str]) -> tuple[int, int]:
     return int(match["a"] or match["b"] or 0), int(match["block"])
 
 
-def make_optimizer(net: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW with one group per layer and kind; each group's `scale` is its part of the learning rate."""
+def make_optimizers(net: nn.Module, settings: Optimizer) -> list[torch.optim.Optimizer]:
+    """AdamW and, where the settings give matrices a learning rate of their own, Muon for these.
+
+    Each has one group per layer and kind, whose `scale` is its part of the settings' `lr`.
+
+    Raises:
+        UsageError: this PyTorch has no Muon.
+    """
     names = {name: p for name, p in net.named_parameters() if p.requires_grad}
     layers, last = layer_numbers(list(names))
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for name, parameter in names.items():
         matrix = parameter.ndim > 1 and not name.endswith(".bias") and not _NOT_DECAYED.search(name)
         decayed = matrix or settings.decay_all
+        by_muon = matrix and parameter.ndim == 2 and settings.muon_lr is not None and not _OUTPUT.search(name)
+        faster = (settings.muon_lr or 0.0) / settings.lr if by_muon else 1.0
         group = groups.setdefault(
-            (layers[name], decayed),
+            (by_muon, layers[name], decayed),
             {
                 "params": [],
                 "weight_decay": settings.weight_decay if decayed else 0.0,
-                "scale": settings.layer_decay ** (last - layers[name]),
+                "scale": faster * settings.layer_decay ** (last - layers[name]),
             },
         )
         group["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=settings.lr, betas=settings.betas)
+    adamw, muon = ([g for (kind, *_), g in groups.items() if kind is wanted] for wanted in (False, True))
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=settings.lr, betas=settings.betas)]
+    if muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise UsageError(
+                f"Muon came with PyTorch 2.9, this is {torch.__version__}; take 'muon_lr' out of the recipe"
+            )
+        found.append(torch.optim.Muon(muon, lr=settings.lr, adjust_lr_fn="match_rms_adamw"))
+    return found
 
 
-def set_lr(optimizer: torch.optim.Optimizer, settings: Optimizer, factor: float) -> float:
-    """Give every group its learning rate; returns that of the head."""
-    for group in optimizer.param_groups:
-        group["lr"] = settings.lr * factor * group["scale"]
-    return settings.lr * factor
+def set_lr(optimizers: Sequence[torch.optim.Optimizer], settings: Optimizer, factor: float) -> None:
+    """Give every group its learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * factor * group["scale"]
 
 
 def lr_factor(step: int, steps: int, schedule: Schedule) -> float:

@@ -22,10 +22,15 @@ class _Frozen(BaseModel):
 
 
 class Optimizer(_Frozen):
-    """AdamW. `layer_decay` multiplies the learning rate once for every block between a layer and the neck;
-    `decay_all` decays biases and norms too."""
+    """AdamW.
+
+    `muon_lr` gives the matrices between hidden layers to Muon (Jordan et al. 2024), its steps scaled to
+    AdamW's; on small data it learns about twice as much from each picture. `layer_decay` multiplies the
+    learning rate once for every block between a layer and the neck; `decay_all` decays biases and norms too.
+    """
 
     lr: float = Field(gt=0)
+    muon_lr: float | None = Field(default=None, gt=0)
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -90,7 +95,9 @@ class Loss(_Frozen):
 class Recipe(_Frozen):
     """How a network is trained.
 
-    `batch_size` is that of one process. The length is `epochs` or `steps`. `clip` is the largest norm of the
+    `input` is the height and width of the pictures, where they are not those of the card: a pose network learns
+    several times as fast on small pictures, before it goes on with whole ones. `batch_size` is that of one
+    process. The length is `epochs` or `steps`. `clip` is the largest norm of the
     gradient, `ema` the decay of the averaged weights (0 for none), which are then the ones that are measured
     and kept. `validate_every` and `save_minutes` say when; `best` is the metric that decides which weights
     are kept.
@@ -104,6 +111,7 @@ class Recipe(_Frozen):
     batch_size: int = Field(gt=0)
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     init: str = "random"
+    input: tuple[int, int] | None = None
     drop_path: float = 0.0
     clip: float = 0.0
     ema: float = Field(default=0.0, ge=0, lt=1)
@@ -146,6 +154,8 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     recipe = validate(Recipe, path, path.stem, {**fields, **given})
     if recipe.task != card.task:
         raise UsageError(f"recipe '{recipe.name}' is for {recipe.task}, {card.name} a network for {card.task}")
+    if recipe.input and recipe.task == "hmr":
+        raise UsageError(f"recipe '{recipe.name}': mesh networks cut their crops to a fixed width; input is for poses")
     return recipe
 
 

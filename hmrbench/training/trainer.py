@@ -23,7 +23,7 @@ from hmrbench.training.engine import caught_signals, make_engine
 from hmrbench.training.feed import Feed
 from hmrbench.training.job import TrainJob
 from hmrbench.training.log import Log, Meter
-from hmrbench.training.optim import Average, lr_factor, make_optimizer, set_lr
+from hmrbench.training.optim import Average, lr_factor, make_optimizers, set_lr
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 
@@ -53,9 +53,9 @@ class Trainer:
         self.net, self.started_from = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
         if job.body is not None and not self.started_from.startswith("all"):
             start.set_mean_parameters(self.net, job.mean_params)
-        self.optimizer: Any
+        self.optimizers: list[Any]
         self.wrapped: Any
-        self.wrapped, self.optimizer = self.fabric.setup(self.net, make_optimizer(self.net, self.recipe.optimizer))
+        self.wrapped, *self.optimizers = self.fabric.setup(self.net, *make_optimizers(self.net, self.recipe.optimizer))
         self.average = Average(self.net, self.recipe.ema) if self.recipe.ema else None
         torch.manual_seed(job.seed + distributed.rank())
         self.normalize = evaluate.Normalize(job.card, self.fabric.device)
@@ -76,7 +76,7 @@ class Trainer:
             "started_from": self.started_from,
             "net": self.net.state_dict(),
             "average": None if self.average is None else self.average.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": checkpoint.random_state(),
             "meter": self.meter.state(),
@@ -89,7 +89,8 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         if self.average is not None:
             self.average.net.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.meter.set_state(state["meter"])
         checkpoint.set_random_state(state["random"])
@@ -167,15 +168,16 @@ class Trainer:
         """One step down the gradient."""
         recipe = self.recipe
         factor = lr_factor(self.step, self.job.steps, recipe.schedule)
-        set_lr(self.optimizer, recipe.optimizer, factor)
+        set_lr(self.optimizers, recipe.optimizer, factor)
         batch = {name: self.to_device(a) for name, a in arrays.items() if name != "image"}
         found = self.job.losses(self.wrapped(self.normalize(arrays["image"])), batch)
         self.fabric.backward(found["loss"])
         norm = self.fabric.clip_gradients(
-            self.wrapped, self.optimizer, max_norm=recipe.clip or float("inf"), error_if_nonfinite=False
+            self.wrapped, self.optimizers[0], max_norm=recipe.clip or float("inf"), error_if_nonfinite=False
         )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.step)
         assert norm is not None
