@@ -136,6 +136,7 @@ def prepare(
     """Check everything cheap and return what `run` needs.
 
     Args:
+        weights: see `zoo.resolve_weights`; None for the data set's default where the card has it.
         opened: the data set, if it was opened before for another model.
 
     Raises:
@@ -152,6 +153,8 @@ def prepare(
         metrics.find_metric(name)
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(body) if body is not None else find_codec(codec or card.codec)
+    if weights is None and card.demo_weights is not None:
+        weights = spec.default_weights
     label, path = zoo.resolve_weights(card, weights)
     place = pick_device(zoo.fit_backend(card, device, dtype))
     people = opened or data.open_dataset(spec, data_root, boxes, limit)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,20 +183,6 @@ def profile_card(
     return _rows(_Session(card, None, card.input, setup, by_module), batch_sizes, runs, resume)
 
 
-def as_row(result: ProfileResult) -> dict[str, Any]:
-    """The JSON object of a result: its details stand beside its other fields."""
-    row = asdict(result)
-    details: dict[str, Any] = row.pop("details")
-    return row | details
-
-
-def from_row(row: Mapping[str, Any]) -> ProfileResult:
-    """The inverse of `as_row`."""
-    known = {f.name for f in fields(ProfileResult)} - {"details"}
-    details = {k: v for k, v in row.items() if k not in known}
-    return ProfileResult(**{k: v for k, v in row.items() if k in known}, details=details)
-
-
 # --------------------------------------------------------------------------- measuring
 
 
@@ -207,11 +193,11 @@ def _rows(session: _Session, batch_sizes: Sequence[int], runs: Path | None, resu
             key = results.run_key(session.identity(batch_size))
             done = results.finished(runs, "profile", key) if runs is not None and resume else None
             if done is not None and done.row["status"] != "failed":
-                yield from_row(done.row)
+                yield ProfileResult.from_row(done.row)
                 continue
             result, samples = session.measure(batch_size)
             if runs is not None:
-                results.save(runs, "profile", as_row(result), key, None if samples is None else {"samples_ms": samples})
+                results.save(runs, "profile", result.row(), key, None if samples is None else {"samples_ms": samples})
             yield result
     finally:
         session.close()
@@ -274,7 +260,7 @@ class _Session:
             "versions": results.versions(),
             "commit": results.commit(),
         }
-        return from_row({**self.about, "batch_size": batch_size, **known, **more}), samples
+        return ProfileResult.from_row({**self.about, "batch_size": batch_size, **known, **more}), samples
 
     def close(self) -> None:
         """Let go of the network, if there was one."""

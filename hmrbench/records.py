@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -157,5 +157,14 @@ class ProfileResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """The JSON object of this result."""
-        return asdict(self)
+        """The JSON object of this result: its details stand beside its other fields."""
+        row = asdict(self)
+        details: dict[str, Any] = row.pop("details")
+        return row | details
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ProfileResult:
+        """The inverse of `row`."""
+        known = {f.name for f in fields(cls)} - {"details"}
+        details = {k: v for k, v in row.items() if k not in known}
+        return cls(**{k: v for k, v in row.items() if k in known}, details=details)

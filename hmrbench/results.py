@@ -216,8 +216,8 @@ def load_run(path: Path) -> Run:
 
 
 def load_runs(runs: Path, kind: str | None = None) -> list[Run]:
-    """All runs of a folder, oldest first; of one kind if given."""
-    found = [load_run(p) for p in sorted(runs.glob("*.json"))] if runs.is_dir() else []
+    """All runs of a folder, oldest first; of one kind if given. Files whose names do not end in a key are no runs."""
+    found = [load_run(p) for p in sorted(runs.glob(f"*-{'[0-9a-f]' * 12}.json"))] if runs.is_dir() else []
     return sorted((r for r in found if kind in (None, r.kind)), key=lambda r: (r.created, r.path.name))
 
 

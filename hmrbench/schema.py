@@ -137,6 +137,7 @@ class DatasetSpec(_Frozen):
     """Where a data set lies under the data root, who reads it, and what is measured on it.
 
     `parts` are `annotations`, `images` and the names of `boxes` that are files. An `embedded` set lies in this package.
+    `default_weights` are those of cards that have such weights for this set.
     """
 
     name: str
@@ -149,6 +150,7 @@ class DatasetSpec(_Frozen):
     images: str
     boxes: dict[str, str | None] = Field(default={"gt": None})
     default_boxes: str = "gt"
+    default_weights: Literal["demo"] | None = None
     metrics: tuple[str, ...]
     options: dict[str, Any] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)

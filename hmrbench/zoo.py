@@ -185,7 +185,7 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
     if None in sizes.values():
         raise UsageError(f"{card.name}: an smpl head needs {', '.join(sizes)}")
     head = SMPLHead(channels, **sizes)
-    return Network(encoder, neck, head, side_crop=32)
+    return Network(encoder, neck, head, side_crop=8)
 
 
 def backend_of(card: ModelCard) -> str | None:
@@ -484,7 +484,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         if not isinstance(getattr(net, "encoder", None), nn.Module):
             note("network", net, output)
             return rows
-        seen = image[..., net.side_crop : image.shape[-1] - net.side_crop] if hasattr(net, "side_crop") else image
+        seen = net.seen(image) if hasattr(net, "seen") else image
         below = 0
         for stage in range(1, (card.stages or 4) + 1) if len(net.encoder.widths) > 1 else ():
             cut = _make_encoder(str(card.encoder), stage, **card.options)

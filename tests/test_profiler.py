@@ -23,6 +23,7 @@ from hmrbench import device as devices
 from hmrbench import latency, profile_model, profiler, results, zoo
 from hmrbench.cli.profile import profile_view
 from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.records import ProfileResult
 from hmrbench.schema import ModelCard
 
 CPU = torch.device("cpu")
@@ -125,7 +126,7 @@ def cards(tmp_path: Path) -> Path:
 
 def measure(name: str, cards: Path, **settings: Any) -> dict[str, Any]:
     settings = {"device": "cpu", "repeats": 3, **settings}
-    return profiler.as_row(profile_model(name, models_dirs=[cards], **settings))
+    return profile_model(name, models_dirs=[cards], **settings).row()
 
 
 def run(cards: Path, runs: Path, *args: object) -> Any:
@@ -161,13 +162,13 @@ def test_a_row_says_what_a_network_costs(cards: Path) -> None:
         False,
         None,
     )  # three samples bound nothing
-    assert profiler.as_row(profiler.from_row(row)) == row
+    assert ProfileResult.from_row(row).row() == row
     json.loads(results.to_json(row))
 
 
 def test_a_network_of_anybody_can_be_profiled() -> None:
     net = Net().train()
-    row = profiler.as_row(profile_model(net, device="cpu", repeats=2, input_size=(32, 32), batch_size=3))
+    row = profile_model(net, device="cpu", repeats=2, input_size=(32, 32), batch_size=3).row()
     assert (row["model"], row["task"], row["weights"], row["batch_size"]) == ("Net", None, "given", 3)
     assert row["macs"] == 8 * 8 * (8 * 48 + 17 * 8)
     with pytest.raises(UsageError, match="card"):
@@ -181,7 +182,7 @@ def test_counting_alone_needs_no_forward(cards: Path) -> None:
 
 
 def test_vmamba_names_its_scan() -> None:
-    row = profiler.as_row(profile_model("vmpose-t-s2", device="cpu", repeats=0))
+    row = profile_model("vmpose-t-s2", device="cpu", repeats=0).row()
     assert row["backend"] == "torch-chunked"
     assert row["macs_by_operator"]["selective_scan"] == 2 * 10 * 4 * 96 * 64 * 48 + 2 * 10 * 4 * 192 * 32 * 24
 
@@ -299,7 +300,7 @@ def test_each_row_is_kept_with_its_samples_as_soon_as_it_is_there(cards: Path, t
     )
     first = next(rows)
     (kept,) = results.load_runs(tmp_path / "r", "profile")
-    assert kept.row == json.loads(results.to_json(profiler.as_row(first)))
+    assert kept.row == json.loads(results.to_json(first.row()))
     samples = kept.arrays()["samples_ms"]
     assert samples.shape == (4,)
     assert first.latency_ms == np.median(samples)
@@ -545,7 +546,7 @@ def test_the_table_fits_80_columns_and_says_what_is_wrong(cards: Path, tmp_path:
     for words in ("failed", "no memory", "not finite", "weights random", results.cpu_name(), "fp32"):
         assert words in text, words
     assert max(map(len, result.stdout.splitlines())) <= 80
-    row = profiler.as_row(profile_model("vitpose-h", device="cpu", repeats=0))
+    row = profile_model("vitpose-h", device="cpu", repeats=0).row()
     row |= {"latency_ms": 12345.6, "latency_ms_p90": 23456.7, "images_per_s": 0.08, "peak_memory_mb": 54321.0}
     row |= {"model": "gmfhmr2-b-s4", "stable": False, "uncounted": {"aten::lstm": 3}}
     view = profile_view([row, {**row, "batch_size": 512}])

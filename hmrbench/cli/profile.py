@@ -102,7 +102,7 @@ def profile(
         for number, card in enumerate(cards, start=1):
             found = profiler.profile_card(card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module)
             for result in found:
-                rows.append(profiler.as_row(result))
+                rows.append(result.row())
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         remark.print("stopped; --resume keeps the rows that are there", markup=False)

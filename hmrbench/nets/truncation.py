@@ -72,8 +72,8 @@ class Network(nn.Module):
         encoder: (B, 3, H, W) images to (B, C, h, w).
         neck: its output to stride 16.
         head: the last step, to heatmaps or to a dict of body parameters.
-        side_crop: columns dropped at the left and at the right before the encoder: 32 for HMR2.0, which sees
-            the middle 192 of the 256 columns of a crop.
+        side_crop: the left and the right 1 / side_crop of the width do not reach the encoder: 8 for HMR2.0,
+            which sees the middle 192 of the 256 columns of a crop; 0 for all of it.
     """
 
     def __init__(self, encoder: nn.Module, neck: nn.Module, head: nn.Module, side_crop: int = 0) -> None:
@@ -84,14 +84,13 @@ class Network(nn.Module):
         self.side_crop = side_crop
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """(B, 3, H, W) normalised images to whatever the head gives.
-
-        Raises:
-            UsageError: the images are too narrow for the side crop.
-        """
-        if self.side_crop:
-            if x.shape[-1] <= 2 * self.side_crop:
-                raise UsageError(f"images {x.shape[-1]} wide leave nothing when {self.side_crop} go at either side")
-            x = x[..., self.side_crop : -self.side_crop]
-        y: Tensor | dict[str, Tensor] = self.head(self.neck(self.encoder(x)))
+        """(B, 3, H, W) normalised images to whatever the head gives."""
+        y: Tensor | dict[str, Tensor] = self.head(self.neck(self.encoder(self.seen(x))))
         return y
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The columns of (B, 3, H, W) that reach the encoder."""
+        if not self.side_crop:
+            return x
+        side = x.shape[-1] // self.side_crop
+        return x[..., side : x.shape[-1] - side]

@@ -95,7 +95,7 @@ class Loss(_Frozen):
 class Recipe(_Frozen):
     """How a network is trained.
 
-    `input` is the height and width of the pictures, where they are not those of the card: a pose network learns
+    `input` is the height and width of the pictures, where they are not those of the card: a network learns
     several times as fast on small pictures, before it goes on with whole ones. `batch_size` is that of one
     process. The length is `epochs` or `steps`. `clip` is the largest norm of the
     gradient, `ema` the decay of the averaged weights (0 for none), which are then the ones that are measured
@@ -154,8 +154,6 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     recipe = validate(Recipe, path, path.stem, {**fields, **given})
     if recipe.task != card.task:
         raise UsageError(f"recipe '{recipe.name}' is for {recipe.task}, {card.name} a network for {card.task}")
-    if recipe.input and recipe.task == "hmr":
-        raise UsageError(f"recipe '{recipe.name}': mesh networks cut their crops to a fixed width; input is for poses")
     return recipe
 
 
