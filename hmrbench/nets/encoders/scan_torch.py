@@ -33,21 +33,29 @@ def backward(*inputs: Tensor, dy: Tensor) -> list[Tensor]:
     """Gradients of the seven inputs from that of the output. The states are computed again, not kept."""
     u, delta, A, B, C, D, bias = _steps_first(*inputs)
     dy = dy.view(len(dy), *D.shape, -1).permute(0, 3, 1, 2)  # (B, L, K, D)
-    dt, decay, h = _states(u, delta, A, B, bias)
-    dh = torch.mul(dy.unsqueeze(3), C.unsqueeze(4), out=torch.empty_like(h)).flip(1)
-    dh = linear_recurrence_(decay.roll(-1, 1).flip(1), dh).flip(1)
-    d_exponent = dh * decay * F.pad(h, (0, 0) * 3 + (1, 0))[:, :-1]  # of dt A
-    d_drive = (dh * B.unsqueeze(4)).sum(3)  # of dt u
-    d_delta = (d_drive * u + (d_exponent * A).sum(3)) * -torch.expm1(-dt)  # softplus' = 1 - exp(-softplus)
-    grads = (
-        (d_drive * dt + dy * D).flatten(2).movedim(1, -1),
-        d_delta.flatten(2).movedim(1, -1),
-        (d_exponent * dt.unsqueeze(3)).sum((0, 1)).transpose(1, 2).flatten(0, 1),
-        (dh * (dt * u).unsqueeze(3)).sum(4).movedim(1, -1),
-        (h * dy.unsqueeze(3)).sum(4).movedim(1, -1),
-        (dy * u).sum((0, 1)).flatten(),
-        d_delta.sum((0, 1)).flatten(),
-    )
+    du, d_delta = dy.new_empty(u.shape), dy.new_empty(u.shape)
+    dB, dC = dy.new_empty(B.shape), dy.new_empty(B.shape)
+    dA, dD, d_bias = torch.zeros_like(A), torch.zeros_like(D), torch.zeros_like(bias)
+    for part in _parts(u, states=2 * A.shape[1]):  # twice the buffers of forward
+        k = part[2]
+        u_, dy_, B_ = u[part], dy[part], B[part].unsqueeze(4)
+        dt, decay, h = _states(u_, delta[part], A[k], B[part], bias[k])
+        dC[part] = (h * dy_.unsqueeze(3)).sum(4)
+        dh = torch.mul(dy_.unsqueeze(3), C[part].unsqueeze(4), out=torch.empty_like(h)).flip(1)
+        dh = linear_recurrence_(decay.roll(-1, 1).flip(1), dh).flip(1)
+        d_exponent = decay.mul_(dh)  # of dt A
+        d_exponent[:, 0] = 0
+        d_exponent[:, 1:] *= h[:, :-1]
+        d_drive = (dh * B_).sum(3)  # of dt u
+        dB[part] = dh.mul_((dt * u_).unsqueeze(3)).sum(4)
+        d_step = torch.mul((d_drive * u_).add_((d_exponent * A[k]).sum(3)), -torch.expm1(-dt), out=d_delta[part])
+        dA[k] += d_exponent.mul_(dt.unsqueeze(3)).sum((0, 1))
+        torch.addcmul(dy_ * D[k], d_drive, dt, out=du[part])
+        dD[k] += (dy_ * u_).sum((0, 1))
+        d_bias[k] += d_step.sum((0, 1))
+    rows = (x.flatten(2).movedim(1, -1) for x in (du, d_delta))
+    states = (x.movedim(1, -1) for x in (dB, dC))
+    grads = (*rows, dA.transpose(1, 2).flatten(0, 1), *states, dD.flatten(), d_bias.flatten())
     return [g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)]
 
 
