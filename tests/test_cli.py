@@ -123,6 +123,14 @@ def test_eval_several_models(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) 
     assert len(results.load_runs(tmp_path / "r", "eval")) == 2
 
 
+def test_a_folder_that_cannot_be_written_is_named(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    result = run_eval(tiny_coco, tiny_cards, tmp_path / "file" / "runs", "tiny-a", "--weights", "random")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/file")
+    assert "Not a directory" in result.stderr
+
+
 def test_eval_prints_a_table_of_80_columns(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
     result = run_eval(tiny_coco, tiny_cards, tmp_path, "tiny-a", "--weights", "random", "--boxes", "gt", "--limit", "3")
     assert "tiny-a" in result.stdout
@@ -170,7 +178,7 @@ def test_save_predictions_then_score(tiny_coco: Path, tiny_cards: Path, tmp_path
         (("datasets", "fetch", "coco-vol"), 2, "did you mean coco-val"),
         (("datasets", "prepare", "3dpw-test"), 2, "--from"),
         (("datasets", "prepare", "3dpw-test", "--from", "nowhere"), 3, "nowhere: no such folder or archive"),
-        (("score", "none.json", "-d", "coco-val"), 3, "none.json: no such file"),
+        (("score", "none.json", "-d", "coco-val"), 3, "none.json: file of predictions missing"),
         (("table", "--runs", "nowhere"), 3, "no runs here"),
         (("models", "--models-dir", "nowhere"), 2, "nowhere"),
         (("frobnicate",), 2, "frobnicate"),

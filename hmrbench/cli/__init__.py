@@ -72,6 +72,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except HmrbenchError as e:
             typer.echo(f"error: {e}", err=True)
             raise typer.Exit(e.exit_code) from e
+        except BrokenPipeError:
+            raise
+        except OSError as e:  # a folder that may not be written, a full disk
+            if e.strerror is None:
+                raise
+            typer.echo(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror}", err=True)
+            raise typer.Exit(1) from e
         except KeyboardInterrupt as e:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from e
