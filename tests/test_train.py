@@ -64,10 +64,10 @@ def test_hmr2s_recipe_is_hmr2s() -> None:
     assert (recipe.steps, recipe.batch_size, recipe.optimizer.lr) == (1_000_000, 48, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["vitpose", "hmr2", "demo-pose", "demo-mesh"])
+@pytest.mark.parametrize("name", ["vitpose", "hmr2", "demo-pose", "demo-pose-small", "demo-mesh", "demo-mesh-small"])
 @pytest.mark.parametrize("model", ["vitpose-s", "vitpose-h", "hmr2-l", "gmfpose-t-s2", "vmhmr2-b-s4"])
 def test_every_recipe_fits_every_model_of_its_task(name: str, model: str) -> None:
-    of_meshes = name in ("hmr2", "demo-mesh")
+    of_meshes = name in ("hmr2", "demo-mesh", "demo-mesh-small")
     if of_meshes == (CARDS[model].task == "hmr"):
         assert load_recipe(name, CARDS[model]).name == name
     else:
@@ -264,6 +264,24 @@ def run(settings: dict[str, Any], out: Path, model: str = "learner", **more: Any
     keys = ("resume", "minutes", "half", "progress")
     job = train.prepare(model, "people-2d", **{**settings, **{k: v for k, v in more.items() if k not in keys}})
     return train.run(job, out, **{k: v for k, v in more.items() if k in keys})
+
+
+def test_small_pictures_and_muon_first_then_the_card_s_size(settings: dict[str, Any], tmp_path: Path) -> None:
+    recipe = settings["recipe"].read_text().replace("optimizer: {", "optimizer: {muon_lr: 0.02, ")
+    (tmp_path / "small.yaml").write_text(recipe + "input: [64, 48]\n")
+    small = {"recipe": tmp_path / "small.yaml", "val_dataset": "people-2d", "steps": 4}
+    job = train.prepare("small-pose", "people-2d", **{**settings, **small})
+    assert job.examples.make(0, np.random.default_rng(0))["image"].shape == (64, 48, 3)
+    first = run(settings, tmp_path / "a", "small-pose", **small, minutes=0)
+    assert not first.finished
+    first = run(settings, tmp_path / "a", "small-pose", **small, resume=True)
+    whole = run(settings, tmp_path / "whole", "small-pose", **small)
+    assert losses(tmp_path / "a") == losses(tmp_path / "whole")
+    job = train.prepare("small-pose", "people-2d", **{**settings, "init": str(whole.weights)})
+    assert job.examples.make(0, np.random.default_rng(0))["image"].shape == (128, 96, 3)
+    second = run(settings, tmp_path / "b", "small-pose", init=str(first.weights), steps=1)
+    with safe_open(second.weights, "pt") as file:
+        assert file.metadata()["started_from"] == f"all weights of {first.weights}"
 
 
 def losses(out: Path) -> list[tuple[str, str, str]]:

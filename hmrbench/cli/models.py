@@ -68,11 +68,12 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
     out.print(make_table([f"part at {card.input_text}", "output", "params (M)"], rows))
     lines = [("codec", card.codec), ("licence", card.licence)]
     lines += [("published", f"{p.metric} {p.value:g} on {p.dataset}  [{p.source}]") for p in card.published]
-    for title, sources in (("weights", card.weights), ("encoder", card.encoder_weights)):
+    demo = () if card.demo_weights is None else (card.demo_weights,)
+    for title, sources in (("weights", card.weights), ("encoder", card.encoder_weights), ("demo", demo)):
         for s in sources:
             where = f"by hand: {s.page}" if s.url == "manual:" else s.url
             checked = f", sha256 {s.sha256}" if s.sha256 else ""
-            lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]"))
+            lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]{s.note and f'; {s.note}'}"))
     lines += [("assumed", text) for text in card.assumed] + [("source", text) for text in card.sources]
     for title, text in lines:
         out.print(f"{title:10s} {text}", markup=False, soft_wrap=True)
