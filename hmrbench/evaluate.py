@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import data, distributed, metrics, results, zoo
+from hmrbench import data, distributed, files, metrics, results, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.codecs import Codec, Crops, find_codec
@@ -211,7 +211,7 @@ def run(
     """
     if runs is not None and resume and save_predictions is None:
         done = results.finished(runs, "eval", job.key)
-        row = distributed.from_first(results.to_json(done.row) if done else "")
+        row = distributed.from_first(files.to_json(done.row) if done else "")
         if row:
             return EvalResult(**json.loads(row))
     store = None if runs is None else results.PartialRun.of(runs, job.key)
@@ -260,10 +260,10 @@ def write_predictions(predictions: Sequence[Prediction], job: Job, path: Path) -
     if job.card.task == "hpe":
         coco = coco_keypoints.person_category(job.dataset.truth)
         found = coco_keypoints.coco_results(predictions, job.dataset.samples, category_id=coco)
-        results.write_atomic(path, json.dumps(found).encode())
+        files.write_atomic(path, json.dumps(found).encode())
     else:
         ids = np.array([s.id for s in job.dataset.samples])
-        results.write_arrays(path, {"id": ids, **results.stack(predictions)})
+        files.write_arrays(path, {"id": ids, **results.stack(predictions)})
 
 
 def score_file(
@@ -325,7 +325,7 @@ def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Datase
 
 
 def _read_results(path: Path) -> list[Any]:
-    found = results.read_json(path, "file of predictions")
+    found = files.read_json(path, "file of predictions")
     if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
         raise DataError(f"{path}: COCO results are a list of objects")
     return found

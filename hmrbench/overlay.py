@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.files import write_atomic
 from hmrbench.records import Array
-from hmrbench.results import write_atomic
 from hmrbench.skeletons import Skeleton
 
 MIN_SCORE = 0.1  # keypoints of lower scores are not drawn

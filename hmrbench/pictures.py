@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import evaluate, overlay, results
+from hmrbench import evaluate, files, overlay, results
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
 from hmrbench.device import device_name
@@ -69,7 +69,7 @@ def read_boxes(path: Path) -> BoxFile:
     Raises:
         DataError: the file is missing or of no such form.
     """
-    content = results.read_json(path, "file of boxes")
+    content = files.read_json(path, "file of boxes")
     boxes: dict[str, list[tuple[Any, Any]]] = {}
     try:
         if isinstance(content, dict) and not {"images", "annotations"} <= set(content):
@@ -248,4 +248,4 @@ def _person(picture: Picture, i: int) -> dict[str, Any]:
 def write_png(image: Array, path: Path) -> None:
     """Write (H, W, 3) uint8 RGB as PNG, whole or not at all."""
     _, content = cv2.imencode(".png", image[..., ::-1])
-    results.write_atomic(path, content.tobytes())
+    files.write_atomic(path, content.tobytes())

@@ -36,9 +36,10 @@ from typing import Any
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
+from hmrbench.files import to_json
 from hmrbench.metrics.coco_keypoints import ap_from_matches
 from hmrbench.records import Array
-from hmrbench.results import Run, to_json
+from hmrbench.results import Run
 from hmrbench.tables import COUNTS, MEASURES, SPEED_SETTING, measure_of, speed_setting
 
 Row = Mapping[str, Any]

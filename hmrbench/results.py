@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +24,7 @@ import numpy as np
 
 from hmrbench import __version__
 from hmrbench.errors import DataError
+from hmrbench.files import plain, to_json, write_arrays, write_atomic
 from hmrbench.records import Array, Prediction
 
 SCHEMA = 1
@@ -85,74 +84,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-# --------------------------------------------------------------------------- files
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or none: to a temporary file beside it, then move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> Path:
-    """Write an `.npz`, whole or not at all; returns its path."""
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())
-    return path
-
-
-def read_json(path: Path, what: str) -> Any:
-    """What a JSON file holds; `what` names it in the message.
-
-    Raises:
-        DataError: the file is missing, or no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: {what} missing") from None
-    except (ValueError, OSError) as e:
-        raise DataError(f"{path}: {what} is not readable JSON, truncated perhaps ({e})") from e
-
-
-def to_json(value: Any) -> str:
-    """JSON text of rows; a number that does not exist is null, never NaN."""
-    return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
-
-
 # --------------------------------------------------------------------------- runs
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
     """Twelve hex digits that two runs share only if everything that decides their numbers is the same."""
-    text = json.dumps(_plain(identity), sort_keys=True)
+    text = json.dumps(plain(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -18,7 +18,7 @@ import torch
 from conftest import make_coco
 from tiny_net import write_cards
 
-from hmrbench import distributed, evaluate, results, train
+from hmrbench import distributed, evaluate, files, results, train
 from hmrbench.errors import DataError, HmrbenchError
 from hmrbench.training.log import read_table
 
@@ -94,8 +94,8 @@ def test_eval_of_two_processes_is_eval_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)  # one document: only the first process prints
     for row, expected in zip(rows, alone, strict=True):
-        assert row["metrics"] == json.loads(results.to_json(expected.metrics))
-        assert row["per_joint"] == json.loads(results.to_json(expected.per_joint))
+        assert row["metrics"] == json.loads(files.to_json(expected.metrics))
+        assert row["per_joint"] == json.loads(files.to_json(expected.per_joint))
         assert row["samples"] == expected.samples == 17
     runs, single = results.load_runs(tmp_path / "two"), results.load_runs(tmp_path / "one")
     assert len(runs) == 2
@@ -108,7 +108,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import small_training
-from hmrbench import distributed, evaluate, results, train
+from hmrbench import files, distributed, evaluate, results, train
 from hmrbench.errors import HmrbenchError
 
 root = Path(sys.argv[1])
@@ -129,9 +129,9 @@ if rank == 0:
     for index, kept in evaluate.predict(net, job, [0, 1]):
         store.add(index, kept)
 mesh = evaluate.run(job, runs=root / "runs", resume=True)
-(root / f"mesh-{rank}.json").write_text(results.to_json(mesh.metrics))
+(root / f"mesh-{rank}.json").write_text(files.to_json(mesh.metrics))
 again = evaluate.run(job, runs=root / "runs", resume=True)
-assert again.metrics == json.loads(results.to_json(mesh.metrics))
+assert again.metrics == json.loads(files.to_json(mesh.metrics))
 
 # an error of one process is everybody's
 try:

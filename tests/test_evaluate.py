@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hmrbench
-from hmrbench import evaluate, results, zoo
+from hmrbench import evaluate, files, results, zoo
 from hmrbench.codecs import find_codec
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
@@ -44,7 +44,7 @@ def test_a_row_says_everything(prepare: Prepare, tmp_path: Path, boxes: str, cou
     assert {"AP", "AR", "Phi_P_2D", "PCK@0.05", "PCK@0.1"} <= set(row["metrics"])
     saved = results.load_runs(tmp_path / "runs")
     assert len(saved) == 1
-    assert json.loads(results.to_json(row)) == saved[0].row
+    assert json.loads(files.to_json(row)) == saved[0].row
 
 
 def test_predictions_are_those_of_one_person_at_a_time(prepare: Prepare) -> None:

@@ -31,6 +31,7 @@ LAYERS = (
     ("geometry", "skeletons"),
     ("fetch", "download", "schemes", "ledger", "archives"),
     ("distributed",),
+    ("files",),
     ("schema",),
     ("records",),
     ("errors",),

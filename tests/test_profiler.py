@@ -20,7 +20,7 @@ from test_cli import hmrbench
 from torch import Tensor, nn
 
 from hmrbench import device as devices
-from hmrbench import latency, profile_model, profiler, results, zoo
+from hmrbench import files, latency, profile_model, profiler, results, zoo
 from hmrbench.cli.profile import profile_view
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import ProfileResult
@@ -163,7 +163,7 @@ def test_a_row_says_what_a_network_costs(cards: Path) -> None:
         None,
     )  # three samples bound nothing
     assert ProfileResult.from_row(row).row() == row
-    json.loads(results.to_json(row))
+    json.loads(files.to_json(row))
 
 
 def test_a_network_of_anybody_can_be_profiled() -> None:
@@ -300,7 +300,7 @@ def test_each_row_is_kept_with_its_samples_as_soon_as_it_is_there(cards: Path, t
     )
     first = next(rows)
     (kept,) = results.load_runs(tmp_path / "r", "profile")
-    assert kept.row == json.loads(results.to_json(first.row()))
+    assert kept.row == json.loads(files.to_json(first.row()))
     samples = kept.arrays()["samples_ms"]
     assert samples.shape == (4,)
     assert first.latency_ms == np.median(samples)

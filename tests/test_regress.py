@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from test_tables import eval_row, profile_row, save
 
-from hmrbench import regress, results
+from hmrbench import files, regress, results
 from hmrbench.errors import DataError, UsageError
 from hmrbench.records import ProfileResult
 
@@ -228,7 +228,7 @@ def test_update_takes_no_partial_or_failed_row(tmp_path: Path) -> None:
 def test_a_baseline_reads_back_and_is_one_row_a_line(baseline: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "b.json"
     path.write_text(regress.baseline_text(baseline))
-    assert regress.read_baseline(path) == json.loads(results.to_json(baseline))
+    assert regress.read_baseline(path) == json.loads(files.to_json(baseline))
     assert len(path.read_text().splitlines()) == len(baseline["rows"]) + 7
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmrbench import results
+from hmrbench import files, results
 from hmrbench.errors import DataError
 from hmrbench.records import Prediction
 
@@ -31,14 +31,14 @@ def test_a_run_reads_back(tmp_path: Path) -> None:
 
 def test_what_is_written_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
-    results.write_atomic(path, b"first")
+    files.write_atomic(path, b"first")
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        results.write_atomic(path, b"second")
+        files.write_atomic(path, b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["x.json"]
 
@@ -55,7 +55,7 @@ def test_what_is_no_run_is_named(tmp_path: Path, content: str, message: str) -> 
 
 
 def test_json_has_no_nan() -> None:
-    assert json.loads(results.to_json({"a": float("nan"), "b": np.float32(1.5), "c": [np.int64(2)]})) == {
+    assert json.loads(files.to_json({"a": float("nan"), "b": np.float32(1.5), "c": [np.int64(2)]})) == {
         "a": None,
         "b": 1.5,
         "c": [2],

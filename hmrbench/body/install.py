@@ -12,7 +12,7 @@ from hmrbench.body.arrays import SMPL_VERTICES, BodyArrays, read_arrays, read_bo
 from hmrbench.body.model import Body
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.fetch import cache_dir
-from hmrbench.results import write_arrays
+from hmrbench.files import write_arrays
 
 ASSETS = Path(__file__).parent / "assets"
 FREE_BODIES = {"free": "free_body.npz", "free-lite": "free_body_lite.npz"}

@@ -40,7 +40,7 @@ def check(
     """
     from dataclasses import asdict
 
-    from hmrbench import regress, results
+    from hmrbench import files, regress, results
     from hmrbench.errors import DataError, RegressionError
 
     if not costs and not runs.is_dir():
@@ -56,7 +56,7 @@ def check(
     verdicts = regress.check(held, rows)
     failed = regress.regressions(verdicts)
     if junit is not None:
-        results.write_atomic(junit, regress.junit_xml(verdicts))
+        files.write_atomic(junit, regress.junit_xml(verdicts))
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a") as file:
@@ -90,7 +90,7 @@ def _show(verdicts: list[Verdict]) -> None:
 
 
 def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
-    from hmrbench import regress, results
+    from hmrbench import files, regress
     from hmrbench.errors import DataError
 
     old = regress.read_baseline(path) if path.is_file() else None
@@ -99,7 +99,7 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
-    results.write_atomic(path, regress.baseline_text(new).encode())
+    files.write_atomic(path, regress.baseline_text(new).encode())
     if json:
         print_json(new)
     else:

@@ -78,7 +78,7 @@ DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 
 def print_json(rows: Any) -> None:
     """One JSON document on stdout."""
-    from hmrbench.results import to_json
+    from hmrbench.files import to_json
 
     sys.stdout.write(to_json(rows) + "\n")
 

@@ -46,7 +46,7 @@ def plot(
     """
     from dataclasses import asdict
 
-    from hmrbench import figures, results, tables
+    from hmrbench import figures, files, tables
     from hmrbench.errors import UsageError
 
     format = output.suffix.lstrip(".").lower()
@@ -70,7 +70,7 @@ def plot(
         height_in=height,
         y_range=(y_min, y_max),
     )
-    results.write_atomic(output, figures.to_bytes(figure, format, dpi))
+    files.write_atomic(output, figures.to_bytes(figure, format, dpi))
     remark = stderr()
     for line in [*remarks, *more, *table.notes]:
         remark.print(line, markup=False, soft_wrap=True)

@@ -137,7 +137,7 @@ def _write(
     picture: Picture, job: Job, target: Path, side_view: bool, save_mesh: str | None, keypoint_score: float
 ) -> dict[str, Any]:
     """Write the drawn picture, its record and its meshes; returns the record."""
-    from hmrbench import overlay, pictures, results
+    from hmrbench import files, overlay, pictures
 
     found = pictures.record(picture, job)
     meshes = [
@@ -148,7 +148,7 @@ def _write(
         person["mesh"] = path.name
     pictures.write_png(pictures.draw(picture, side_view, keypoint_score), target)
     found["picture"] = target.name
-    results.write_atomic(target.with_suffix(".json"), (results.to_json(found) + "\n").encode())
+    files.write_atomic(target.with_suffix(".json"), (files.to_json(found) + "\n").encode())
     return found
 
 

@@ -27,13 +27,13 @@ def report(
     models_dir: ModelsDirs = None,
 ) -> None:
     """Write one self-contained HTML file of tables, plots, machines and definitions; it loads nothing."""
-    from hmrbench import results
+    from hmrbench import files, results
     from hmrbench.report import build
     from hmrbench.tables import Speed
 
     table = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     page, remarks = build(table, results.load_runs(runs), title, untrained=untrained)
-    results.write_atomic(output, page.encode())
+    files.write_atomic(output, page.encode())
     for line in remarks:
         stderr().print(line, markup=False, soft_wrap=True)
     stdout().print(f"{output}: {len(page) / 1e6:.1f} MB", markup=False, soft_wrap=True)

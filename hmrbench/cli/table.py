@@ -57,7 +57,7 @@ def table(
 
     Published numbers of a model stand in columns of their own. csv and json hold every score and digit.
     """
-    from hmrbench import formats, results
+    from hmrbench import files, formats
     from hmrbench.tables import Speed
 
     gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
@@ -65,13 +65,13 @@ def table(
         if output is None:
             print_json(gathered.rows)
         else:
-            results.write_atomic(output, (results.to_json(gathered.rows) + "\n").encode())
+            files.write_atomic(output, (files.to_json(gathered.rows) + "\n").encode())
         return
     text = formats.render(gathered, format.value, metric or [], digits)
     if output is None:
         typer.echo(text, nl=False)
     else:
-        results.write_atomic(output, text.encode())
+        files.write_atomic(output, text.encode())
 
 
 def load(

@@ -14,9 +14,9 @@ from pycocotools.coco import COCO
 from hmrbench.data import Check, check_images
 from hmrbench.download import file_sha256
 from hmrbench.errors import DataError
+from hmrbench.files import read_json
 from hmrbench.metrics.coco_keypoints import check_coco, make_coco, restrict
 from hmrbench.records import Dataset, Sample
-from hmrbench.results import read_json
 from hmrbench.schema import DatasetSpec
 
 _PERSON = 1

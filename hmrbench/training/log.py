@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hmrbench.results import write_atomic
+from hmrbench.files import write_atomic
 
 
 class Meter:

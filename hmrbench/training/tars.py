@@ -34,9 +34,9 @@ import torch
 from hmrbench.data import Check
 from hmrbench.errors import DataError, UsageError
 from hmrbench.fetch import cache_dir
+from hmrbench.files import write_arrays
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array, Dataset, Sample
-from hmrbench.results import write_arrays
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.training.examples import Example, Examples, MeshTruth, mesh_example
 from hmrbench.training.recipes import Recipe

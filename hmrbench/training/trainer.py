@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import checkpoints, distributed, evaluate, results
+from hmrbench import checkpoints, distributed, evaluate, files, results
 from hmrbench.device import device_name
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import Array
@@ -112,7 +112,7 @@ class Trainer:
         """Begin the logs, or go on with those of the run that is resumed."""
         if self.first:
             self.log = Log(self.out, self.step or None)
-            results.write_atomic(self.out / "run.json", (results.to_json(self.description()) + "\n").encode())
+            files.write_atomic(self.out / "run.json", (files.to_json(self.description()) + "\n").encode())
 
     def description(self) -> dict[str, Any]:
         """What a reader must know of the run."""
