@@ -62,7 +62,7 @@ def _load(net: Any, card: ModelCard, path: Path) -> str:
 
 def set_mean_parameters(net: nn.Module, params: Mapping[str, Any] | None) -> None:
     """Let an untrained SMPL head start from the mean of the training set's parameters, upright where none are
-    known.
+    known, with read-outs that add next to nothing (4D-Humans' option INIT_DECODER_XAVIER).
 
     Args:
         params: rotation matrices `global_orient` (N, 1, 3, 3) and `body_pose` (N, 23, 3, 3), `betas` (N, 10).
@@ -76,4 +76,7 @@ def set_mean_parameters(net: nn.Module, params: Mapping[str, Any] | None) -> Non
         step = max(1, len(params["betas"]) // _MEAN_OF)
         pose[1:] = params["body_pose"][::step].mean(axis=0)
         head.init_betas.copy_(torch.as_tensor(params["betas"][::step].mean(axis=0))[None])
+    for read_out in (head.decpose, head.decshape, head.deccam):
+        nn.init.xavier_uniform_(read_out.weight, gain=0.01)
+        nn.init.zeros_(read_out.bias)
     head.init_body_pose.copy_(matrix_to_rot6d(torch.as_tensor(pose)).flatten()[None])
