@@ -312,7 +312,8 @@ def test_a_run_leaves_weights_logs_and_what_they_are(settings: dict[str, Any], t
         "learner", "short", "people-2d", "10"
     )  # fmt: skip
     assert {"commit", "seconds", "annotations_sha256", "started_from", "settings", "step"} <= set(metadata)
-    assert all(v.dtype == torch.float16 for v in tensors(result.weights).values() if v.is_floating_point())
+    for value in tensors(result.weights).values():
+        assert not value.is_floating_point() or (value.dtype == torch.float16) == (value.ndim > 1)
     best, halves = tensors(tmp_path / "r" / "best.safetensors"), tensors(result.weights)
     for name, value in best.items():
         torch.testing.assert_close(halves[name].to(value.dtype), value, atol=1e-3, rtol=1e-3)

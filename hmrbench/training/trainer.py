@@ -264,8 +264,8 @@ class Trainer:
             "settings": self.recipe.model_dump_json(),
         }
         on_host = {k: v.detach().cpu() for k, v in state.items()}
-        if half:
-            on_host = {k: v.half() if v.is_floating_point() else v for k, v in on_host.items()}
+        if half:  # vectors stay: they are small, and a batch norm's variance may be beyond half precision
+            on_host = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in on_host.items()}
             too_large = [k for k, v in on_host.items() if v.is_floating_point() and not torch.isfinite(v).all()]
             if too_large:
                 raise HmrbenchError(f"{too_large[0]}: does not fit half precision")
