@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,30 @@ sys.path[:0] = [str(REFS), str(TESTS)]  # refio, seeding; reference, bad_server
 def refs() -> Path:
     """Folder of reference numbers obtained from the official code."""
     return REFS
+
+
+@pytest.fixture(scope="session")
+def official(refs: Path) -> dict[str, Any]:
+    """Read-only arrays: poses, and what the official evaluator says of them."""
+    with np.load(refs / "metrics.npz") as file:
+        arrays = dict(file)
+    for array in arrays.values():
+        array.setflags(write=False)
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def calm() -> Iterator[None]:
+    """One thread, which waits for no other, and no garbage collection through what earlier tests left."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    yield
+    torch.set_num_threads(threads)
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

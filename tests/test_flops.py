@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,12 @@ from torch import Tensor, nn
 from hmrbench import flops, zoo
 from hmrbench.schema import ModelCard
 
+pytestmark = pytest.mark.usefixtures("calm")
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "refs" / "official_costs.json").read_text())
 FAMILIES = {"swin": "swin", "gmf": "groupmixformer", "vmamba": "vmamba"}
 SIZES = {"t": "tiny", "s": "small", "b": "base"}
 CARDS = list(zoo.load_cards().values())
 ENCODERS = sorted({(c.encoder, c.stages or 4) for c in CARDS if c.encoder})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def calm() -> Iterator[None]:
-    """One thread, which waits for no other, and no garbage collection through what earlier tests left."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    torch.set_num_threads(threads)
-    gc.unfreeze()
 
 
 def official(encoder: str, stages: int) -> dict[str, Any]:

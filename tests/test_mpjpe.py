@@ -16,14 +16,6 @@ from hmrbench.records import Dataset, Prediction, Sample
 from hmrbench.skeletons import HMR44, HMR44_EVAL14, HMR44_PELVIS
 
 
-@pytest.fixture(scope="module")
-def official(refs):
-    arrays = dict(np.load(refs / "metrics.npz"))
-    for array in arrays.values():
-        array.setflags(write=False)
-    return arrays
-
-
 def poses(seed=0, n=50, joints=14):
     rng = np.random.default_rng(seed)
     gt = rng.normal(0, 0.4, (n, joints, 3))

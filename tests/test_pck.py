@@ -14,14 +14,6 @@ from hmrbench.metrics.pck import METRIC, pck, pck_of_distances
 from hmrbench.records import Dataset, Prediction, Sample
 
 
-@pytest.fixture(scope="module")
-def official(refs):
-    arrays = dict(np.load(refs / "metrics.npz"))
-    for array in arrays.values():
-        array.setflags(write=False)
-    return arrays
-
-
 def case(seed=0, n=40, joints=17):
     rng = np.random.default_rng(seed)
     gt = rng.uniform(0, 300, (n, joints, 2))

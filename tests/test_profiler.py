@@ -7,7 +7,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,23 +25,12 @@ from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import ProfileResult
 from hmrbench.schema import ModelCard
 
+pytestmark = pytest.mark.usefixtures("calm")
 CPU = torch.device("cpu")
 _DESIGN = """model params params_encoder params_neck params_head macs flops activations latency_ms
 latency_ms_p90 latency_ms_p99 images_per_s batch_size dtype device peak_memory_mb energy_mj status error"""
 _MORE = "task input weights spread stable samples backend threads scope uncounted hardware versions commit"
 KEYS, MORE = _DESIGN.split(), _MORE.split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def calm() -> Iterator[None]:
-    """One thread, which waits for no other, and no garbage collection through what earlier tests left."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    torch.set_num_threads(threads)
-    gc.unfreeze()
 
 
 # --------------------------------------------------------------------------- networks
