@@ -18,6 +18,7 @@ from hmrbench.schema import DatasetSpec, ModelCard, import_object
 from hmrbench.training import checkpoint, examples, losses
 from hmrbench.training.examples import Examples
 from hmrbench.training.job import TrainJob
+from hmrbench.training.prior import read_bodies
 from hmrbench.training.recipes import Recipe, load_recipe
 from hmrbench.training.trainer import Moment, Progress, Trainer
 
@@ -53,6 +54,7 @@ def prepare(
     workers: int = 2,
     seed: int = 0,
     limit: int | None = None,
+    real_bodies: Path | None = None,
     data_root: Path | None = None,
     models_dirs: Sequence[Path] = (),
     datasets_file: Path | None = None,
@@ -65,6 +67,7 @@ def prepare(
         val_limit: its first samples only.
         init: `random`, `imagenet` or a file; see `training.start`.
         limit: the first people of the training set only.
+        real_bodies: 4D-Humans' `cmu_mocap.npz`, for the adversarial prior of the recipe; None for no prior.
 
     Raises:
         UsageError: an unknown name, a model of another task, a setting that cannot be, or the engine is
@@ -94,6 +97,8 @@ def prepare(
         raise UsageError("fp16 is trained on a GPU; on a CPU say --dtype bf16 or fp32")
     if plan.dtype == "fp16" and plan.optimizer.muon_lr:
         raise UsageError("Muon's steps know no loss scaling; with 'muon_lr' say --dtype bf16 or fp32")
+    if real_bodies is not None and not plan.loss.adversarial:
+        raise UsageError(f"recipe '{plan.name}' gives the adversarial prior no weight (loss: adversarial)")
     validation = None
     if val_dataset is not None:
         validation = evaluate.prepare(
@@ -117,6 +122,7 @@ def prepare(
         body=body,
         validation=validation,
         mean_params=params,
+        real_bodies=None if real_bodies is None else read_bodies(real_bodies),
         annotations_sha256=sha256,
         device=place,
         seed=seed,

@@ -61,6 +61,10 @@ def train(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="First N people of the training set only.")
     ] = None,
+    real_bodies: Annotated[
+        Path | None,
+        typer.Option("--real-bodies", help="cmu_mocap.npz of 4D-Humans, for the adversarial prior; without it, none."),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after so long, saved; --resume goes on.")
     ] = None,
@@ -102,6 +106,7 @@ def train(
         workers=workers,
         seed=seed,
         limit=limit,
+        real_bodies=real_bodies,
         data_root=data_root,
         models_dirs=models_dir or [],
         datasets_file=datasets_file,
@@ -114,6 +119,8 @@ def train(
             f"{job.spec.name}: {job.steps:,} steps of {job.people_per_step}, into {folder}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+        if job.recipe.loss.adversarial and job.real_bodies is None:
+            remark.print("without its adversarial prior, which needs --real-bodies", markup=False)
     try:
         result = run(
             job,

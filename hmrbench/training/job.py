@@ -15,6 +15,7 @@ from hmrbench.records import Array
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.training.examples import Examples
 from hmrbench.training.losses import LossFunction
+from hmrbench.training.prior import RealBodies
 from hmrbench.training.recipes import Recipe
 
 
@@ -30,6 +31,7 @@ class TrainJob:
     body: Body | None
     validation: evaluate.Job | None
     mean_params: Mapping[str, Array] | None
+    real_bodies: RealBodies | None  # for the adversarial prior
     annotations_sha256: str
     device: torch.device
     seed: int
@@ -62,6 +64,7 @@ class TrainJob:
             "dataset": self.spec.name,
             "annotations": self.annotations_sha256,
             "people": self.examples.count,
+            "real_bodies": self.real_bodies.sha256 if self.real_bodies else None,
             "validation": self.validation.spec.name if self.validation else None,
             "processes": distributed.size(),
             "seed": self.seed,

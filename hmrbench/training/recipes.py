@@ -78,7 +78,8 @@ class Loss(_Frozen):
     """Weights of the losses. `scale` multiplies their sum.
 
     `heatmap` is the mean squared error of heatmaps, where a target's pixels count 1 + `foreground` * their
-    value. The others are for meshes. `unused_joints_3d` count as not labelled in 3D.
+    value. The others are for meshes. `adversarial` is that of the prior, see `training.prior`, which needs real
+    bodies and without them is none. `unused_joints_3d` count as not labelled in 3D.
     """
 
     scale: float = 1.0
@@ -89,6 +90,7 @@ class Loss(_Frozen):
     global_orient: float = 0.0
     body_pose: float = 0.0
     betas: float = 0.0
+    adversarial: float = Field(default=0.0, ge=0)
     unused_joints_3d: tuple[int, ...] = ()
 
 

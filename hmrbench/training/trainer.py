@@ -24,6 +24,7 @@ from hmrbench.training.feed import Feed
 from hmrbench.training.job import TrainJob
 from hmrbench.training.log import Log, Meter
 from hmrbench.training.optim import Average, lr_factor, make_optimizers, set_lr
+from hmrbench.training.prior import Prior
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 
@@ -57,6 +58,9 @@ class Trainer:
         self.wrapped: Any
         self.wrapped, *self.optimizers = self.fabric.setup(self.net, *make_optimizers(self.net, self.recipe.optimizer))
         self.average = Average(self.net, self.recipe.ema) if self.recipe.ema else None
+        self.prior = None
+        if job.real_bodies is not None:
+            self.prior = Prior(job.real_bodies, self.recipe, self.fabric, job.seed)
         torch.manual_seed(job.seed + distributed.rank())
         self.normalize = evaluate.Normalize(job.card, self.fabric.device)
         self.meter = Meter(self.fabric.device)
@@ -77,6 +81,7 @@ class Trainer:
             "net": self.net.state_dict(),
             "average": None if self.average is None else self.average.net.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
+            "prior": None if self.prior is None else self.prior.state(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": checkpoint.random_state(),
             "meter": self.meter.state(),
@@ -91,6 +96,8 @@ class Trainer:
             self.average.net.load_state_dict(state["average"])
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
+        if self.prior is not None:
+            self.prior.restore(state["prior"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.meter.set_state(state["meter"])
         checkpoint.set_random_state(state["random"])
@@ -170,7 +177,11 @@ class Trainer:
         factor = lr_factor(self.step, self.job.steps, recipe.schedule)
         set_lr(self.optimizers, recipe.optimizer, factor)
         batch = {name: self.to_device(a) for name, a in arrays.items() if name != "image"}
-        found = self.job.losses(self.wrapped(self.normalize(arrays["image"])), batch)
+        output = self.wrapped(self.normalize(arrays["image"]))
+        found = self.job.losses(output, batch)
+        if self.prior is not None:
+            found["adversarial"] = self.prior.penalty(output)
+            found["loss"] = found["loss"] + recipe.loss.scale * recipe.loss.adversarial * found["adversarial"]
         self.fabric.backward(found["loss"])
         norm = self.fabric.clip_gradients(
             self.wrapped, self.optimizers[0], max_norm=recipe.clip or float("inf"), error_if_nonfinite=False
@@ -180,6 +191,8 @@ class Trainer:
             optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.step)
+        if self.prior is not None:
+            found["discriminator"] = self.prior.learn(output, self.step)
         assert norm is not None
         self.meter.add({**found, "grad_norm": norm})
 
