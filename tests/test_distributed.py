@@ -153,6 +153,8 @@ train.run(training(), root / "two")
 stopped = train.run(training(), root / "parts", minutes=0)
 assert not stopped.finished
 train.run(training(), root / "parts", resume=True)
+prior = dict(recipe=root / "prior.yaml", real_bodies=root / "bodies.npz")
+train.run(train.prepare("tiny-mesh", "people-3d", **{**settings, **prior}), root / "mesh-two")
 """
 
 
@@ -160,6 +162,10 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     small_training.write_flat(tmp_path, 10)
     small_training.write_solid(tmp_path, 7)
     settings = small_training.write_settings(tmp_path)
+    weights = "loss: {keypoints_3d: 1, adversarial: 0.01}"
+    prior = {"recipe": tmp_path / "prior.yaml", "real_bodies": tmp_path / "bodies.npz"}
+    prior["recipe"].write_text(small_training.RECIPE.replace("task: hpe", "task: hmr") + weights)
+    np.savez(prior["real_bodies"], body_pose=np.full((9, 72), 0.1), betas=np.arange(90.0).reshape(9, 10) / 90)
     (tmp_path / "script.py").write_text(SCRIPT)
     done = torchrun(tmp_path / "script.py", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -175,14 +181,16 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     assert (tmp_path / "error-1.txt").read_text() == "DataError: picture 7 is corrupt"
 
     train.run(train.prepare("plain", "people-2d", val_dataset="people-2d", **settings), tmp_path / "one")
-    numbers = {
-        name: np.array(
-            [[float(r[k]) for k in ("step", "loss", "grad_norm")] for r in read_table(tmp_path / name / "log.csv")]
-        )
-        for name in ("one", "two", "parts")
-    }
-    np.testing.assert_allclose(numbers["two"], numbers["one"], rtol=1e-4)  # four people a step, in two halves
-    assert np.array_equal(numbers["two"], numbers["parts"])
+    train.run(train.prepare("tiny-mesh", "people-3d", **{**settings, **prior}), tmp_path / "mesh-one")
+
+    def numbers(run: str, *more: str) -> np.ndarray:
+        rows = read_table(tmp_path / run / "log.csv")
+        return np.array([[float(row[k]) for k in ("step", "loss", "grad_norm", *more)] for row in rows])
+
+    np.testing.assert_allclose(numbers("two"), numbers("one"), rtol=1e-4)  # four people a step, in two halves
+    assert np.array_equal(numbers("two"), numbers("parts"))
+    judged = ("adversarial", "discriminator")
+    np.testing.assert_allclose(numbers("mesh-two", *judged), numbers("mesh-one", *judged), rtol=1e-4)
     scores = [read_table(tmp_path / name / "validation.csv") for name in ("two", "parts")]
     assert scores[0] == scores[1]
 

@@ -121,11 +121,13 @@ class Prior:
     def learn(self, output: Mapping[str, Tensor], step: int) -> Tensor:
         """One step of the discriminator on the predicted and as many real bodies; returns its loss."""
         pose, betas = output["body_pose"].detach().float(), output["betas"].detach().float()
-        rng = np.random.default_rng((self.seed, _BODIES, step, self.fabric.global_rank))
-        real_pose, real_betas = (torch.from_numpy(a).to(pose.device) for a in self.bodies.draw(rng, len(pose)))
+        rank, size, count = self.fabric.global_rank, self.fabric.world_size, len(pose)
+        drawn = self.bodies.draw(np.random.default_rng((self.seed, _BODIES, step)), size * count)  # for all processes
+        own = slice(rank * count, (rank + 1) * count)
+        real_pose, real_betas = (torch.from_numpy(array[own]).to(pose.device) for array in drawn)
         verdicts = self.net(torch.cat([pose, axis_angle_to_matrix(real_pose)]), torch.cat([betas, real_betas]))
         predicted, real = verdicts.chunk(2)
-        loss: Tensor = (predicted.square().sum() + (real - 1).square().sum()) / len(pose)
+        loss: Tensor = (predicted.square().sum() + (real - 1).square().sum()) / count
         self.optimizer.zero_grad()
         torch.autograd.backward(self.weight * loss)
         for parameter in self.net.parameters():
