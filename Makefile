@@ -15,8 +15,12 @@ $(VENV)/installed: pyproject.toml
 demo: setup  ## the main job, on pictures made on the spot
 	$(BIN)/python -m hmrbench demo
 
-test: setup  ## the gate on this project's own costs, then all tests
+test: setup  ## the gates on this project's own costs and demo accuracies, then all tests
 	$(BIN)/python -m hmrbench check --baseline baselines/costs.json --costs
+	rm -rf build/gate
+	$(BIN)/python -m hmrbench eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate
+	$(BIN)/python -m hmrbench eval swinhmr2-t-s2 -d demo-mesh --runs build/gate
+	$(BIN)/python -m hmrbench check --baseline baselines/demo.json --runs build/gate
 	$(BIN)/python -m pytest
 
 check: setup  ## format, lint, types
