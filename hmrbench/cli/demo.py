@@ -19,22 +19,13 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="First N people only; rows are partial.")] = None,
 ) -> None:
-    """Evaluate, profile, draw and report small networks on the synthetic people of this package; no download.
-
-    Without trained demo weights for a network its weights are random, and every row says so.
-    """
-    from hmrbench import data, zoo
+    """Evaluate, profile, draw and report small networks on the synthetic people of this package; no download."""
+    from hmrbench import data
 
     runs, drawn = out / "runs", out / "pictures"
-    cards = zoo.load_cards()
-    weights = {name: "demo" if cards[name].demo_weights else "random" for name in POSE + MESH}
     for dataset, models in (("demo-pose", POSE), ("demo-mesh", MESH)):
-        for kind in ("demo", "random"):
-            if chosen := [name for name in models if weights[name] == kind]:
-                _say(f"eval {' '.join(chosen)} --dataset {dataset} --weights {kind}")
-                eval.evaluate(
-                    chosen, [dataset], weights=kind, limit=limit, resume=True, runs=runs, workers=DEFAULT_WORKERS
-                )
+        _say(f"eval {' '.join(models)} --dataset {dataset}")
+        eval.evaluate(models, [dataset], limit=limit, resume=True, runs=runs, workers=DEFAULT_WORKERS)
     _say(f"profile {' '.join(POSE + MESH)}")
     profile.profile(POSE + MESH, resume=True, runs=runs, seconds=1.0)
     _say("table")
@@ -43,15 +34,14 @@ def demo(
     folder = data.find_folder(spec, None)
     images = [folder / spec.images / f"{number:012d}.jpg" for number in PICTURES]
     for name in (POSE[0], MESH[0]):
-        _say(f"predict {name} ... --boxes {spec.annotations}")
+        _say(f"predict {name} ... --weights demo --boxes {spec.annotations}")
         predict.predict(
-            name, images, boxes=str(folder / spec.annotations), weights=weights[name], out=drawn,
+            name, images, boxes=str(folder / spec.annotations), weights="demo", out=drawn,
             body="free" if name in MESH else None, side_view=name in MESH,
         )  # fmt: skip
     _say("plot, report")
-    untrained = "random" in weights.values()
-    plot.plot(output=out / "accuracy-cost.png", runs=runs, task="hpe", untrained=untrained)
-    report.report(output=out / "report.html", runs=runs, title="hmrbench demo", untrained=untrained)
+    plot.plot(output=out / "accuracy-cost.png", runs=runs, task="hpe")
+    report.report(output=out / "report.html", runs=runs, title="hmrbench demo")
     stdout().print(f"[bold]report    {(out / 'report.html').resolve()}[/bold]", soft_wrap=True)
     stdout().print(f"pictures  {drawn.resolve()}", soft_wrap=True)
 
