@@ -450,10 +450,10 @@ def _legend(
 
 
 def _round_sizes(largest: float) -> list[float]:
-    """Three round numbers up to the largest, for the legend."""
+    """Three round numbers for the legend, the last of them the largest cut to one digit."""
     step = 10.0 ** np.floor(np.log10(largest))
-    top = max(m * step for m in (1, 2, 5) if m * step <= largest)
-    return [top / 10, top / 2, top] if top / largest > 0.2 else [top / 2, top]
+    top = float(np.floor(largest / step) * step)
+    return [top / 10, top / 2, top]
 
 
 def _write_labels(
