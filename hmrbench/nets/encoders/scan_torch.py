@@ -32,7 +32,7 @@ def forward(*inputs: Tensor) -> Tensor:
 def backward(*inputs: Tensor, dy: Tensor) -> list[Tensor]:
     """Gradients of the seven inputs from that of the output. The states are computed again, not kept."""
     u, delta, A, B, C, D, bias = _steps_first(*inputs)
-    dy = dy.view(len(dy), *D.shape, -1).permute(0, 3, 1, 2)  # (B, L, K, D)
+    dy = dy.to(D.dtype).view(len(dy), *D.shape, -1).permute(0, 3, 1, 2)  # (B, L, K, D)
     du, d_delta = dy.new_empty(u.shape), dy.new_empty(u.shape)
     dB, dC = dy.new_empty(B.shape), dy.new_empty(B.shape)
     dA, dD, d_bias = torch.zeros_like(A), torch.zeros_like(D), torch.zeros_like(bias)
