@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hmrbench import results
 from hmrbench.errors import UsageError
+from hmrbench.records import Array
+from hmrbench.schema import ModelCard
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MB = 2**20
@@ -120,6 +123,24 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+class Normalize:
+    """(B, H, W, 3) uint8 RGB on the host -> (B, 3, H, W) float32 on the device, normalised as the card says."""
+
+    def __init__(
+        self, card: ModelCard, device: torch.device, layout: torch.memory_format = torch.contiguous_format
+    ) -> None:
+        self.device, self.layout = device, layout
+        self.mean = torch.tensor(card.crop.mean, device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(card.crop.std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, images: Array) -> Tensor:
+        x = torch.from_numpy(images)
+        if self.device.type == "cuda":
+            x = x.pin_memory()
+        x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)
+        return x.sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
 
 
 # --------------------------------------------------------------------------- memory

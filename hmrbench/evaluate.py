@@ -21,7 +21,7 @@ from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.data.loader import Batch, CropSettings, batches
-from hmrbench.device import DTYPES, device_name, pick_device, precision
+from hmrbench.device import DTYPES, Normalize, device_name, pick_device, precision
 from hmrbench.download import file_sha256
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.metrics import coco_keypoints
@@ -115,6 +115,21 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
     return size
 
 
+def card_and_spec(
+    model: str | ModelCard, dataset: str | DatasetSpec, models_dirs: Sequence[Path], datasets_file: Path | None
+) -> tuple[ModelCard, DatasetSpec]:
+    """A network and a data set of the same task, by their names where they are not given themselves.
+
+    Raises:
+        UsageError: an unknown name, or two tasks.
+    """
+    card = model if isinstance(model, ModelCard) else zoo.load_card(model, models_dirs)
+    spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
+    if card.task != spec.task:
+        raise UsageError(f"{card.name} is a network for {card.task}, {spec.name} a data set for {spec.task}")
+    return card, spec
+
+
 def prepare(
     model: str | ModelCard,
     dataset: str | DatasetSpec,
@@ -143,10 +158,7 @@ def prepare(
         UsageError: an unknown name, a model of another task, a flag that cannot be.
         DataError: data or weights are missing or broken.
     """
-    card = model if isinstance(model, ModelCard) else zoo.load_card(model, models_dirs)
-    spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
-    if card.task != spec.task:
-        raise UsageError(f"{card.name} is a network for {card.task}, {spec.name} a data set for {spec.task}")
+    card, spec = card_and_spec(model, dataset, models_dirs, datasets_file)
     if dtype not in DTYPES:
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
     for name in spec.metrics:
@@ -441,22 +453,6 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
     if not job.flip:
         return output
     return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
-
-
-class Normalize:
-    """(B, H, W, 3) uint8 RGB on the host -> (B, 3, H, W) float32 on the device, normalised as the card says."""
-
-    def __init__(self, card: ModelCard, device: torch.device) -> None:
-        self.device = device
-        self.mean = torch.tensor(card.crop.mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(card.crop.std, device=device).view(1, 3, 1, 1)
-
-    def __call__(self, images: Array) -> Tensor:
-        x = torch.from_numpy(images)
-        if self.device.type == "cuda":
-            x = x.pin_memory()
-        x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)
-        return x.sub_(self.mean).div_(self.std).contiguous()
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:

@@ -60,6 +60,11 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
+    write_atomic(path, (to_json(value) + "\n").encode())
+
+
 def plain(value: Any) -> Any:
     """A value in JSON's own types."""
     if isinstance(value, Mapping):

@@ -393,13 +393,12 @@ def _end_to_end(
     codec = find_codec(card.codec) if card.task == "hpe" else None
     geometry = "square" if card.crop.kind == "square" else codec.geometry if codec else "classic"
     settings = CropSettings(card.crop, card.input, geometry)
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (card.crop.mean, card.crop.std))
+    normalize = devices.Normalize(card, device, layout)
 
     def run() -> Any:
         workers = torch.get_num_threads()
         batch = next(batches(people, range(batch_size), settings, batch_size, workers))
-        x = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)
-        output = forward(x.sub_(mean).div_(std).contiguous(memory_format=layout))
+        output = forward(normalize(batch.images))
         return codec.decode(output, batch.crops) if codec else [t.cpu() for t in flops.tensors(output)]
 
     return run

@@ -24,7 +24,7 @@ import numpy as np
 
 from hmrbench import __version__
 from hmrbench.errors import DataError
-from hmrbench.files import plain, to_json, write_arrays, write_atomic
+from hmrbench.files import plain, write_arrays, write_json
 from hmrbench.records import Array, Prediction
 
 SCHEMA = 1
@@ -129,7 +129,7 @@ def save(runs: Path, kind: str, row: Mapping[str, Any], key: str, arrays: Mappin
     if arrays:
         write_arrays(runs / f"{stem}.npz", arrays)
     path = runs / f"{stem}.json"
-    write_atomic(path, (to_json(content) + "\n").encode())
+    write_json(path, content)
     return path
 
 

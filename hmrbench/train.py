@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmrbench import data, evaluate, zoo
+from hmrbench import data, evaluate
 from hmrbench.codecs import find_codec
 from hmrbench.device import pick_device
 from hmrbench.errors import UsageError
@@ -75,10 +75,7 @@ def prepare(
         DataError: data are missing or broken.
     """
     _need_engine()
-    card = model if isinstance(model, ModelCard) else zoo.load_card(model, models_dirs)
-    spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
-    if card.task != spec.task:
-        raise UsageError(f"{card.name} is a network for {card.task}, {spec.name} a data set for {spec.task}")
+    card, spec = evaluate.card_and_spec(model, dataset, models_dirs, datasets_file)
     changes = {
         "epochs": epochs,
         "steps": steps,

@@ -75,6 +75,18 @@ def test_every_recipe_fits_every_model_of_its_task(name: str, model: str) -> Non
             load_recipe(name, CARDS[model])
 
 
+def test_a_recipe_has_what_the_one_that_it_extends_says(tmp_path: Path) -> None:
+    card, path = CARDS["vitpose-s"], tmp_path / "mine.yaml"
+    path.write_text("extends: vitpose\nepochs: 3\noptimizer: {lr: 0.5}\n")
+    recipe, base = load_recipe(path, card), load_recipe("vitpose", card)
+    assert (recipe.name, recipe.epochs, recipe.optimizer.lr) == ("mine", 3, 0.5)
+    assert recipe.optimizer.weight_decay == base.optimizer.weight_decay > 0
+    assert recipe.augment == base.augment
+    path.write_text("extends: vitpos\n")
+    with pytest.raises(UsageError, match="did you mean vitpose"):
+        load_recipe(path, card)
+
+
 def test_what_is_given_replaces_what_the_recipe_says(tmp_path: Path) -> None:
     card = CARDS["vitpose-s"]
     recipe = load_recipe("vitpose", card, epochs=21, lr=1e-4, batch_size=8, dtype="bf16", init=None)

@@ -148,7 +148,7 @@ def _write(
         person["mesh"] = path.name
     pictures.write_png(pictures.draw(picture, side_view, keypoint_score), target)
     found["picture"] = target.name
-    files.write_atomic(target.with_suffix(".json"), (files.to_json(found) + "\n").encode())
+    files.write_json(target.with_suffix(".json"), found)
     return found
 
 

@@ -65,7 +65,7 @@ def table(
         if output is None:
             print_json(gathered.rows)
         else:
-            files.write_atomic(output, (files.to_json(gathered.rows) + "\n").encode())
+            files.write_json(output, gathered.rows)
         return
     text = formats.render(gathered, format.value, metric or [], digits)
     if output is None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hmrbench.download import file_sha256
 from hmrbench.errors import DataError
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array
@@ -48,8 +49,6 @@ def read_bodies(path: Path) -> RealBodies:
     Raises:
         DataError: missing, unreadable, or of other shapes.
     """
-    from hmrbench.download import file_sha256
-
     try:
         with np.load(path, allow_pickle=False) as file:
             pose, betas = (np.asarray(file[name], np.float32) for name in ("body_pose", "betas"))

@@ -1,6 +1,7 @@
 """Recipes: everything that decides how a network is trained, in YAML beside the model cards.
 
-A recipe's `sizes` overrides fields for models of one size letter; nested mappings are merged.
+A recipe's `sizes` overrides fields for models of one size letter; `extends` names the recipe whose fields it has
+where it does not say otherwise. Nested mappings are merged.
 """
 
 from __future__ import annotations
@@ -99,10 +100,9 @@ class Recipe(_Frozen):
 
     `input` is the height and width of the pictures, where they are not those of the card: a network learns
     several times as fast on small pictures, before it goes on with whole ones. `batch_size` is that of one
-    process. The length is `epochs` or `steps`. `clip` is the largest norm of the
-    gradient, `ema` the decay of the averaged weights (0 for none), which are then the ones that are measured
-    and kept. `validate_every` and `save_minutes` say when; `best` is the metric that decides which weights
-    are kept.
+    process. The length is `epochs` or `steps`. `clip` is the largest norm of the gradient, `ema` the decay of
+    the averaged weights (0 for none), which are then the ones that are measured and kept. `validate_every` and
+    `save_minutes` say when; `best` is the metric that decides which weights are kept.
     """
 
     name: str
@@ -147,6 +147,8 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     """
     path = _find(str(name or DEFAULTS[card.task]))
     content = dict(read_yaml(path))
+    if "extends" in content:
+        content = _merge(read_yaml(_find(str(content.pop("extends")))), content)
     sizes = content.pop("sizes", None) or {}
     fields = _merge(content, sizes.get(card.size) or {})
     given = {k: v for k, v in overrides.items() if v is not None}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hmrbench import checkpoints, distributed, evaluate, files, results
-from hmrbench.device import device_name
+from hmrbench.device import Normalize, device_name
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
@@ -62,7 +62,7 @@ class Trainer:
         if job.real_bodies is not None:
             self.prior = Prior(job.real_bodies, self.recipe, self.fabric, job.seed)
         torch.manual_seed(job.seed + distributed.rank())
-        self.normalize = evaluate.Normalize(job.card, self.fabric.device)
+        self.normalize = Normalize(job.card, self.fabric.device)
         self.meter = Meter(self.fabric.device)
         self.log: Log | None = None
         self.step, self.seconds = 0, 0.0
@@ -119,7 +119,7 @@ class Trainer:
         """Begin the logs, or go on with those of the run that is resumed."""
         if self.first:
             self.log = Log(self.out, self.step or None)
-            files.write_atomic(self.out / "run.json", (files.to_json(self.description()) + "\n").encode())
+            files.write_json(self.out / "run.json", self.description())
 
     def description(self) -> dict[str, Any]:
         """What a reader must know of the run."""
