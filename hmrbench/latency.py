@@ -21,8 +21,9 @@ from hmrbench.records import Array
 MAX_SPREAD = 0.10  # interquartile range over median above which a row is not stable
 MAX_ERROR = 0.025  # 95 % confidence of the median; two runs within it agree within 5 %
 _ENOUGH = 0.01  # confidence of the median at which sampling ends
-_MIN_SAMPLES, _MIN_SECONDS = 20, 1.0  # before sampling may end for that reason
+_MIN_SAMPLES, _MIN_SECONDS = 20, 2.0  # before sampling may end for that reason
 FEWEST = 5  # samples that bound the median (by the smallest and the largest, at 94 %); taken whatever they last
+_BLOCKS, _STUDENT = 10, 2.262  # stretches compared for drift, and 97.5 % of Student's t with 9 degrees of freedom
 _WARM = 0.05  # three runs in a row that differ by less end the warm-up
 
 
@@ -46,9 +47,14 @@ class Timing:
 def summarise(samples_ms: Sequence[float] | Array) -> Timing:
     """Median, percentiles (linear interpolation), interquartile range, and the median's 95 % confidence.
 
-    The confidence is the farther end of the distribution-free interval between two order statistics (ranks
-    n/2 -+ 1.96 sqrt(n)/2, the normal approximation of the binomial): it assumes no shape of the times. Fewer
-    than five samples leave it infinite.
+    The confidence is the larger of two. One is the farther end of the distribution-free interval between two order
+    statistics (ranks n/2 -+ 1.96 sqrt(n)/2, the normal approximation of the binomial): no shape of the times is
+    assumed, but their independence is. A machine whose speed drifts breaks that, so from twenty samples on the other
+    is that of non-overlapping batch means, with the medians of ten stretches in a row (Law, "Simulation Modeling and
+    Analysis", 9.5.3). Fewer than five samples leave it infinite.
+
+    Args:
+        samples_ms: times in ms, in the order in which they were taken.
 
     Raises:
         HmrbenchError: there are no samples, or one is not a positive number.
@@ -57,11 +63,27 @@ def summarise(samples_ms: Sequence[float] | Array) -> Timing:
     if not samples.size or not np.isfinite(samples).all() or (samples <= 0).any():
         raise HmrbenchError(f"times must be positive numbers, not {samples[:5].tolist()}")
     q25, median, q75, p90, p99 = np.percentile(samples, (25, 50, 75, 90, 99))
+    spread = (q75 - q25) / median
+    error = max(_independent_error(samples, median), _drift_error(samples)) / median
+    return Timing(samples, *map(float, (median, p90, p99, spread, error)))
+
+
+def _independent_error(samples: Array, median: float) -> float:
+    """Half of the 95 % interval of the median in ms, were the samples independent."""
     n, ordered = len(samples), np.sort(samples)
+    if n < FEWEST:
+        return math.inf
     reach = 0.98 * math.sqrt(n)
     low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
-    error = max(ordered[high] - median, median - ordered[low]) / median if n >= FEWEST else math.inf
-    return Timing(samples, *map(float, (median, p90, p99, (q75 - q25) / median, error)))
+    return float(max(ordered[high] - median, median - ordered[low]))
+
+
+def _drift_error(samples: Array) -> float:
+    """The same in ms from how far the medians of stretches of samples lie apart."""
+    if len(samples) < 2 * _BLOCKS:
+        return 0.0
+    medians = [np.median(block) for block in np.array_split(samples, _BLOCKS)]
+    return float(_STUDENT * np.std(medians, ddof=1) / math.sqrt(_BLOCKS))
 
 
 def bare_rate(net: nn.Module, x: Tensor, seconds: float = 5.0) -> float:

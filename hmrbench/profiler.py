@@ -38,7 +38,7 @@ class Setup:
     device: torch.device
     dtype: str = "fp32"
     repeats: int | None = None
-    seconds: float = 3.0
+    seconds: float = 10.0
     scope: str = "model"
     compile: bool = False
     channels_last: bool = False
@@ -57,7 +57,7 @@ def prepare(
     dtype: str = "fp32",
     *,
     repeats: int | None = None,
-    seconds: float = 3.0,
+    seconds: float = 10.0,
     scope: str = "model",
     compile: bool = False,
     channels_last: bool = False,

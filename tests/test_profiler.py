@@ -336,6 +336,16 @@ def test_the_confidence_of_a_median_holds_it() -> None:
     assert np.mean(held) > 0.94
 
 
+def test_drift_widens_the_confidence_of_a_median() -> None:
+    """The same samples, shuffled and in an order as of a machine that slows down: medians of tenths 1.1, 1.2 ... 2."""
+    steps = np.repeat(np.arange(1.1, 2.05, 0.1), 100)
+    drifting = latency.summarise(steps)
+    assert drifting.error == pytest.approx(2.262 * 0.302765 / math.sqrt(10) / 1.55, rel=1e-5)
+    shuffled = latency.summarise(np.random.default_rng(2).permutation(steps))
+    assert shuffled.error < drifting.error / 2
+    assert shuffled.median_ms == drifting.median_ms
+
+
 @pytest.mark.parametrize("times", [[], [1.0, math.nan], [1.0, math.inf], [1.0, 0.0], [-1.0]])
 def test_times_that_are_none(times: list[float]) -> None:
     with pytest.raises(HmrbenchError, match="positive numbers"):

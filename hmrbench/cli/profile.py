@@ -52,7 +52,7 @@ def profile(
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", help="Time to become stable, per row, where --repeats does not say.")
-    ] = 3.0,
+    ] = 10.0,
     compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use that memory format.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay a CUDA graph.")] = False,
