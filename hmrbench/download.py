@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from hmrbench.errors import DataError
+from hmrbench.files import file_sha256
 
 if TYPE_CHECKING:
     import requests  # at run time inside the functions: many import this module for its hash alone
@@ -61,15 +62,6 @@ class Http:
     redirects: int = 10
     max_bytes: int = 64 << 30
     sleep: Callable[[float], None] = time.sleep
-
-
-def file_sha256(path: Path) -> str:
-    """The file's sha256 in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def drop_part(part: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ from hmrbench.body.decode import decode_mesh
 from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import DTYPES, Normalize, device_name, pick_device, precision
-from hmrbench.download import file_sha256
 from hmrbench.errors import DataError, HmrbenchError, UsageError
+from hmrbench.files import file_sha256
 from hmrbench.metrics import coco_keypoints
 from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction, Sample
 from hmrbench.schema import DatasetSpec, ModelCard
@@ -344,15 +343,12 @@ def _read_results(path: Path) -> list[Any]:
 
 
 def _read_meshes(path: Path, people: Dataset) -> list[Prediction]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {k: content[k] for k in content.files}
-        ids = arrays.pop("id").tolist()
-        predictions = results.unstack(arrays)
-    except FileNotFoundError:
-        raise DataError(f"{path}: file of predictions missing") from None
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise DataError(f"{path}: not an npz of predictions ({e})") from e
+    arrays = files.read_arrays(path, "file of predictions")
+    lacking = [name for name in ("id", "keypoints_px", "scores", "crop_area_px2") if name not in arrays]
+    if lacking:
+        raise DataError(f"{path}: file of predictions lacks {', '.join(lacking)}")
+    ids = arrays.pop("id").tolist()
+    predictions = results.unstack(arrays)
     place = {sample_id: i for i, sample_id in enumerate(ids)}
     missing = [s.id for s in people.samples if s.id not in place]
     if missing:

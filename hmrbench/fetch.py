@@ -20,8 +20,9 @@ from filelock import FileLock
 
 from hmrbench import ledger, schemes
 from hmrbench.archives import CorruptArchiveError, extract
-from hmrbench.download import Http, NoRoomError, Progress, download, drop_part, file_sha256
+from hmrbench.download import Http, NoRoomError, Progress, download, drop_part
 from hmrbench.errors import DataError, HmrbenchError, UsageError
+from hmrbench.files import file_sha256
 from hmrbench.ledger import cache_dir, ledger_path
 from hmrbench.schema import Source
 
@@ -31,7 +32,6 @@ __all__ = [
     "Progress",
     "cache_dir",
     "fetch",
-    "file_sha256",
     "find",
     "is_offline",
     "ledger_path",

@@ -1,12 +1,15 @@
-"""Files that are written whole or not at all, and JSON with clear messages and without NaN."""
+"""Files that are written whole or not at all, JSON without NaN, and reading with clear messages."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,15 @@ import numpy as np
 
 from hmrbench.errors import DataError
 from hmrbench.records import Array
+
+
+def file_sha256(path: Path) -> str:
+    """The file's sha256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -39,6 +51,28 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> Path:
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(path, buffer.getvalue())
     return path
+
+
+def read_arrays(path: Path, what: str) -> dict[str, Array]:
+    """The arrays of an `.npz`, but those of Python objects, which are never unpickled; `what` names it in messages.
+
+    Raises:
+        DataError: the file is missing, or no npz.
+    """
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                try:
+                    arrays[key] = file[key]
+                except ValueError as e:
+                    if "allow_pickle=False" not in str(e):
+                        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: {what} missing") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        raise DataError(f"{path}: {what} is not a readable npz, truncated perhaps ({e})") from e
+    return arrays
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -20,8 +20,8 @@ from hmrbench import device as devices
 from hmrbench import flops, latency, results, zoo
 from hmrbench.codecs import find_codec
 from hmrbench.data.loader import CropSettings, batches
-from hmrbench.download import file_sha256
 from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
 from hmrbench.records import Array, ProfileResult, Sample
 from hmrbench.schema import ModelCard

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from hmrbench import data, evaluate, zoo
 from hmrbench.cli.demo import MESH, POSE
-from hmrbench.download import file_sha256
+from hmrbench.files import file_sha256
 from hmrbench.schema import ModelCard
 
 CARDS = [card for card in zoo.load_cards().values() if card.demo_weights is not None]

@@ -16,7 +16,8 @@ from test_archives import write
 
 from hmrbench.download import Http
 from hmrbench.errors import DataError, UsageError
-from hmrbench.fetch import cache_dir, fetch, file_sha256
+from hmrbench.fetch import cache_dir, fetch
+from hmrbench.files import file_sha256
 from hmrbench.schema import Source
 
 pytest_plugins = ["bad_server"]

@@ -197,6 +197,11 @@ def test_saved_predictions_score_the_same(people: Path, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.stderr
     scored = hmrbench("score", file, "-d", "free-3d", *common)
     assert json.loads(scored.stdout)[0]["metrics"] == json.loads(made.stdout)[0]["metrics"]
+    with np.load(file) as saved:
+        np.savez(tmp_path / "less.npz", **{k: saved[k] for k in saved.files if k not in ("id", "scores")})
+    refused = hmrbench("score", tmp_path / "less.npz", "-d", "free-3d", *common)
+    assert refused.exit_code == 3
+    assert "less.npz: file of predictions lacks id, scores" in refused.stderr
 
 
 def test_a_real_network_runs_on_it(people: Path) -> None:
@@ -267,7 +272,7 @@ def test_a_file_that_is_not_right_gives_one_clear_error(people: Path, change: di
 def test_a_truncated_file_is_named(people: Path) -> None:
     path = people / "free" / "people.npz"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"people\.npz: not a readable npz"):
+    with pytest.raises(DataError, match=r"people\.npz: annotation file is not a readable npz"):
         opened(people)
     path.unlink()
     with pytest.raises(DataError, match=r"people\.npz: annotation file missing"):

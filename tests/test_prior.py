@@ -77,9 +77,10 @@ def test_the_discriminator_learns_from_both_and_moves_itself_alone() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"body_pose": np.zeros((3, 72))}, "'body_pose' and 'betas'"),
-        ({"body_pose": np.zeros((3, 69)), "betas": np.zeros((3, 10))}, r"'body_pose' is \(3, 69\)"),
-        ({"body_pose": np.zeros((3, 72)), "betas": np.zeros((2, 10))}, r"'betas' is \(2, 10\)"),
+        ({"body_pose": np.zeros((3, 72))}, "bodies.npz: lacks betas"),
+        ({"body_pose": np.full((3, 72), "a"), "betas": np.zeros((3, 10))}, r"'body_pose' is <U1 \(3, 72\)"),
+        ({"body_pose": np.zeros((3, 69)), "betas": np.zeros((3, 10))}, r"'body_pose' is float64 \(3, 69\)"),
+        ({"body_pose": np.zeros((3, 72)), "betas": np.zeros((2, 10))}, r"'betas' is float64 \(2, 10\)"),
         ({"body_pose": np.full((3, 72), np.nan), "betas": np.zeros((3, 10))}, "not finite numbers"),
         ({"body_pose": np.zeros((0, 72)), "betas": np.zeros((0, 10))}, "'body_pose' is"),
     ],

@@ -119,8 +119,8 @@ def check(
 ) -> None:
     """Check that a checkpoint is this model's: every key there, of the right shape. Exit code 3 if not."""
     from hmrbench import zoo
-    from hmrbench.download import file_sha256
     from hmrbench.errors import WeightsError
+    from hmrbench.files import file_sha256
 
     card = zoo.load_card(model, models_dir or [])
     if not file.is_file():

@@ -12,9 +12,8 @@ from typing import Any
 from pycocotools.coco import COCO
 
 from hmrbench.data import Check, check_images
-from hmrbench.download import file_sha256
 from hmrbench.errors import DataError
-from hmrbench.files import read_json
+from hmrbench.files import file_sha256, read_json
 from hmrbench.metrics.coco_keypoints import check_coco, make_coco, restrict
 from hmrbench.records import Dataset, Sample
 from hmrbench.schema import DatasetSpec

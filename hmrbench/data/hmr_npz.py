@@ -18,7 +18,6 @@ not read, and a needed field of that kind is refused.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import torch
 
 from hmrbench.data import Check, check_images
 from hmrbench.errors import DataError
-from hmrbench.fetch import file_sha256
+from hmrbench.files import file_sha256, read_arrays
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import DatasetSpec
@@ -78,20 +77,7 @@ def _text(name: Any) -> str:
 
 
 def _load(path: Path) -> dict[str, Array]:
-    """The plain arrays of an npz; fields of Python objects are left out."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {}
-            for key in file.files:
-                try:
-                    content[key] = file[key]
-                except ValueError as e:
-                    if "pickle" not in str(e) and "Object arrays" not in str(e):
-                        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: annotation file missing") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as e:
-        raise DataError(f"{path}: not a readable npz, truncated perhaps ({e})") from e
+    content = read_arrays(path, "annotation file")
     lacking = [key for key in ("imgname", "center", "scale") if key not in content]
     if lacking:
         raise DataError(f"{path}: lacks {', '.join(lacking)} as plain arrays")

@@ -8,7 +8,6 @@ step of `hmr2/models/hmr2.py`; real bodies are its motion capture data, `cmu_moc
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hmrbench.download import file_sha256
 from hmrbench.errors import DataError
+from hmrbench.files import file_sha256, read_arrays
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array
 from hmrbench.training.recipes import Recipe
@@ -49,17 +48,16 @@ def read_bodies(path: Path) -> RealBodies:
     Raises:
         DataError: missing, unreadable, or of other shapes.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            pose, betas = (np.asarray(file[name], np.float32) for name in ("body_pose", "betas"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: file of real bodies missing") from None
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise DataError(f"{path}: not an npz with 'body_pose' and 'betas' ({e})") from e
-    shapes = {"body_pose": (len(pose), 3 * (1 + JOINTS)), "betas": (len(pose), BETAS)}
-    for name, array in (("body_pose", pose), ("betas", betas)):
-        if array.shape != shapes[name] or not len(array) or not np.isfinite(array).all():
-            raise DataError(f"{path}: '{name}' is {array.shape}, not finite numbers {shapes[name]}")
+    content = read_arrays(path, "file of real bodies")
+    lacking = [name for name in ("body_pose", "betas") if name not in content]
+    if lacking:
+        raise DataError(f"{path}: lacks {', '.join(lacking)}")
+    count = len(content["body_pose"])
+    for name, shape in (("body_pose", (count, 3 * (1 + JOINTS))), ("betas", (count, BETAS))):
+        array = content[name]
+        if array.shape != shape or not count or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise DataError(f"{path}: '{name}' is {array.dtype} {array.shape}, not finite numbers {shape}")
+    pose, betas = (content[name].astype(np.float32) for name in ("body_pose", "betas"))
     return RealBodies(pose[:, 3:].reshape(-1, JOINTS, 3), betas, file_sha256(path))
 
 
