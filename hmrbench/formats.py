@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from hmrbench.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.metrics import phi
-from hmrbench.tables import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, Row, Table, in_words, measure_of
+from hmrbench.tables import Row, Table, in_words
 
 # What of a data set a paper shows, and which changes.
 _SHOWN = ("AP", "AR", "MPJPE", "PA-MPJPE")

@@ -37,10 +37,11 @@ import numpy as np
 
 from hmrbench.errors import DataError, UsageError
 from hmrbench.files import to_json
+from hmrbench.measures import COUNTS, MEASURES, measure_of
 from hmrbench.metrics.coco_keypoints import ap_from_matches
 from hmrbench.records import Array
 from hmrbench.results import Run
-from hmrbench.tables import COUNTS, MEASURES, SPEED_SETTING, measure_of, speed_setting
+from hmrbench.tables import SPEED_SETTING, speed_setting
 
 Row = Mapping[str, Any]
 _CHUNK = 64  # resamples held at a time

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hmrbench import __version__, figures, formats, tables
+from hmrbench import __version__, figures, formats, measures, plots
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import phi
 from hmrbench.results import Run
@@ -56,14 +56,14 @@ def _plots(table: Table, untrained: bool) -> tuple[dict[str, list[dict[str, str]
     for task in table.tasks():
         for cost, size in _PLOTS:
             try:
-                y, _ = tables.find_accuracy(table, None, task)
-                x = tables.find_key(table, cost, task)
-                points, left_out = tables.points(table, x, y, size, task, untrained=untrained)
+                y, _ = plots.find_accuracy(table, None, task)
+                x = plots.find_key(table, cost, task)
+                points, left_out = plots.points(table, x, y, size, task, untrained=untrained)
                 pictures = [_picture(points, x, y, size, dark) for dark in (False, True)]
             except (UsageError, DataError) as e:  # nothing of that kind was measured
-                remarks.append(f"{tables.TITLES[task]}, no plot against {cost}: {e}")
+                remarks.append(f"{measures.TITLES[task]}, no plot against {cost}: {e}")
                 continue
-            alt = f"{tables.axis_of(y).title} against {tables.axis_of(x).title}, {len(points)} points"
+            alt = f"{plots.axis_of(y).title} against {plots.axis_of(x).title}, {len(points)} points"
             notes = " ".join(f"{n[0].upper()}{n[1:]}." for n in [*left_out, *pictures[0][1]])
             found.setdefault(task, []).append(
                 {"light": pictures[0][0], "dark": pictures[1][0], "alt": alt, "notes": notes}
@@ -72,8 +72,8 @@ def _plots(table: Table, untrained: bool) -> tuple[dict[str, list[dict[str, str]
 
 
 def _picture(points: Sequence[figures.Point], x: str, y: str, size: str | None, dark: bool) -> tuple[str, list[str]]:
-    third = None if size is None else tables.axis_of(size)
-    figure, remarks = figures.accuracy_cost(points, tables.axis_of(x), tables.axis_of(y), third, dark=dark)
+    third = None if size is None else plots.axis_of(size)
+    figure, remarks = figures.accuracy_cost(points, plots.axis_of(x), plots.axis_of(y), third, dark=dark)
     data = base64.b64encode(figures.to_bytes(figure, "svg", outlines=False)).decode()
     return f"data:image/svg+xml;base64,{data}", remarks
 

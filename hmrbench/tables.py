@@ -9,7 +9,7 @@ reported of the same model as `published:DATASET:METRIC`, and what changes again
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.figures import Axis, Point
+from hmrbench.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.metrics import phi
-from hmrbench.metrics.coco_keypoints import STATS
 from hmrbench.results import Run
 from hmrbench.schema import ModelCard, read_yaml, share_dir
 from hmrbench.zoo import family_order
@@ -30,43 +29,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-# --------------------------------------------------------------------------- what the numbers are
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a number is called and written, and which way it is better (None: a size, neither)."""
-
-    title: str
-    unit: str
-    higher_is_better: bool | None
-    digits: int = 1
-    scale: float = 1.0
-
-
-MEASURES: Mapping[str, Measure] = {
-    **{name: Measure(name, "%", True) for name in (*STATS, "PCK@0.05", "PCK@0.1")},
-    **{name: Measure(name, "mm", False) for name in ("MPJPE", "PA-MPJPE", "PVE")},
-    "Phi_P_2D": Measure("Phi_P,2D", "%", True),
-    "Phi_M_2D": Measure("Phi_M,2D", "%", True),
-    "Phi_M_3D": Measure("Phi_M,3D", "mm", False),
-    "params": Measure("params (M)", "M", False, 2, 1e6),
-    "params_encoder": Measure("encoder (M)", "M", False, 2, 1e6),
-    "params_neck": Measure("neck (M)", "M", False, 2, 1e6),
-    "params_head": Measure("head (M)", "M", False, 2, 1e6),
-    "macs": Measure("MACs (G)", "G", False, 2, 1e9),
-    "flops": Measure("FLOPs (G)", "G", False, 2, 1e9),
-    "activations": Measure("act. (M)", "M", False, 2, 1e6),
-    "latency_ms": Measure("ms", "ms", False, 2),
-    "latency_ms_p90": Measure("ms p90", "ms", False, 2),
-    "latency_ms_p99": Measure("ms p99", "ms", False, 2),
-    "images_per_s": Measure("images/s", "1/s", True),
-    "peak_memory_mb": Measure("memory (MB)", "MB", False, 0),
-    "energy_mj": Measure("energy (mJ)", "mJ", False),
-}
-COMPOSITES = tuple(phi.DEFINITIONS)
-COUNTS = ("params", "params_encoder", "params_neck", "params_head", "macs", "flops", "activations")
-SPEEDS = ("latency_ms", "latency_ms_p90", "latency_ms_p99", "images_per_s", "peak_memory_mb", "energy_mj")
+_DATASETS = ("coco-val", "lsp-extended", "coco-val-hmr", "posetrack-val", "3dpw-test", "h36m-val-p2")
 # Times are compared only where all of these agree.
 SPEED_SETTING = (
     "device",
@@ -78,15 +41,6 @@ SPEED_SETTING = (
     "cuda_graph",
     "threads",
 )
-_DATASETS = ("coco-val", "lsp-extended", "coco-val-hmr", "posetrack-val", "3dpw-test", "h36m-val-p2")
-TITLES = {"hpe": "human pose estimation", "hmr": "human mesh recovery"}
-
-
-def measure_of(key: str) -> Measure:
-    """The measure of a row's key: of `coco-val:AP` that of AP. An unknown metric is shown as it is."""
-    name = key.rpartition(":")[2]
-    return MEASURES.get(name) or Measure(name, "", None, 2)
-
 
 # --------------------------------------------------------------------------- rows of eval and score
 
@@ -533,126 +487,3 @@ def _mean_changes(rows: Sequence[Row]) -> str:
             span = f" ({low:+.1f} to {high:+.1f})" if len(values) > 1 else ""
             words.append(f"{measure_of(key).title.partition(' ')[0]} {sum(values) / len(values):+.1f} %{span}")
     return ", ".join(words) + f"; {len(rows)} model{'s' if len(rows) > 1 else ''}"
-
-
-# --------------------------------------------------------------------------- points of a plot
-
-
-def find_key(table: Table, name: str, task: str | None = None) -> str:
-    """The key of a row that a person means by `AP`, `coco-val:AP`, `Phi_M_3D`, `MACs`, `rate`, `latency`.
-
-    Raises:
-        UsageError: no row has such a number, or several data sets do; lists what there is.
-    """
-    alias = {
-        "rate": "images_per_s",
-        "fps": "images_per_s",
-        "latency": "latency_ms",
-        "memory": "peak_memory_mb",
-    }
-    wanted = alias.get(name.lower(), name).lower()
-    rows = [r for r in table.rows if task in (None, r["task"])]
-    keys = {
-        k.removeprefix("published:"): None
-        for row in rows
-        for k, v in row.items()
-        if isinstance(v, (int, float)) and k.rpartition(":")[2] in MEASURES and not k.startswith(("change", "diff"))
-    }
-    exact = [k for k in keys if k.lower() == wanted]
-    found = exact or [k for k in keys if k.lower().rpartition(":")[2] == wanted]
-    if len(found) != 1:
-        what = f"is measured on {len(found)} data sets; say which" if found else "is in no row; there is"
-        raise UsageError(f"'{name}' {what}: {', '.join(found or keys)}")
-    return found[0]
-
-
-# What is drawn of a task if nobody says: the first of these that some model has.
-_ACCURACY = {
-    "hpe": ("coco-val:AP",),
-    "hmr": ("Phi_M_3D", "3dpw-test:PA-MPJPE", "h36m-val-p2:PA-MPJPE", "Phi_M_2D", "coco-val-hmr:PCK@0.1"),
-}
-
-
-def find_accuracy(table: Table, name: str | None, task: str | None) -> tuple[str, str]:
-    """The key of the accuracy to draw, and the task whose models have it.
-
-    Raises:
-        UsageError: no model has it, or several keys are meant.
-    """
-    tasks = [task] if task else table.tasks()
-    if name is not None:
-        key = find_key(table, name, task)
-        scored = [
-            t
-            for t in tasks
-            if any(r.get(k) is not None for r in table.rows for k in (key, f"published:{key}") if r["task"] == t)
-        ]
-        return key, scored[0]
-    for own in tasks:
-        known = {
-            k.removeprefix("published:") for r in table.rows if r["task"] == own for k, v in r.items() if v is not None
-        }
-        others = sorted(
-            k
-            for k in known
-            if ":" in k and measure_of(k).higher_is_better is not None and k[:4] not in ("chan", "diff")
-        )
-        for key in (*_ACCURACY[own], *others):
-            if key in known:
-                return key, own
-    raise UsageError("no model has an accuracy, measured or published")
-
-
-def axis_of(key: str) -> Axis:
-    """Title, scale and direction of a plot's axis."""
-    measure = measure_of(key)
-    names = {"params": "parameters (M)", "latency_ms": "latency (ms)", "images_per_s": "images per second"}
-    where = f" on {key.rpartition(':')[0]}" if ":" in key else ""
-    unit = f" ({measure.unit})" if key not in names and measure.unit in ("%", "mm") else ""
-    title = names.get(key, measure.title) + where + unit
-    return Axis(title, measure.scale, measure.higher_is_better)
-
-
-def points(
-    table: Table, x: str, y: str, size: str | None, task: str, *, untrained: bool = False
-) -> tuple[list[Point], list[str]]:
-    """Points of accuracy `y` against cost `x`, measured and published; remarks name what could not be drawn.
-
-    A measured number is left out where its weights are random (unless `untrained`) or only part of the data
-    set was evaluated. The published number of a model that was profiled here becomes a published point at its
-    cost.
-    """
-    found, untold, left_out = [], [], []
-    inputs: dict[str, set[Any]] = {}
-    for row in table.rows:
-        inputs.setdefault(row["model"], set()).add(row.get("input"))
-    for row in (r for r in table.rows if r["task"] == task):
-        cost, third = row.get(x), row.get(size or "")
-        name = row.get("paper_name") or row["model"]
-        if row["kind"] == "published" and len(inputs[row["model"]]) > 1:
-            name += f" {row['input']}"
-        measured, published = row.get(y), row.get(f"published:{y}")
-        if row["kind"] == "published":
-            measured, published = None, measured
-        if measured is not None and row.get("weights") == "random" and not untrained:
-            left_out.append(name)
-            measured = None
-        if cost is None or (measured is None and published is None):
-            untold.append(name)
-            continue
-        family = row.get("backbone") or "others"
-        for value, reported in ((measured, False), (published, True)):
-            if value is not None:
-                found.append(Point(name, family, row.get("cut") or "", cost, value, third, reported))
-    remarks = []
-    if left_out:
-        remarks.append(f"not drawn, untrained weights: {_list(left_out)}")
-    if untold:
-        what = f"{axis_of(x).title} or {axis_of(y).title}"
-        remarks.append(f"not drawn, {what} is not known: {_list(untold)}")
-    return list(dict.fromkeys(found)), remarks
-
-
-def _list(names: Iterable[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return ", ".join(unique[:6]) + (f" and {len(unique) - 6} more" if len(unique) > 6 else "")

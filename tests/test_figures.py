@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from test_cli import hmrbench
 from test_tables import CARDS, eval_row, gather, profile_row, save
 
-from hmrbench import figures, tables
+from hmrbench import figures, plots, tables
 from hmrbench.errors import DataError, UsageError
 from hmrbench.figures import Axis, Point
 from hmrbench.records import Array
@@ -221,7 +221,7 @@ def test_unknown_formats_and_labels() -> None:
 
 def test_points_of_cost_and_published_alone(tmp_path: Path) -> None:
     table = gather(save(tmp_path, *(profile_row(n) for n in ("gmfpose-t-s3", "gmfpose-t-s4", "gmfpose-t-s2"))))
-    points, remarks = tables.points(table, "macs", "coco-val:AP", "params", "hpe")
+    points, remarks = plots.points(table, "macs", "coco-val:AP", "params", "hpe")
     assert [(p.label, p.family, p.cut, p.y, p.published) for p in points] == [
         ("GMFPose-T-S3", "gmf", "S3", 75.7, True),
         ("GMFPose-T-S4", "gmf", "S4", 75.8, True),
@@ -235,7 +235,7 @@ def test_untrained_and_partial_scores_are_not_drawn(tmp_path: Path) -> None:
     save(tmp_path, eval_row("vitpose-s", weights="random"), eval_row("vitpose-b", partial=True, samples=3))
     save(tmp_path, eval_row("vitpose-l"))
     table = gather(tmp_path)
-    points, remarks = tables.points(table, "macs", "coco-val:AP", None, "hpe")
+    points, remarks = plots.points(table, "macs", "coco-val:AP", None, "hpe")
     assert [(p.label, p.published) for p in points] == [
         ("ViTPose-S", True),
         ("ViTPose-B", True),
@@ -243,13 +243,13 @@ def test_untrained_and_partial_scores_are_not_drawn(tmp_path: Path) -> None:
         ("ViTPose-L", True),
     ]
     assert remarks == ["not drawn, untrained weights: ViTPose-S"]
-    points, _ = tables.points(table, "macs", "coco-val:AP", None, "hpe", untrained=True)
+    points, _ = plots.points(table, "macs", "coco-val:AP", None, "hpe", untrained=True)
     assert [p.label for p in points if not p.published] == ["ViTPose-S", "ViTPose-L"]
 
 
 def test_reference_rows_are_published_points(tmp_path: Path) -> None:
     table = gather(save(tmp_path, profile_row("vitpose-s")), references=tables.load_references())
-    points, _ = tables.points(table, "macs", "coco-val:AP", "params", "hpe")
+    points, _ = plots.points(table, "macs", "coco-val:AP", "params", "hpe")
     assert all(p.published for p in points)
     assert {"HRNet-W32 256x192", "HRNet-W32 384x288", "LitePose-Auto-S"} < {p.label for p in points}
 
@@ -265,15 +265,15 @@ def test_reference_rows_are_published_points(tmp_path: Path) -> None:
     ],
 )
 def test_keys_by_the_words_of_people(tmp_path: Path, name: str, key: str) -> None:
-    assert tables.find_key(gather(save(tmp_path, eval_row("vitpose-s"), profile_row("vitpose-s"))), name) == key
+    assert plots.find_key(gather(save(tmp_path, eval_row("vitpose-s"), profile_row("vitpose-s"))), name) == key
 
 
 def test_a_score_of_several_data_sets_must_be_named(tmp_path: Path) -> None:
     table = gather(save(tmp_path, *(eval_row("hmr2-s", d) for d in ("3dpw-test", "h36m-val-p2"))))
     with pytest.raises(UsageError, match=r"'MPJPE' is measured on 2 data sets.*3dpw-test:MPJPE"):
-        tables.find_key(table, "MPJPE")
+        plots.find_key(table, "MPJPE")
     with pytest.raises(UsageError, match="'energy' is in no row"):
-        tables.find_key(table, "energy")
+        plots.find_key(table, "energy")
 
 
 # --------------------------------------------------------------------------- the command

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_cli import hmrbench, run_eval
 
-from hmrbench import formats, results, tables, zoo
+from hmrbench import formats, measures, results, tables, zoo
 from hmrbench.errors import DataError, UsageError
 from hmrbench.profiler import profile_model
 from hmrbench.records import Array, EvalResult, ProfileResult
@@ -285,7 +285,7 @@ def test_published_rows_have_sources_and_plausible_numbers() -> None:
         assert reference.task in ("hpe", "hmr")
         assert reference.metrics
         for metric, value in (pair for scores in reference.metrics.values() for pair in scores.items()):
-            measure = tables.MEASURES[metric]
+            measure = measures.MEASURES[metric]
             assert measure.unit in ("%", "mm")
             assert 20 < value < 120
             assert measure.unit == "mm" or value <= 100

@@ -46,24 +46,24 @@ def plot(
     """
     from dataclasses import asdict
 
-    from hmrbench import figures, files, tables
+    from hmrbench import figures, files, measures, plots, tables
     from hmrbench.errors import UsageError
 
     format = output.suffix.lstrip(".").lower()
     if format not in figures.FORMATS:
         raise UsageError(f"{output}: a picture is .{', .'.join(figures.FORMATS)}")
-    if task not in (None, *tables.TITLES):
-        raise UsageError(f"a task is {' or '.join(tables.TITLES)}, not '{task}'")
+    if task not in (None, *measures.TITLES):
+        raise UsageError(f"a task is {' or '.join(measures.TITLES)}, not '{task}'")
     table = load(runs, models_dir, pattern, with_published, None, tables.Speed(device, dtype, batch_size))
-    y_key, task = tables.find_accuracy(table, y, task)
-    x_key = tables.find_key(table, x, task)
-    size_key = None if size == "none" or size == x else tables.find_key(table, size, task)
-    points, remarks = tables.points(table, x_key, y_key, size_key, task, untrained=untrained)
+    y_key, task = plots.find_accuracy(table, y, task)
+    x_key = plots.find_key(table, x, task)
+    size_key = None if size == "none" or size == x else plots.find_key(table, size, task)
+    points, remarks = plots.points(table, x_key, y_key, size_key, task, untrained=untrained)
     figure, more = figures.accuracy_cost(
         points,
-        tables.axis_of(x_key),
-        tables.axis_of(y_key),
-        None if size_key is None else tables.axis_of(size_key),
+        plots.axis_of(x_key),
+        plots.axis_of(y_key),
+        None if size_key is None else plots.axis_of(size_key),
         front=front,
         labels=labels,
         width_in=width,
