@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import data, distributed, files, metrics, results, zoo
+from hmrbench import data, distributed, files, metrics, results, sources, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.codecs import Codec, Crops, find_codec
@@ -150,7 +150,7 @@ def prepare(
     """Check everything cheap and return what `run` needs.
 
     Args:
-        weights: see `zoo.resolve_weights`; None for the data set's default where the card has it.
+        weights: see `sources.resolve_weights`; None for the data set's default where the card has it.
         opened: the data set, if it was opened before for another model.
 
     Raises:
@@ -166,7 +166,7 @@ def prepare(
     found = mesh_codec(body) if body is not None else find_codec(codec or card.codec)
     if weights is None and card.demo_weights is not None:
         weights = spec.default_weights
-    label, path = zoo.resolve_weights(card, weights)
+    label, path = sources.resolve_weights(card, weights)
     place = pick_device(zoo.fit_backend(card, device, dtype))
     people = opened or data.open_dataset(spec, data_root, boxes, limit)
     return Job(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hmrbench import device as devices
-from hmrbench import flops, latency, results, zoo
+from hmrbench import flops, latency, results, sources, zoo
 from hmrbench.codecs import find_codec
 from hmrbench.data.loader import CropSettings, batches
 from hmrbench.errors import HmrbenchError, UsageError
@@ -76,7 +76,7 @@ def prepare(
         channels_last: use that memory format for weights and input.
         cuda_graph: replay a CUDA graph.
         threads: of PyTorch on the CPU; None leaves its own choice.
-        weights: None or `random` for untrained ones, which cost the same; else as for `zoo.resolve_weights`.
+        weights: None or `random` for untrained ones, which cost the same; else as for `sources.resolve_weights`.
 
     Raises:
         UsageError: something that cannot be.
@@ -275,7 +275,7 @@ class _Session:
         if self.net is None:
             assert self.card is not None
             zoo.fit_backend(self.card, self.setup.device.type, self.setup.dtype)
-            _, path = zoo.resolve_weights(self.card, self.setup.weights)
+            _, path = sources.resolve_weights(self.card, self.setup.weights)
             self.about["weights_sha256"] = None if path is None else file_sha256(path)
             self.net = zoo.load_weights(self.card, path)[0]
         return self.net

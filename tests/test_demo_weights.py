@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from safetensors import safe_open
 
-from hmrbench import data, evaluate, zoo
+from hmrbench import data, evaluate, sources, zoo
 from hmrbench.cli.demo import MESH, POSE
 from hmrbench.files import file_sha256
 from hmrbench.schema import ModelCard
@@ -23,7 +23,7 @@ def test_the_networks_of_the_demo_have_them() -> None:
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_they_are_small_whole_and_say_how_they_were_made(card: ModelCard) -> None:
-    label, path = zoo.resolve_weights(card, "demo")
+    label, path = sources.resolve_weights(card, "demo")
     assert label == "demo"
     assert path is not None
     assert path.stat().st_size <= LARGEST

@@ -22,6 +22,7 @@ LAYERS = (
     ("device",),
     ("results",),
     ("zoo",),
+    ("sources",),
     ("checkpoints",),
     ("data", "synth"),
     ("codecs",),

@@ -16,7 +16,7 @@ from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
 
-from hmrbench import data, schemes, zoo
+from hmrbench import data, schemes, sources, zoo
 from hmrbench.download import Http
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.fetch import cache_dir
@@ -178,7 +178,7 @@ def test_redirects_and_mirrors(server: BadServer, tmp_path: Path) -> None:
     second = server.serve("/second.pth", b"", f"redirect:{there}")
     cards = write_cards(tmp_path / "c", {"net": [{"url": first}, {"url": second, "sha256": sha256(GOOD)}]})
     assert json.loads(fetch(cards, "net", "--json").stdout)[0]["source"] == second
-    label, path = zoo.resolve_weights(zoo.load_card("net", [cards]), None)
+    label, path = sources.resolve_weights(zoo.load_card("net", [cards]), None)
     assert label == second
     assert path is not None
     assert path.read_bytes() == GOOD
@@ -328,9 +328,9 @@ def test_demo_weights(tmp_path: Path) -> None:
     cards = write_cards(
         tmp_path / "c", {"net": []}, demo_weights={"url": f"file:{tmp_path}/demo.pth", "sha256": sha256(GOOD)}
     )
-    assert zoo.resolve_weights(zoo.load_card("net", [cards]), "demo") == ("demo", tmp_path / "demo.pth")
+    assert sources.resolve_weights(zoo.load_card("net", [cards]), "demo") == ("demo", tmp_path / "demo.pth")
     with pytest.raises(WeightsError, match="vitpose-s has no demo weights"):
-        zoo.resolve_weights(zoo.load_card("vitpose-s"), "demo")
+        sources.resolve_weights(zoo.load_card("vitpose-s"), "demo")
 
 
 def test_cards_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,19 +379,19 @@ def test_the_known_public_sources() -> None:
     cards = zoo.load_cards()
     assert {n: (cards[n].weights[0].url, cards[n].weights[0].sha256) for n in KNOWN} == KNOWN
     assert {n: cards[n].encoder_weights[0].url for n in KNOWN_ENCODERS} == KNOWN_ENCODERS
-    older = zoo.weights_sources(cards["hmr2-h"], variant="hmr2.0a")
+    older = sources.weights_sources(cards["hmr2-h"], variant="hmr2.0a")
     assert [(s.url, s.sha256) for s in older] == [
         (f"{BERKELEY}hmr2a_model.tar.gz", "2dcf79638109781d1ae5f5c44fee5f55bc83291c210653feead9b7f04fa6f20e")
     ]
-    assert [s.url for s in zoo.weights_sources(cards["vitpose-s"], variant="official")] == ["manual:"]
+    assert [s.url for s in sources.weights_sources(cards["vitpose-s"], variant="official")] == ["manual:"]
     with pytest.raises(UsageError, match="mmpose"):
-        zoo.weights_sources(cards["vitpose-s"], variant="mmpos")
+        sources.weights_sources(cards["vitpose-s"], variant="mmpos")
 
 
 def all_sources() -> list[tuple[str, Source]]:
     cards = zoo.load_cards().values()
-    found = [(c.name, s) for c in cards for s in zoo.weights_sources(c)]
-    found += [(c.name, s) for c in cards for s in zoo.weights_sources(c, encoder=True)]
+    found = [(c.name, s) for c in cards for s in sources.weights_sources(c)]
+    found += [(c.name, s) for c in cards for s in sources.weights_sources(c, encoder=True)]
     return found + [
         (n, s) for n, spec in data.load_specs().items() for part in spec.parts.values() for s in part.sources
     ]

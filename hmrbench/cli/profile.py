@@ -75,7 +75,7 @@ def profile(
     one image. A model that fails is a row that says why, and exit code 1 in the end. A batch that memory does
     not hold is a row that says so.
     """
-    from hmrbench import profiler, zoo
+    from hmrbench import profiler, sources, zoo
     from hmrbench.errors import UsageError
 
     if bool(model) == every:
@@ -95,7 +95,7 @@ def profile(
     )
     batch_sizes = profiler.pick_batch_sizes(batch_size)
     for card in cards:
-        zoo.resolve_weights(card, setup.weights)
+        sources.resolve_weights(card, setup.weights)
     remark = stderr()
     rows: list[dict[str, Any]] = []
     try:

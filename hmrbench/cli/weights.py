@@ -38,7 +38,7 @@ def fetch(
     Where a person is needed it prints the page, the file and where to put it, goes on with the other models,
     and ends with exit code 3.
     """
-    from hmrbench import zoo
+    from hmrbench import sources, zoo
     from hmrbench.cli.downloads import download_bar
     from hmrbench.errors import HmrbenchError
 
@@ -50,12 +50,12 @@ def fetch(
     with download_bar(remark) as progress:
         for card in cards:
             try:
-                sources = tuple(zoo.weights_sources(card, encoder=encoder, variant=variant))
-                if sources not in known:
-                    known[sources] = zoo.fetch_weights(
+                places = tuple(sources.weights_sources(card, encoder=encoder, variant=variant))
+                if places not in known:
+                    known[places] = sources.fetch_weights(
                         card, encoder=encoder, variant=variant, offline=offline, progress=progress
                     )
-                rows.append(_row(card, encoder, known[sources]))
+                rows.append(_row(card, encoder, known[places]))
             except HmrbenchError as e:
                 failures.append(e)
                 remark.print(f"error: {e}", markup=False, soft_wrap=True)

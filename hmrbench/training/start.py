@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hmrbench import checkpoints, zoo
+from hmrbench import checkpoints, sources, zoo
 from hmrbench.errors import WeightsError
 from hmrbench.geometry import matrix_to_rot6d
 from hmrbench.schema import ModelCard
@@ -36,7 +36,7 @@ def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[
     if init == "random":
         return net.train(), init
     if init in PRETRAINED:
-        found = zoo.fetch_weights(card, encoder=True)
+        found = sources.fetch_weights(card, encoder=True)
         report = checkpoints.load_encoder(net.encoder, checkpoints.read_state(found.path), f"{card.name}: {found.path}")
         return net.train(), f"encoder of {found.path.name} ({report.layout}, sha256 {found.sha256[:12]})"
     return net.train(), f"{_load(net, card, Path(init))} of {init}"
