@@ -2,10 +2,9 @@
 
 An example is a dict of arrays without a batch dimension; which ones there are, the losses know:
 
-    poses   image (H, W, 3) uint8, target (K, h, w), weight (K,) meshes  image, keypoints_2d (44, 3) in crop
-    widths from the crop's centre and confidence, keypoints_3d (44, 4) in
-            metres and confidence, global_orient (1, 3, 3), body_pose (23, 3, 3), betas (10,), has_pose (),
-            has_betas ()
+- poses: image (H, W, 3) uint8, target (K, h, w), weight (K,)
+- meshes: image; keypoints_2d (44, 3) in crop widths from the crop's centre, and confidence; keypoints_3d (44, 4) in
+  metres, and confidence; global_orient (1, 3, 3), body_pose (23, 3, 3), betas (10,), has_pose (), has_betas ()
 
 Everything random about an example comes from the generator it is given.
 """
