@@ -8,7 +8,7 @@ pickled list of one dict each, or the same fields as arrays with one row a perso
 - keypoints_2d (44, 3), pixels and confidence; keypoints_3d (44, 4), metres and confidence
 - center (2,), pixels; scale (2,), the box in units of 200 pixels
 - body_pose (72,), rotation vectors; betas (10,); has_body_pose, has_betas
-- extra_info with fitting_loss, or reprojection_loss where that is what is known
+- extra_info, whose fitting_loss has the reprojection_loss, if known
 
 Read in `hmr2/datasets/image_dataset.py` and `configs_hydra/data_filtering/low1.yaml` of 4D-Humans (MIT),
 whose filters these are, but for the one that needs AMASS's distribution of poses. Pickles may only hold
