@@ -26,7 +26,15 @@ from hmrbench.training import checkpoint
 from hmrbench.training.examples import Examples
 from hmrbench.training.feed import Feed, epoch_order
 from hmrbench.training.log import read_table
-from hmrbench.training.optim import Average, layer_numbers, lr_factor, make_optimizers, set_lr
+from hmrbench.training.optim import (
+    Average,
+    freeze_stages,
+    layer_numbers,
+    lr_factor,
+    make_optimizers,
+    set_lr,
+    set_training,
+)
 from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
 from hmrbench.training.start import set_mean_parameters, start_net
 
@@ -190,6 +198,52 @@ def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: s
     layers, last = layers_of(model)
     for name, group in (by_muon | by_adamw).items():
         assert group["lr"] == pytest.approx((5e-4 if name in by_muon else 1e-4) * 0.5 ** (last - layers[name]))
+
+
+@pytest.mark.parametrize(
+    ("model", "frozen", "learning"),
+    [
+        (
+            "swinpose-t-s2",
+            ("encoder.patch_embed.", "encoder.layers.0."),
+            ("encoder.layers.1.downsample.", "encoder.layers.1.blocks."),
+        ),
+        (
+            "vmpose-t-s2",
+            ("encoder.patch_embed.", "encoder.layers.0.blocks."),
+            ("encoder.layers.0.downsample.", "encoder.layers.1."),
+        ),
+        (
+            "gmfpose-t-s2",
+            ("encoder.conv_stem.", "encoder.patch_embed_layers.0.", "encoder.groupmixformer_backbone.0."),
+            ("encoder.patch_embed_layers.1.", "encoder.groupmixformer_backbone.1."),
+        ),
+    ],
+)
+def test_frozen_stages_learn_nothing(model: str, frozen: tuple[str, ...], learning: tuple[str, ...]) -> None:
+    net = zoo.build_net(CARDS[model])
+    freeze_stages(net, 1)
+    still = {name for name, p in net.named_parameters() if not p.requires_grad}
+    encoder = {name for name, _ in net.named_parameters() if name.startswith("encoder.")}
+    assert still == {name for name in encoder if name.startswith(frozen)}
+    assert encoder - still == {name for name in encoder if name.startswith(learning)}
+    optimized = {id(p) for o in make_optimizers(net, Optimizer(lr=1e-3)) for g in o.param_groups for p in g["params"]}
+    assert optimized == {id(p) for p in net.parameters() if p.requires_grad}
+
+
+def test_statistics_of_frozen_stages_stay_as_they_are() -> None:
+    net = zoo.build_net(CARDS["gmfpose-t-s2"])
+    freeze_stages(net, 1)
+    set_training(net)
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with torch.no_grad():
+        net(torch.randn(2, 3, 64, 64))
+    changed = {name for name, buffer in net.named_buffers() if not torch.equal(buffer, before[name])}
+    first = ("encoder.conv_stem.", "encoder.patch_embed_layers.0.", "encoder.groupmixformer_backbone.0.")
+    means = {name for name in before if name.endswith("running_mean")}
+    assert any(name.startswith(first) for name in means)
+    assert {name for name in means if not name.startswith(first)} <= changed
+    assert not [name for name in changed if name.startswith(first)]
 
 
 def test_the_rate_warms_up_linearly_and_falls_at_the_milestones() -> None:

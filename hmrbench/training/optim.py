@@ -35,6 +35,7 @@ _INTO = re.compile(
 _FIRST = re.compile(r"^encoder\.(patch_embed\.|pos_embed$|conv_stem\.)")
 # The SMPL head's last layers: Muon is for matrices between hidden layers.
 _OUTPUT = re.compile(r"^head\.dec(pose|shape|cam)\.")
+_BEHIND = 1000  # the stage of what is no stage
 _NOT_DECAYED = re.compile(r"pos_embed|relative_position_bias_table|\.A_logs$|\.Ds$|\.dt_projs_bias$")
 
 
@@ -47,12 +48,35 @@ def layer_numbers(names: list[str]) -> tuple[dict[str, int], int]:
     for name in names:
         if m := _BLOCK.match(name):
             layers[name] = number[_place(m)]
-        elif m := _INTO.match(name):
-            stage = int(m["embed"] or m["layer"]) + (m["last"] is not None)
-            layers[name] = number.get((stage, 0), last) if stage else 0
         else:
-            layers[name] = 0 if _FIRST.match(name) else last
+            stage = _stage(name)
+            layers[name] = 0 if stage == 0 else number.get((stage, 0), last)
     return layers, last
+
+
+def _stage(name: str) -> int:
+    """The stage of the encoder that a parameter belongs to, from 0; a large number for what follows them."""
+    if m := _BLOCK.match(name):
+        return _place(m)[0]
+    if m := _INTO.match(name):
+        return int(m["embed"] or m["layer"]) + (m["last"] is not None)
+    return 0 if _FIRST.match(name) else _BEHIND
+
+
+def freeze_stages(net: nn.Module, stages: int) -> None:
+    """Let the patch embedding and the first `stages` stages of the encoder learn nothing (none for 0)."""
+    for name, parameter in net.named_parameters():
+        if _stage(name) < stages:
+            parameter.requires_grad_(False)
+
+
+def set_training(net: nn.Module) -> None:
+    """Training mode for all but what is frozen: its statistics and its dropout are those of eval mode."""
+    net.train()
+    for module in net.modules():
+        own = list(module.parameters())
+        if own and not any(p.requires_grad for p in own):
+            module.eval()
 
 
 def _place(match: re.Match[str]) -> tuple[int, int]:

@@ -100,9 +100,10 @@ class Recipe(_Frozen):
 
     `input` is the height and width of the pictures, where they are not those of the card: a network learns
     several times as fast on small pictures, before it goes on with whole ones. `batch_size` is that of one
-    process. The length is `epochs` or `steps`. `clip` is the largest norm of the gradient, `ema` the decay of
-    the averaged weights (0 for none), which are then the ones that are measured and kept. `validate_every` and
-    `save_minutes` say when; `best` is the metric that decides which weights are kept.
+    process. `frozen_stages` of the encoder, and its patch embedding, learn nothing, as in mmpose. The length is
+    `epochs` or `steps`. `clip` is the largest norm of the gradient, `ema` the decay of the averaged weights (0 for
+    none), which are then the ones that are measured and kept. `validate_every` and `save_minutes` say when; `best`
+    is the metric that decides which weights are kept.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Recipe(_Frozen):
     init: str = "random"
     input: tuple[int, int] | None = None
     drop_path: float = 0.0
+    frozen_stages: int = Field(default=0, ge=0)
     clip: float = 0.0
     ema: float = Field(default=0.0, ge=0, lt=1)
     optimizer: Optimizer

@@ -23,7 +23,7 @@ from hmrbench.training.engine import caught_signals, make_engine
 from hmrbench.training.feed import Feed
 from hmrbench.training.job import TrainJob
 from hmrbench.training.log import Log, Meter
-from hmrbench.training.optim import Average, lr_factor, make_optimizers, set_lr
+from hmrbench.training.optim import Average, freeze_stages, lr_factor, make_optimizers, set_lr, set_training
 from hmrbench.training.prior import Prior
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
@@ -54,6 +54,7 @@ class Trainer:
         self.net, self.started_from = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
         if job.body is not None and not self.started_from.startswith("all"):
             start.set_mean_parameters(self.net, job.mean_params)
+        freeze_stages(self.net, self.recipe.frozen_stages)
         self.optimizers: list[Any]
         self.wrapped: Any
         self.wrapped, *self.optimizers = self.fabric.setup(self.net, *make_optimizers(self.net, self.recipe.optimizer))
@@ -144,7 +145,7 @@ class Trainer:
         feed = Feed(job.examples, job.seed, recipe.batch_size, job.workers, distributed.rank(), distributed.size())
         began, saved, logged = time.monotonic(), time.monotonic(), time.monotonic()
         before = self.seconds
-        self.net.train()
+        set_training(self.net)
         with caught_signals() as interrupted, closing(feed.batches(self.step)) as batches:
             while self.step < job.steps:
                 self.train_step(next(batches))
@@ -244,7 +245,7 @@ class Trainer:
         predictions = evaluate.predict_all(self.kept, job)
         with distributed.together():
             scores = [s for m in evaluate.measure(predictions, job.spec, job.dataset) for s in m.scores]
-        self.net.train()
+        set_training(self.net)
         found = {s.name: s for s in scores}
         if self.recipe.best not in found:
             raise UsageError(f"{job.spec.name} does not measure '{self.recipe.best}', but {', '.join(found)}")
