@@ -11,7 +11,8 @@ from safetensors import safe_open
 from hmrbench import data, evaluate, sources, zoo
 from hmrbench.cli.demo import MESH, POSE
 from hmrbench.files import file_sha256
-from hmrbench.schema import ModelCard
+from hmrbench.schema import ModelCard, read_yaml
+from hmrbench.training.recipes import recipe_dir
 
 CARDS = [card for card in zoo.load_cards().values() if card.demo_weights is not None]
 LARGEST = 12e6
@@ -39,7 +40,8 @@ def test_they_are_small_whole_and_say_how_they_were_made(card: ModelCard) -> Non
     assert made["dataset"] == f"{tested.name}-train"
     assert made["annotations_sha256"] != file_sha256(data.find_folder(tested, None) / tested.annotations)
     assert len(made["commit"]) == 40  # and not -dirty
-    for fact in (f"commit {made['commit'][:7]}", f"recipes {made['recipe']}-small and {made['recipe']}", "hours"):
+    first = read_yaml(recipe_dir() / f"{made['recipe']}.yaml")["extends"]
+    for fact in (f"commit {made['commit'][:7]}", f"recipes {first} and {made['recipe']}", "hours"):
         assert fact in source.read_in
     assert "know nothing of real photographs" in source.note
 
