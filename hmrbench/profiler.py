@@ -44,12 +44,16 @@ class Setup:
     channels_last: bool = False
     cuda_graph: bool = False
     threads: int | None = None
-    weights: str = "random"
+    weights: str | None = None
 
     def row(self) -> dict[str, Any]:
         """What a row says of it; the device stands there under its product name."""
         said = {k: v for k, v in asdict(self).items() if k not in ("device", "repeats", "seconds", "weights")}
         return said | {"threads": self.threads or torch.get_num_threads()}
+
+    def weights_of(self, card: ModelCard) -> str | None:
+        """What `sources.resolve_weights` is to find; what PyTorch does not compute may have no weights but its own."""
+        return self.weights or (None if card.backend and card.weights else "random")
 
 
 def prepare(
@@ -76,7 +80,8 @@ def prepare(
         channels_last: use that memory format for weights and input.
         cuda_graph: replay a CUDA graph.
         threads: of PyTorch on the CPU; None leaves its own choice.
-        weights: None or `random` for untrained ones, which cost the same; else as for `sources.resolve_weights`.
+        weights: None for untrained ones, which cost the same (the card's where another backend computes it); else
+            as for `sources.resolve_weights`.
 
     Raises:
         UsageError: something that cannot be.
@@ -104,7 +109,7 @@ def prepare(
         channels_last,
         cuda_graph,
         threads,
-        str(weights or "random"),
+        None if weights is None else str(weights),
     )
 
 
@@ -219,10 +224,11 @@ class _Session:
             "model": type(net).__name__ if card is None else card.name,
             "task": None if card is None else card.task,
             "input": "{}x{}".format(*size),
-            "weights": "given" if card is None else setup.weights,
+            "weights": "given" if card is None else setup.weights_of(card) or "own",
             "device": devices.device_name(setup.device),
             **setup.row(),
         }
+        self.loaded: dict[str, Any] = {}
         self.counted: dict[str, Any] | None = None
 
     def identity(self, batch_size: int) -> dict[str, Any]:
@@ -260,7 +266,7 @@ class _Session:
             "versions": results.versions(),
             "commit": results.commit(),
         }
-        return ProfileResult.from_row({**self.about, "batch_size": batch_size, **known, **more}), samples
+        return ProfileResult.from_row({**self.about, **self.loaded, "batch_size": batch_size, **known, **more}), samples
 
     def close(self) -> None:
         """Let go of the network, if there was one."""
@@ -275,8 +281,8 @@ class _Session:
         if self.net is None:
             assert self.card is not None
             zoo.fit_backend(self.card, self.setup.device.type, self.setup.dtype)
-            _, path = sources.resolve_weights(self.card, self.setup.weights)
-            self.about["weights_sha256"] = None if path is None else file_sha256(path)
+            label, path = sources.resolve_weights(self.card, self.setup.weights_of(self.card))
+            self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
             self.net = zoo.load_weights(self.card, path)[0]
         return self.net
 

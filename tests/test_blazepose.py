@@ -162,11 +162,11 @@ def test_predict_on_a_made_picture(installed: Path, tmp_path: Path) -> None:
 
 
 def test_profile_counts_nothing_that_it_cannot_see(installed: Path, tmp_path: Path) -> None:
-    args = ("--weights", SOURCE, "--device", "cpu", "--repeats", 3, "--runs", tmp_path, "--json")
+    args = ("--device", "cpu", "--repeats", 3, "--runs", tmp_path, "--json")
     result = hmrbench("profile", "blazepose-full", *CARDS, *args)
     assert result.exit_code == 0, result.output
     row = json.loads(result.stdout)[0]
-    assert (row["status"], row["error"], row["weights"]) == ("ok", None, SOURCE)
+    assert (row["status"], row["error"], row["weights"], row["weights_sha256"]) == ("ok", None, SOURCE, SHA256)
     assert 0 < row["latency_ms"] < 10_000
     assert [row[name] for name in ("params", "macs", "flops", "activations")] == [None] * 4
     assert row["backend"].startswith("ai-edge-litert ")

@@ -311,6 +311,13 @@ def test_resume_keeps_what_is_there_and_tries_what_failed_again(cards: Path, tmp
     assert Broken.calls > calls
 
 
+def test_resume_keeps_every_batch_size_of_a_sweep(cards: Path, tmp_path: Path) -> None:
+    assert run(cards, tmp_path, "net", "--batch-size", "1,2").exit_code == 0
+    calls = Net.calls
+    assert run(cards, tmp_path, "net", "--batch-size", "1,2", "--resume").exit_code == 0
+    assert Net.calls == calls
+
+
 # --------------------------------------------------------------------------- statistics
 
 

@@ -71,9 +71,9 @@ def profile(
 ) -> None:
     """Measure what networks cost: parameters, MACs, latency, memory, energy; one row each, kept in `--runs`.
 
-    Weights are random unless `--weights` says otherwise: the cost does not depend on them. MACs are those of
-    one image. A model that fails is a row that says why, and exit code 1 in the end. A batch that memory does
-    not hold is a row that says so.
+    Weights are random unless `--weights` says otherwise (a network of another backend has its own): the cost does not
+    depend on them. MACs are those of one image. A model that fails is a row that says why, and exit code 1 in the
+    end. A batch that memory does not hold is a row that says so.
     """
     from hmrbench import profiler, sources, zoo
     from hmrbench.errors import UsageError
@@ -94,8 +94,8 @@ def profile(
         weights=weights,
     )
     batch_sizes = profiler.pick_batch_sizes(batch_size)
-    for card in cards:
-        sources.resolve_weights(card, setup.weights)
+    for card in cards if weights is not None else ():
+        sources.resolve_weights(card, weights)
     remark = stderr()
     rows: list[dict[str, Any]] = []
     try:
