@@ -11,12 +11,12 @@ video are not independent, so there the interval is narrower than the truth.
      "tolerances": {"AP": 0.1, "MPJPE": 0.1, "params": 0, "macs": 0, "latency_ms": 1.1},
      "better": {"MyScore": "lower"},
      "rows": [
-       {"kind": "accuracy", "model": ..., "dataset": ..., "boxes": ..., "flip": ..., "codec": ..., "input":
-       ...,
-        "dtype": ..., "trained": true, "samples": ..., "annotations_sha256": ..., "values": {"AP": ..., "AR":
-        ...}},
-       {"kind": "counts", "model": ..., "values": {"params": ..., "macs": ...}}, {"kind": "speed", "model":
-       ..., "device": ..., "dtype": ..., "batch_size": ..., "values": {"latency_ms": ...}}]}
+       {"kind": "accuracy", "model": ..., "dataset": ..., "boxes": ..., "flip": ..., "codec": ...,
+        "input": ..., "dtype": ..., "trained": true, "samples": ..., "annotations_sha256": ...,
+        "values": {"AP": ..., "AR": ...}},
+       {"kind": "counts", "model": ..., "values": {"params": ..., "macs": ...}},
+       {"kind": "speed", "model": ..., "device": ..., "dtype": ..., "batch_size": ...,
+        "values": {"latency_ms": ...}}]}
 
 All fields but the values, the samples and the annotations name a row. A tolerance is, for a score, how much
 worse it may be in its own unit; for a count, how far it may be off as a fraction of the baseline, in either
