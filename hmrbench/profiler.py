@@ -321,6 +321,7 @@ class _Session:
     def _time(self, batch_size: int) -> tuple[dict[str, Any], Array]:
         """Latency, peak memory and energy at one batch size, as fields of a row, and the samples in ms."""
         setup, device = self.setup, self.setup.device
+        devices.keep_freed_memory(device)
         layout = torch.channels_last if setup.channels_last else torch.contiguous_format
         net = self._network().to(device)
         net = net.to(memory_format=layout) if setup.channels_last else net

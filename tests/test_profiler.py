@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import platform
 import sys
 import time
 from contextlib import nullcontext
@@ -596,3 +597,19 @@ def test_bad_input_has_its_message_and_exit_code(
     assert result.exit_code == code, result.output
     assert words in " ".join(result.stderr.split())
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_memory_that_a_forward_freed_is_there_for_the_next() -> None:
+    resource = pytest.importorskip("resource")
+    devices.keep_freed_memory(CPU)
+
+    def faults() -> int:
+        before: int = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [torch.zeros(4 << 20) for _ in range(3)]  # 16 MiB each; with its defaults glibc gives such a lot back
+        del held
+        after: int = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        return after - before
+
+    pages = 3 * (16 << 20) // resource.getpagesize()
+    assert [faults() for _ in range(5)][-1] < pages / 10  # the heap has grown by then
