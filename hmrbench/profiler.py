@@ -140,7 +140,8 @@ def profile_model(
 ) -> ProfileResult:
     """What one network costs at one batch size.
 
-    A network that fails gives a result too: `status` is `failed` or `out of memory` and `error` says why.
+    A network that fails gives a result too: `status` is `failed` or `out of memory` and `error` says why. On the CPU
+    the process keeps freed memory from then on (`device.keep_freed_memory`).
 
     Args:
         model: a name, a card, or a network that maps (B, 3, H, W) to a tensor or several; it is left on the

@@ -601,15 +601,15 @@ def test_bad_input_has_its_message_and_exit_code(
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_memory_that_a_forward_freed_is_there_for_the_next() -> None:
-    resource = pytest.importorskip("resource")
+    import resource  # not on Windows
+
     devices.keep_freed_memory(CPU)
 
     def faults() -> int:
-        before: int = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         held = [torch.zeros(4 << 20) for _ in range(3)]  # 16 MiB each; with its defaults glibc gives such a lot back
         del held
-        after: int = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        return after - before
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     pages = 3 * (16 << 20) // resource.getpagesize()
     assert [faults() for _ in range(5)][-1] < pages / 10  # the heap has grown by then
