@@ -260,7 +260,7 @@ def load_model(name: str | ModelCard, weights: str | Path | None = None, models_
         UsageError: unknown name.
         WeightsError: the weights are not here, or not of this network.
     """
-    from hmrbench import sources
+    from hmrbench.fetch import sources
 
     card = name if isinstance(name, ModelCard) else load_card(name, models_dirs)
     _, path = sources.resolve_weights(card, weights)

@@ -13,10 +13,10 @@ from matplotlib.text import Text
 from test_cli import hmrbench
 from test_tables import CARDS, eval_row, gather, profile_row, save
 
-from hmrbench import figures, plots, tables
 from hmrbench.errors import DataError, UsageError
-from hmrbench.figures import Axis, Point
 from hmrbench.records import Array
+from hmrbench.report import figures, plots, tables
+from hmrbench.report.figures import Axis, Point
 
 MACS, AP = Axis("MACs (G)", 1e9, False), Axis("AP (%)", 1.0, True)
 
