@@ -103,18 +103,6 @@ def test_labels_without_room_are_said_to_be_missing() -> None:
         assert not touch(a, b)
 
 
-def test_lines_through_boxes() -> None:
-    centre, size = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 3.0]]), np.array([2.0, 1.0])
-    for start, end, expected in (
-        ((-9.0, 0.0), (9.0, 0.0), [True, True, False]),
-        ((0.0, -9.0), (0.0, 9.0), [True, False, True]),
-        ((-9.0, -9.0), (9.0, 9.0), [True, False, False]),
-        ((-9.0, 0.0), (-2.0, 0.0), [False, False, False]),
-    ):
-        passes = figures._passes_box(np.array([start]), np.array([end]), centre, size)  # (3, 1)
-        assert passes[:, 0].tolist() == expected
-
-
 @pytest.mark.parametrize(("labels", "count"), [("none", 0), ("all", 31), ("front", None)])
 def test_kinds_of_labels(labels: str, count: int | None) -> None:
     boxes, _ = boxes_of(figures.accuracy_cost(zoo_points(), MACS, AP, labels=labels)[0])

@@ -8,10 +8,10 @@ used.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,124 +83,6 @@ def pareto_front(x: Array, y: Array, x_higher: bool = False, y_higher: bool = Tr
     better = as_good & ((cost[:, None] < cost) | (gain[:, None] > gain))
     front: Array = np.logical_not(better.any(0))
     return front
-
-
-# --------------------------------------------------------------------------- labels
-
-
-def place_labels(
-    anchors: Array,
-    radii: Array,
-    sizes: Array,
-    bounds: tuple[float, float, float, float],
-    lines: Array | None = None,
-) -> tuple[Array, Array]:
-    """Centres for labels beside their points, clear of each other, of all points and of the borders.
-
-    Each label tries directions and distances around its point; they are put down one by one, the most crowded
-    first, then moved in turn until nothing improves. Deterministic.
-
-    Args:
-        anchors: (M, 2) points in pixels; the first N have a label.
-        radii: (M,) of the points.
-        sizes: (N, 2) width and height of the labels, N at most M.
-        bounds: left, bottom, right, top.
-        lines: (L, 2, 2) start and end of drawn lines, which labels had better not cover.
-
-    Returns:
-        (N, 2) centres, and (N,) bool: whether the label found a clear place.
-    """
-    lines = np.zeros((0, 2, 2)) if lines is None else lines
-    labelled = len(sizes)
-    centres = np.zeros((labelled, 2))
-    if not labelled:
-        return centres, np.ones(0, bool)
-    angles = np.deg2rad(np.arange(0, 360, 15))
-    reach = np.array([2, 5, 9, 14, 20, 27, 35, 45, 57, 71, 88, 110, 140], np.float64)
-    way = np.stack([np.cos(angles), np.sin(angles)], 1)  # (A, 2)
-    side = np.clip(1.45 * way, -1, 1)
-    # Right of the point reads best, then left, then above; far away reads worst.
-    taste = np.where(np.abs(way[:, 1]) < 0.1, 0.0, 2.0) + np.where(way[:, 0] < 0, 1.5, 0.0) + (way[:, 1] < -0.1)
-    options, fixed = [], []
-    for i in range(labelled):
-        away = (radii[i] + reach)[:, None, None] * way[None]  # (R, A, 2)
-        centre = (anchors[i] + away + side[None] * sizes[i] / 2).reshape(-1, 2)
-        cost = (1.1 * reach[:, None] + taste[None]).ravel()
-        half = sizes[i] / 2
-        outside = (centre - half < bounds[:2]).any(1) | (centre + half > bounds[2:]).any(1)
-        gap = np.abs(centre[:, None] - anchors[None]) - half  # (C, M, 2)
-        distance = np.hypot(*np.maximum(gap, 0).transpose(2, 0, 1))  # (C, M)
-        hits = distance < radii[None] + 1.5
-        own = np.arange(len(anchors)) == i
-        confusing = (distance - radii)[:, ~own] < (distance - radii)[:, own] + 1
-        cost = cost + 1e6 * outside + 1e4 * hits.sum(1) + 12 * confusing.sum(1)
-        crossed = _crosses(anchors[i], centre, anchors[~own], radii[~own])
-        covered = _passes_box(lines[:, 0], lines[:, 1], centre, sizes[i]).sum(1)
-        options.append(centre)
-        fixed.append(cost + 40 * crossed.sum(1) + 25 * covered)
-    spread = np.hypot(*(anchors[:labelled, None] - anchors[None]).transpose(2, 0, 1))
-    order = np.argsort(np.sort(spread, 1)[:, : min(6, spread.shape[1])].sum(1), kind="stable")
-    placed = np.zeros(labelled, bool)
-    chosen = np.zeros(labelled, np.int64)
-    for _ in range(30):
-        moved = False
-        for i in order:
-            others = np.flatnonzero(placed & (np.arange(labelled) != i))
-            cost = fixed[i] + _label_cost(
-                options[i], sizes[i], centres[others], sizes[others], anchors[i], anchors[others]
-            )
-            best = int(cost.argmin())
-            moved |= not placed[i] or best != chosen[i]
-            chosen[i], placed[i], centres[i] = best, True, options[i][best]
-        if not moved:
-            break
-    clear = np.array([fixed[i][chosen[i]] < 1e4 for i in range(labelled)])
-    for i in order[::-1]:  # of two that still touch, the less crowded one goes
-        others = np.flatnonzero(clear & (np.arange(labelled) != i))
-        if clear[i] and _overlaps(centres[i][None], sizes[i], centres[others], sizes[others]).any():
-            clear[i] = False
-    return centres, clear
-
-
-def _overlaps(centre: Array, size: Array, others: Array, other_sizes: Array) -> Array:
-    """(C, N): whether a box at each of C places touches each of N boxes."""
-    apart = np.abs(centre[:, None] - others[None]) - (size + other_sizes[None]) / 2
-    touching: Array = (apart < 1.0).all(2)
-    return touching
-
-
-def _label_cost(
-    centre: Array, size: Array, others: Array, other_sizes: Array, anchor: Array, other_anchors: Array
-) -> Array:
-    overlap = _overlaps(centre, size, others, other_sizes).sum(1)
-    through = _crosses(anchor, centre, others, other_sizes.min(1, initial=1e9) / 2).sum(1)
-    leads = _passes_box(other_anchors, others, centre, size).sum(1)  # lines of others below this label
-    cost: Array = 1e4 * overlap + 60 * through + 60 * leads
-    return cost
-
-
-def _crosses(start: Array, ends: Array, circles: Array, radii: Array) -> Array:
-    """(C, N): whether the line from `start` to each of C ends passes through each of N circles."""
-    line = ends - start  # (C, 2)
-    length = np.maximum((line**2).sum(1), 1e-9)
-    along = np.clip(((circles[None] - start) * line[:, None]).sum(2) / length[:, None], 0, 1)  # (C, N)
-    nearest = start + along[..., None] * line[:, None]
-    crossed: Array = np.hypot(*(nearest - circles[None]).transpose(2, 0, 1)) < radii
-    return crossed
-
-
-def _passes_box(starts: Array, ends: Array, centre: Array, size: Array) -> Array:
-    """(C, N): whether each of N lines passes through a box at each of C places."""
-    step = ends - starts  # (N, 2)
-    apart = centre[:, None] - starts[None]  # (C, N, 2)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where along the line it enters and leaves, per direction
-        t = np.stack([apart - size / 2, apart + size / 2]) / step  # (2, C, N, 2)
-    still = step == 0
-    enters = np.where(still, -np.inf, t.min(0)).max(2)
-    leaves = np.where(still, np.inf, t.max(0)).min(2)
-    beside = (still & (np.abs(apart) >= size / 2)).any(2)
-    passes: Array = (np.maximum(enters, 0) < np.minimum(leaves, 1)) & ~beside
-    return passes
 
 
 # --------------------------------------------------------------------------- the figure
@@ -467,52 +349,38 @@ def _write_labels(
     back: str,
 ) -> list[str]:
     """Write the labels where they are clear; returns a remark on those that found no place."""
+    import textalloc
+
+    if not wanted:
+        return []
     figure: Any = axes.figure
     figure.draw_without_rendering()  # settles the layout
-    scale = _DPI / 72
-    texts = [
-        axes.annotate(points[i].label, at[i], fontsize=7, color=ink, ha="center", va="center", zorder=5) for i in wanted
-    ]
-    renderer = figure.canvas.get_renderer()
-    sizes = np.array([[(e := t.get_window_extent(renderer)).width, e.height] for t in texts]).reshape(-1, 2)
-    rest = [i for i in range(len(points)) if i not in set(wanted)]
-    order = [*wanted, *rest]
-    pixels = axes.transData.transform(at[order])
-    radii = np.sqrt(areas[order]) / 2 * scale * 1.15
-    box = axes.get_window_extent(renderer)
-    bounds = (box.x0 + 2, box.y0 + 2, box.x1 - 2, box.y1 - 2)
-    lines = [pair for front in fronts for pair in pairwise(axes.transData.transform(front))]
-    centres, clear = place_labels(pixels, radii, sizes + np.array([3, 1]), bounds, np.array(lines).reshape(-1, 2, 2))
-    for text in texts:
-        text.remove()
-    for k, i in enumerate(wanted):
-        if not clear[k]:
-            continue
-        offset = (centres[k] - pixels[k]) / scale
-        gap = np.abs(centres[k] - pixels[k]) - sizes[k] / 2
-        far = np.hypot(*np.maximum(gap, 0)) - radii[k] > 6
-        line = {
-            "arrowstyle": "-",
-            "color": ink,
-            "alpha": 0.45,
-            "linewidth": 0.5,
-            "shrinkA": 0.0,
-            "shrinkB": radii[k] / scale,
-        }
-        label = axes.annotate(
-            points[i].label,
-            at[i],
-            xytext=offset,
-            textcoords="offset points",
-            fontsize=7,
-            color=ink,
-            ha="center",
-            va="center",
+    with contextlib.redirect_stdout(io.StringIO()):  # it says there that no label found a place; we say it too
+        _, _, texts, _ = textalloc.allocate(
+            axes,
+            *at[wanted].T,
+            [points[i].label for i in wanted],
+            x_scatter=at[:, 0],
+            y_scatter=at[:, 1],
+            scatter_sizes=np.sqrt(areas),
+            text_scatter_sizes=np.sqrt(areas[wanted]),
+            x_lines=[front[:, 0] for front in fronts] or None,
+            y_lines=[front[:, 1] for front in fronts] or None,
+            textsize=7,
+            textcolor=ink,
+            linecolor=ink,
+            linewidth=0.5,
+            plot_kwargs={"alpha": 0.45, "zorder": 2},
+            nbr_candidates=1000,
+            max_distance=0.3,
+            min_distance=0.008,
+            margin=0.004,
+            draw_all=False,
             zorder=5,
-            arrowprops=line if far else None,
-            annotation_clip=False,
+            bbox={"facecolor": back, "edgecolor": "none", "alpha": 0.7, "pad": 0.4},
         )
-        label.set_bbox({"facecolor": back, "edgecolor": "none", "alpha": 0.7, "pad": 0.4})
-        label.set_in_layout(False)
-    lost = [points[i].label for k, i in enumerate(wanted) if not clear[k]]
+    for text in texts:
+        if text is not None:
+            text.set_in_layout(False)
+    lost = [points[i].label for i, text in zip(wanted, texts, strict=True) if text is None]
     return [f"no room for the labels of {', '.join(lost)}"] if lost else []
