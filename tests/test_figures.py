@@ -14,6 +14,7 @@ from test_cli import hmrbench
 from test_tables import CARDS, eval_row, gather, profile_row, save
 
 from hmrbench.errors import DataError, UsageError
+from hmrbench.nets.encoders.record import known_families
 from hmrbench.records import Array
 from hmrbench.report import figures, plots, tables
 from hmrbench.report.figures import Axis, Point
@@ -148,7 +149,7 @@ def test_colours_are_told_apart_by_colour_blind_readers() -> None:
         f = np.cbrt(xyz / (0.9505, 1.0, 1.089))
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    families = [Point(f, f, "S3", 1.0, 1.0) for f in figures._COLOURS]
+    families = [Point(f, f, "S3", 1.0, 1.0) for f in (*known_families(), figures._OTHERS.name)]
     for dark in (False, True):
         colours = figures._family_colours(families, dark)
         for reader, matrix in seen_by.items():

@@ -12,11 +12,13 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
+from hmrbench.nets.encoders.record import Family, known_families
 from hmrbench.records import Array
 
 if TYPE_CHECKING:
@@ -27,16 +29,9 @@ FORMATS = ("png", "svg", "pdf")
 LABELS = ("auto", "all", "front", "none")
 MARKERS = {"S2": "^", "S3": "s", "S4": "o", "": "D"}
 _FILLING = {"^": 1.45, "s": 0.8, "o": 1.0, "D": 0.72, "P": 0.9}  # brings the markers to one area for one size
-_NAMES = {"swin": "Swin", "gmf": "GroupMixFormer", "vmamba": "VMamba", "vit": "ViT", "others": "others"}
-_COLOURS = {"swin": "#0072B2", "gmf": "#D55E00", "vmamba": "#009E73", "vit": "#CC79A7", "others": "#595959"}
-_MORE_COLOURS = ("#E69F00", "#56B4E9", "#000000", "#A6761D")
-_DARK = {
-    "#0072B2": "#56B4E9",
-    "#000000": "#F0E442",
-    "#56B4E9": "#BBDDF5",
-    "#595959": "#C8C8C8",
-    "#D55E00": "#F0703A",
-}
+_OTHERS = Family("others", "others", ("#595959", "#C8C8C8"))
+# For families without a colour of their own, on white and on dark.
+_MORE_COLOURS = (("#E69F00", "#E69F00"), ("#56B4E9", "#BBDDF5"), ("#000000", "#F0E442"), ("#A6761D", "#A6761D"))
 _AREA_PT2 = (22.0, 300.0)  # smallest and largest marker
 _PLAIN_AREA_PT2 = 48.0
 _AUTO_LABELS = 45  # more points than that: only those on a front get a label
@@ -198,13 +193,14 @@ def to_bytes(figure: Figure, format: str, dpi: int = 300, outlines: bool = True)
 
 
 def _family_colours(points: Sequence[Point], dark: bool) -> dict[str, str]:
+    """The colour of each family in the points, families with a colour of their own first."""
+    known = known_families() | {_OTHERS.name: _OTHERS}
     families = sorted(
-        {p.family for p in points},
-        key=lambda f: (f not in _COLOURS, list(_COLOURS).index(f) if f in _COLOURS else f),
+        {p.family for p in points}, key=lambda f: (f not in known, list(known).index(f) if f in known else 0, f)
     )
-    others = iter(_MORE_COLOURS * (1 + len(families)))
-    colours = {f: _COLOURS.get(f) or next(others) for f in families}
-    return {f: _DARK.get(c, c) if dark else c for f, c in colours.items()}
+    more = cycle(_MORE_COLOURS)
+    pairs = {f: (known[f].colour if f in known else None) or next(more) for f in families}
+    return {f: pair[dark] for f, pair in pairs.items()}
 
 
 def _filling(cut: str) -> float:
@@ -297,7 +293,7 @@ def _legend(
 
     head("backbone")
     for family, colour in colours.items():
-        mark(_NAMES.get(family, family), colour=colour)
+        mark(known_families()[family].title if family in known_families() else family, colour=colour)
     cuts = [c for c in MARKERS if any(p.cut == c for p in points)]
     if cuts != [""]:
         head("stages kept")
@@ -356,7 +352,8 @@ def _write_labels(
     figure: Any = axes.figure
     figure.draw_without_rendering()  # settles the layout
     with contextlib.redirect_stdout(io.StringIO()):  # it says there that no label found a place; we say it too
-        _, _, texts, _ = textalloc.allocate(
+        allocate: Any = textalloc.allocate  # its annotations leave out what it takes
+        _, _, texts, _ = allocate(
             axes,
             *at[wanted].T,
             [points[i].label for i in wanted],
