@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/installed  ## make the environment, once
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml synth/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable synth
 	@touch $@
 
 demo: setup  ## the main job, on pictures made on the spot
@@ -24,16 +24,16 @@ test: setup  ## the gates on this project's own costs and demo accuracies, then 
 	$(BIN)/python -m pytest
 
 check: setup  ## format, lint, types
-	$(BIN)/ruff format --check hmrbench tests
-	$(BIN)/ruff check hmrbench tests
+	$(BIN)/ruff format --check hmrbench synth tests
+	$(BIN)/ruff check hmrbench synth tests
 	$(BIN)/mypy
 
 bench: setup  ## speed, as ratios taken in one run
 	$(BIN)/python tests/bench.py
 
 format: setup
-	$(BIN)/ruff format hmrbench tests
-	$(BIN)/ruff check --fix hmrbench tests
+	$(BIN)/ruff format hmrbench synth tests
+	$(BIN)/ruff check --fix hmrbench synth tests
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_model": "hmrbench.zoo:load_model",
     "create_encoder": "hmrbench.zoo:create_encoder",
-    "evaluate": "hmrbench.evaluate",
-    "profile_model": "hmrbench.profiler:profile_model",
+    "evaluate": "hmrbench.evaluation.job:evaluate",
+    "profile_model": "hmrbench.profiling.profiler:profile_model",
     "metrics": "hmrbench.metrics",
 }
 __all__ = ["__version__", "create_encoder", "evaluate", "load_model", "metrics", "profile_model"]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hmrbench import results
+from hmrbench import environment
 from hmrbench.errors import UsageError
 from hmrbench.records import Array
 from hmrbench.schema import ModelCard
@@ -48,14 +48,14 @@ def pick_device(name: str) -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """The device's product name: two runs with the same name may be compared."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else results.cpu_name()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """What decides a device's speed: of a GPU driver, clocks, power limit (None where NVML does not say)."""
     if device.type != "cuda":
         return {
-            "name": results.cpu_name(),
+            "name": environment.cpu_name(),
             "cpus": os.cpu_count(),
             "capability": torch.backends.cpu.get_cpu_capability(),
         }

@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hmrbench.checkpoints import LoadReport
-
-# Encoder name -> module and function; a model's name is a function's name in its family's file.
-ENCODERS = {
-    **{f"swin-{s}": ("swin", f"swin_{s}") for s in "tsb"},
-    **{f"gmf-{s}": ("groupmixformer", f"gmf_{s}") for s in "tsb"},
-    **{f"vmamba-{s}": ("vmamba", f"vmamba_{s}") for s in "tsb"},
-    **{f"vit-{s}": ("vit", f"vit_{s}") for s in "sblh"},
-}
-# Encoders whose stage output passes a LayerNorm before the neck (shared facts: paper.md, Truncation).
-_OUTPUT_NORM = ("swin", "vmamba")
+    from hmrbench.nets.encoders.record import Encoder
 
 
 # --------------------------------------------------------------------------- cards
@@ -132,15 +123,26 @@ def load_card(name: str, models_dirs: Sequence[Path] = ()) -> ModelCard:
 # --------------------------------------------------------------------------- networks
 
 
+def find_encoder(name: str) -> Encoder:
+    """The record of an encoder by its name, or the one at an import path such as `mypkg.encoder:TINY`.
+
+    Raises:
+        UsageError: there is no encoder of that name, or the path leads to no Encoder.
+    """
+    from hmrbench.nets.encoders.record import Encoder, known_encoders
+
+    found = import_object(name, "encoder") if ":" in name else known_encoders().get(name.lower())
+    if found is None:
+        raise unknown_name("encoder", name, known_encoders())
+    if not isinstance(found, Encoder):
+        raise UsageError(f"encoder '{name}' is a {type(found).__name__}, not a hmrbench.nets.encoders.record.Encoder")
+    return found
+
+
 def _make_encoder(name: str, stages: int, **options: Any) -> nn.Module:
-    if name not in ENCODERS:
-        raise unknown_name("encoder", name, ENCODERS)
     if stages not in (1, 2, 3, 4):
         raise UsageError(f"{name}: stages must be 1 to 4, not {stages}")
-    module, function = ENCODERS[name]
-    make = getattr(importlib.import_module(f"hmrbench.nets.encoders.{module}"), function)
-    encoder: nn.Module = make(stages, **options)
-    return encoder
+    return find_encoder(name).build(stages, **options)
 
 
 def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = None) -> nn.Module:
@@ -151,7 +153,7 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
         stages: 1 to 4; a ViT has 4 only.
         checkpoint: an official file, or one of a whole network; random weights where None.
     """
-    encoder = _make_encoder(name.lower(), stages)
+    encoder = _make_encoder(name, stages)
     if checkpoint is not None:
         from hmrbench import checkpoints
 
@@ -171,7 +173,7 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
         raise UsageError(f"{card.name}: a card needs 'encoder' or 'build'")
     stages = card.stages or 4
     encoder: Any = _make_encoder(card.encoder, stages, **card.options, **encoder_options)
-    neck, channels = make_neck(encoder.widths, stages, norm=card.encoder.startswith(_OUTPUT_NORM))
+    neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder).family.output_norm)
     if card.head.kind == "heatmap":
         return Network(encoder, neck, HeatmapHead(channels))
     from hmrbench.nets.heads.smpl import SMPLHead
@@ -260,7 +262,7 @@ def load_model(name: str | ModelCard, weights: str | Path | None = None, models_
         UsageError: unknown name.
         WeightsError: the weights are not here, or not of this network.
     """
-    from hmrbench import sources
+    from hmrbench.fetch import sources
 
     card = name if isinstance(name, ModelCard) else load_card(name, models_dirs)
     _, path = sources.resolve_weights(card, weights)
@@ -381,16 +383,17 @@ def convert_weights(
     import torch
 
     from hmrbench import checkpoints
+    from hmrbench.nets.encoders.record import known_encoders
 
     state = checkpoints.read_state(source)
     layout = checkpoints.find_layout(state)
     cards = load_cards(models_dirs)
-    if name is not None and name.lower() in ENCODERS:
+    if name is not None and name.lower() in known_encoders():
         candidates = [name.lower()]
     elif name is not None:
         candidates = [find_cards([name], cards)[0].name]
     else:
-        candidates = [c for c in cards if cards[c].build is None] if layout.whole else list(ENCODERS)
+        candidates = [c for c in cards if cards[c].build is None] if layout.whole else list(known_encoders())
     failures = []
     for candidate in candidates:
         try:
@@ -414,8 +417,9 @@ def _filled(
 ) -> tuple[nn.Module, LoadReport]:
     """A model's network, or an encoder, with these weights."""
     from hmrbench import checkpoints
+    from hmrbench.nets.encoders.record import known_encoders
 
-    if name in ENCODERS:
+    if name in known_encoders():
         encoder = _make_encoder(name, 4)
         return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")
     net = build_net(cards[name])

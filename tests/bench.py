@@ -24,13 +24,14 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import reference
 from conftest import make_coco
 
-from hmrbench import data, evaluate, zoo
+from hmrbench import data, zoo
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.loader import CropSettings, batches, crop_image
 from hmrbench.device import keep_freed_memory
-from hmrbench.latency import bare_rate
+from hmrbench.evaluation import job as evaluate
 from hmrbench.metrics import mpjpe, pa_mpjpe
-from hmrbench.profiler import profile_model
+from hmrbench.profiling.latency import bare_rate
+from hmrbench.profiling.profiler import profile_model
 
 
 def in_turns(a: Callable[[], object], b: Callable[[], object], rounds: int) -> tuple[float, float]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hmrbench import archives
-from hmrbench.archives import CorruptArchiveError, extract
 from hmrbench.errors import DataError
+from hmrbench.fetch import archives
+from hmrbench.fetch.archives import CorruptArchiveError, extract
 
 FILES = {"set/a.txt": b"alpha" * 1000, "set/deep/b.bin": os.urandom(200_000), "read me.md": b""}
 KINDS = ["a.zip", "a.tar", "a.tar.gz", "a.tar.xz", "a.tar.bz2"]

@@ -14,8 +14,9 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from hmrbench import __version__, results
+from hmrbench import __version__
 from hmrbench.cli import app
+from hmrbench.results import runs as results
 
 TESTS = Path(__file__).parent
 

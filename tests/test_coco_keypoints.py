@@ -13,7 +13,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hmrbench.codecs import CODECS, Crops
+from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.crop import crop_matrix, expand_boxes, image_to_crop
 from hmrbench.errors import DataError, HmrbenchError
 from hmrbench.metrics.coco_keypoints import (
@@ -311,7 +311,7 @@ def test_ground_truth_through_heatmaps_is_perfect(truth, name):
     dataset = as_dataset(truth, people)
     triples = np.array([a["keypoints"] for a in people], float).reshape(-1, 17, 3)
     center, size = expand_boxes(np.array([a["bbox"] for a in people]), 0.75)
-    codec = CODECS[name]
+    codec = find_codec(name)
     matrices = [crop_matrix(c, s, (256, 192), codec.geometry) for c, s in zip(center, size, strict=True)]
     heatmaps, _ = codec.encode(image_to_crop(triples[..., :2], np.stack(matrices)), triples[..., 2], (256, 192))
     keypoints, scores = codec.decode(torch.from_numpy(heatmaps), Crops(center, size, (256, 192)))

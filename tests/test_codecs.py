@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 
-from hmrbench.codecs import CODECS, Codec, Crops, find_codec
+from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.skeletons import COCO17
 
@@ -28,7 +28,7 @@ def crops_for(count: int, seed: int = 0) -> Crops:
 
 def whole_input(count: int, name: str) -> Crops:
     """The crop for which image pixels are input pixels."""
-    size = np.array([192.0, 256.0]) - (CODECS[name].geometry == "udp")
+    size = np.array([192.0, 256.0]) - (find_codec(name).geometry == "udp")
     return Crops(np.tile(size / 2, (count, 1)), np.tile(size, (count, 1)), INPUT)
 
 
@@ -59,7 +59,7 @@ def test_decode_equals_official_numbers(refs, name, device):
     ref = np.load(refs / "codec.npz")
     heatmaps = torch.from_numpy(ref["heatmaps"]).to(device)
     before = heatmaps.clone()
-    keypoints, scores = CODECS[name].decode(heatmaps, Crops(ref["center"], ref["scale"] * 200, INPUT))
+    keypoints, scores = find_codec(name).decode(heatmaps, Crops(ref["center"], ref["scale"] * 200, INPUT))
     assert keypoints.dtype == np.float64
     assert np.abs(keypoints - ref[f"{name}.keypoints"]).max() < 1e-4  # pixels of the image
     np.testing.assert_array_equal(scores, ref[f"{name}.scores"][..., 0])
@@ -72,7 +72,7 @@ def test_decode_equals_official_numbers(refs, name, device):
 def test_decode_equals_slow_version(name, shape, device):
     heatmaps = hard_heatmaps(shape)
     crops = crops_for(1)
-    keypoints, scores = CODECS[name].decode(torch.from_numpy(heatmaps).to(device), crops)
+    keypoints, scores = find_codec(name).decode(torch.from_numpy(heatmaps).to(device), crops)
     # In float64, since noise makes the curvature, by which the step is divided, arbitrarily small.
     want, want_scores = reference.decode_heatmaps(heatmaps, crops.center_px, crops.size_px, name, np.float64)
     np.testing.assert_allclose(keypoints, want, rtol=1e-6, atol=1e-6)
@@ -83,9 +83,9 @@ def test_decode_equals_slow_version(name, shape, device):
 def test_decode_of_targets_equals_float32_version(name):
     rng = np.random.default_rng(2)
     points = rng.uniform([-10, -10], [200, 265], (8, 17, 2))
-    heatmaps, _ = CODECS[name].encode(points, np.ones((8, 17)), INPUT)
+    heatmaps, _ = find_codec(name).encode(points, np.ones((8, 17)), INPUT)
     crops = crops_for(8)
-    keypoints, _ = CODECS[name].decode(torch.from_numpy(heatmaps), crops)
+    keypoints, _ = find_codec(name).decode(torch.from_numpy(heatmaps), crops)
     want, _ = reference.decode_heatmaps(heatmaps, crops.center_px, crops.size_px, name)
     assert np.abs(keypoints - want).max() < 1e-3
 
@@ -94,15 +94,15 @@ def test_decode_of_targets_equals_float32_version(name):
 def test_decode_ignores_batching_strides_and_precision(name):
     heatmaps = torch.from_numpy(hard_heatmaps((64, 48))[0, :34].reshape(2, 17, 64, 48)).bfloat16()
     crops = crops_for(2)
-    together, scores = CODECS[name].decode(heatmaps, crops)
+    together, scores = find_codec(name).decode(heatmaps, crops)
     wide = heatmaps.float().to(memory_format=torch.channels_last)
-    np.testing.assert_allclose(CODECS[name].decode(wide, crops)[0], together, rtol=1e-12)
+    np.testing.assert_allclose(find_codec(name).decode(wide, crops)[0], together, rtol=1e-12)
     for row in range(2):
         one = Crops(crops.center_px[row : row + 1], crops.size_px[row : row + 1], INPUT)
-        keypoints, score = CODECS[name].decode(heatmaps[row : row + 1], one)
+        keypoints, score = find_codec(name).decode(heatmaps[row : row + 1], one)
         np.testing.assert_allclose(keypoints[0], together[row], rtol=1e-12)
         np.testing.assert_array_equal(score[0], scores[row])
-    keypoints, scores = CODECS[name].decode(heatmaps[:0], crops_for(0))
+    keypoints, scores = find_codec(name).decode(heatmaps[:0], crops_for(0))
     assert keypoints.shape == (0, 17, 2)
     assert scores.shape == (0, 17)
 
@@ -111,7 +111,7 @@ def test_decode_ignores_batching_strides_and_precision(name):
 def test_maps_without_a_positive_value_decode_to_minus_one(name):
     heatmaps = torch.full((1, 2, 64, 48), -0.1)
     heatmaps[0, 1] = 0
-    keypoints, scores = CODECS[name].decode(heatmaps, whole_input(1, name))
+    keypoints, scores = find_codec(name).decode(heatmaps, whole_input(1, name))
     stride = np.array([191 / 47, 255 / 63]) if name == "udp" else 4.0
     np.testing.assert_allclose(keypoints[0], -np.ones((2, 2)) * stride)
     np.testing.assert_allclose(scores[0], [-0.1, 0])
@@ -123,40 +123,40 @@ def test_values_that_are_not_finite_raise(name, value):
     heatmaps = torch.rand(4, 17, 64, 48)
     heatmaps[2, 5, 60, 1] = value
     with pytest.raises(HmrbenchError, match="joint 5 in row 2"):
-        CODECS[name].decode(heatmaps, crops_for(4))
+        find_codec(name).decode(heatmaps, crops_for(4))
     heatmaps[2, 5] = float("-inf")
     heatmaps[2, 5, 30, 30] = 1
     if name != "plain":  # which never looks further than one pixel
         with pytest.raises(HmrbenchError, match="joint 5 in row 2"):
-            CODECS[name].decode(heatmaps, crops_for(4))
+            find_codec(name).decode(heatmaps, crops_for(4))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_that_do_not_fit_raise(name):
     with pytest.raises(HmrbenchError, match="3 crops"):
-        CODECS[name].decode(torch.rand(2, 17, 64, 48), crops_for(3))
+        find_codec(name).decode(torch.rand(2, 17, 64, 48), crops_for(3))
     with pytest.raises(HmrbenchError, match=r"\(2, 17, 2\)"):
-        CODECS[name].decode(torch.rand(2, 17, 2), crops_for(2))
+        find_codec(name).decode(torch.rand(2, 17, 2), crops_for(2))
     with pytest.raises(HmrbenchError, match="17 joints"):
-        CODECS[name].flip_back(torch.rand(2, 16, 64, 48), COCO17)
+        find_codec(name).flip_back(torch.rand(2, 16, 64, 48), COCO17)
 
 
 def test_flip_back_swaps_pairs_and_mirrors():
     heatmaps = torch.rand(2, 17, 5, 4)
-    flipped = CODECS["udp"].flip_back(heatmaps, COCO17)
+    flipped = find_codec("udp").flip_back(heatmaps, COCO17)
     mirror = {left: right for pair in COCO17.flip_pairs for left, right in (pair, pair[::-1])}
     for joint in range(17):
         for column in range(4):
             want = heatmaps[:, mirror.get(joint, joint), :, 3 - column]
             assert torch.equal(flipped[:, joint, :, column], want)
-    assert torch.equal(CODECS["udp"].flip_back(flipped, COCO17), heatmaps)
+    assert torch.equal(find_codec("udp").flip_back(flipped, COCO17), heatmaps)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_encode_equals_slow_version(name):
     rng = np.random.default_rng(3)
     points = np.concatenate([rng.uniform([-60, -60], [250, 320], (60, 2)), [[0, 0], [191, 255], [-26, 9], [-30, 9]]])
-    targets, weights = CODECS[name].encode(points[None], np.ones((1, len(points))), INPUT)
+    targets, weights = find_codec(name).encode(points[None], np.ones((1, len(points))), INPUT)
     assert targets.dtype == weights.dtype == np.float32
     for (x, y), target, weight in zip(points, targets[0], weights[0], strict=True):
         want, want_weight = reference.encode_heatmap(x, y, INPUT, (64, 48), name)
@@ -169,12 +169,12 @@ def test_encode_leaves_out_what_is_not_labelled(name):
     points = np.full((1, 3, 2), 90.0)
     points[0, 1] = np.nan
     points.setflags(write=False)
-    targets, weights = CODECS[name].encode(points, np.array([[2, 0, 0]]), INPUT)
+    targets, weights = find_codec(name).encode(points, np.array([[2, 0, 0]]), INPUT)
     assert weights.tolist() == [[1, 0, 0]]
     assert targets[0, 0].max() > 0.9
     assert not targets[0, 1:].any()
     with pytest.raises(HmrbenchError, match="joint 1 in row 0"):
-        CODECS[name].encode(points, np.ones((1, 3)), INPUT)
+        find_codec(name).encode(points, np.ones((1, 3)), INPUT)
 
 
 @pytest.mark.parametrize(
@@ -186,15 +186,15 @@ def test_encode_then_decode(name, margin, tolerance):
     rng = np.random.default_rng(4)
     points = rng.uniform(margin, np.array([47, 63]) - margin, (40, 17, 2))  # heatmap pixels
     stride = np.array([191 / 47, 255 / 63]) if name == "udp" else np.array([4.0, 4.0])
-    heatmaps, weights = CODECS[name].encode(points * stride, np.ones((40, 17)), INPUT)
-    keypoints, scores = CODECS[name].decode(torch.from_numpy(heatmaps), whole_input(40, name))
+    heatmaps, weights = find_codec(name).encode(points * stride, np.ones((40, 17)), INPUT)
+    keypoints, scores = find_codec(name).decode(torch.from_numpy(heatmaps), whole_input(40, name))
     assert weights.all()
     assert np.abs(keypoints / stride - points).max() < tolerance
     assert scores.min() > 0.9 if name != "plain" else (scores == 1).all()
 
 
 def test_find_codec(tmp_path, monkeypatch):
-    assert find_codec("udp") is CODECS["udp"]
+    assert find_codec("udp") is find_codec("udp")
     with pytest.raises(UsageError, match="did you mean udp"):
         find_codec("upd")
     (tmp_path / "elsewhere.py").write_text(

@@ -12,11 +12,12 @@ from conftest import make_coco
 from test_cli import hmrbench
 from test_tables import eval_row, save
 
-from hmrbench import regress, results
+from hmrbench.compare import bootstrap
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import coco_keypoints
 from hmrbench.metrics.pck import pck_of_distances
 from hmrbench.records import Array, Measurement
+from hmrbench.results import runs as results
 
 IMAGES = 30
 
@@ -71,7 +72,7 @@ def test_scores_of_a_resample_are_those_of_pycocotools(truth: dict[str, Any]) ->
     found = measure(truth, predictions)
     counts = np.random.default_rng(3).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=2)
     names = {s.name: s.value for s in found.scores}
-    scores = regress._coco_scores(found.per_sample, counts, names)
+    scores = bootstrap._coco_scores(found.per_sample, counts, names)
     assert set(scores) == {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "Phi_P_2D"}
     for k, row in enumerate(counts):
         times = dict(zip(found.per_sample["image_ids"].tolist(), row.tolist(), strict=True))
@@ -97,7 +98,7 @@ def test_pck_of_a_resample_is_that_of_its_rows() -> None:
     distances[:, 4] = np.nan  # never visible
     drawn = rng.integers(0, 50, 50)
     counts = np.bincount(drawn, minlength=50)[None]
-    score = regress._sample_scores({"normalised_distance": distances}, counts, {"PCK@0.05": 0})["PCK@0.05"][0]
+    score = bootstrap._sample_scores({"normalised_distance": distances}, counts, {"PCK@0.05": 0})["PCK@0.05"][0]
     assert score == pytest.approx(pck_of_distances(distances[drawn], 0.05)[0], abs=1e-9)
 
 
@@ -108,17 +109,17 @@ def test_a_worse_network_is_told_from_noise_and_a_like_one_is_not(tmp_path: Path
     a = save_pose(tmp_path, "vitpose-s", measure(truth, predict(truth, 4)))
     b = save_pose(tmp_path, "vitpose-b", measure(truth, predict(truth, 12, seed=1)))
     c = save_pose(tmp_path, "vitpose-l", measure(truth, predict(truth, 4.02)))
-    worse = {d.metric: d for d in regress.compare(a, b, resamples=200)}
+    worse = {d.metric: d for d in bootstrap.compare(a, b, resamples=200)}
     assert worse["AP"].verdict == worse["AR"].verdict == worse["Phi_P_2D"].verdict == "worse"
     assert worse["AP"].low < worse["AP"].difference < worse["AP"].high < 0
     assert worse["AP"].difference == b.row["metrics"]["AP"] - a.row["metrics"]["AP"]
     assert (worse["APM"].low, worse["APM"].verdict) == (None, "no interval")
-    better = {d.metric: d for d in regress.compare(b, a, resamples=200)}
+    better = {d.metric: d for d in bootstrap.compare(b, a, resamples=200)}
     assert better["AP"].verdict == "better"
     assert (better["AP"].low, better["AP"].high) == (-worse["AP"].high, -worse["AP"].low)  # the same draws
-    alike = {d.metric: d for d in regress.compare(a, c, resamples=200)}
+    alike = {d.metric: d for d in bootstrap.compare(a, c, resamples=200)}
     assert alike["AP"].verdict in ("not told from noise", "equal")
-    same = regress.compare(a, a, resamples=100)
+    same = bootstrap.compare(a, a, resamples=100)
     assert {d.verdict for d in same} == {"equal", "no interval"}
 
 
@@ -127,12 +128,12 @@ def test_the_interval_of_a_mean_is_that_of_theory(tmp_path: Path) -> None:
     base = rng.gamma(4, 20, 2000)
     gain = rng.normal(-1.0, 8.0, 2000)
     a, b = save_mesh(tmp_path, "hmr2-s", base), save_mesh(tmp_path, "hmr2-b", base + gain)
-    (found,) = regress.compare(a, b, resamples=2000)
+    (found,) = bootstrap.compare(a, b, resamples=2000)
     error = gain.std() / np.sqrt(2000)
     assert found.low == pytest.approx(gain.mean() - 1.96 * error, abs=0.12 * error)
     assert found.high == pytest.approx(gain.mean() + 1.96 * error, abs=0.12 * error)
     assert found.verdict == "better"  # millimetres: less is better
-    (wide,) = regress.compare(a, b, resamples=500, confidence=0.999)
+    (wide,) = bootstrap.compare(a, b, resamples=500, confidence=0.999)
     assert wide.low < found.low
 
 
@@ -144,14 +145,14 @@ def test_pairing_beats_two_intervals(tmp_path: Path) -> None:
         save_mesh(tmp_path, "hmr2-s", base),
         save_mesh(tmp_path, "hmr2-b", base - 0.5 + rng.normal(0, 1, 500)),
     )
-    assert regress.compare(a, b)[0].verdict == "better"
+    assert bootstrap.compare(a, b)[0].verdict == "better"
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     a, b = (save_mesh(tmp_path, m, rng.gamma(4, 20, 300)) for m in ("hmr2-s", "hmr2-b"))
-    assert regress.compare(a, b, seed=1) == regress.compare(a, b, seed=1)
-    assert regress.compare(a, b, seed=1) != regress.compare(a, b, seed=2)
+    assert bootstrap.compare(a, b, seed=1) == bootstrap.compare(a, b, seed=1)
+    assert bootstrap.compare(a, b, seed=1) != bootstrap.compare(a, b, seed=2)
 
 
 # --------------------------------------------------------------------------- refusals
@@ -174,7 +175,7 @@ def test_runs_of_other_people_are_refused(tmp_path: Path, fields: dict[str, Any]
     save(tmp_path, row, arrays={"MPJPE": mm})
     b = next(r for r in results.load_runs(tmp_path) if r.row["model"] == "hmr2-b")
     with pytest.raises(UsageError, match=words):
-        regress.compare(a, b)
+        bootstrap.compare(a, b)
 
 
 def test_other_images_are_refused(tmp_path: Path, truth: dict[str, Any]) -> None:
@@ -183,7 +184,7 @@ def test_other_images_are_refused(tmp_path: Path, truth: dict[str, Any]) -> None
     arrays = {**found.per_sample, "image_ids": found.per_sample["image_ids"] + 1}
     b = save_pose(tmp_path, "vitpose-b", Measurement(found.scores, {}, arrays))
     with pytest.raises(UsageError, match="different samples"):
-        regress.compare(a, b)
+        bootstrap.compare(a, b)
 
 
 def test_arrays_must_be_there_and_give_the_score(tmp_path: Path) -> None:
@@ -191,10 +192,10 @@ def test_arrays_must_be_there_and_give_the_score(tmp_path: Path) -> None:
     b = save_mesh(tmp_path, "hmr2-b", np.full(10, 51.0))
     np.savez(b.path.with_suffix(".npz"), MPJPE=np.full(10, 40.0))
     with pytest.raises(DataError, match=r"its arrays give MPJPE 40\.0, not 51\.0"):
-        regress.compare(a, b)
+        bootstrap.compare(a, b)
     b.path.with_suffix(".npz").unlink()
     with pytest.raises(DataError, match=r"\.npz: not there"):
-        regress.compare(a, b)
+        bootstrap.compare(a, b)
 
 
 # --------------------------------------------------------------------------- the command

@@ -11,7 +11,7 @@ import pytest
 import reference
 import torch
 
-from hmrbench.codecs import CODECS, Crops
+from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.crop import (
     crop_matrix,
     crop_people,
@@ -176,7 +176,7 @@ def test_keypoints_survive_crop_encode_and_decode(name):
     boxes = np.concatenate([rng.uniform(0, 300, (6, 2)), rng.uniform(60, 300, (6, 2))], axis=1)
     center, size = expand_boxes(boxes, 0.75)
     keypoints = center[:, None] + rng.uniform(-0.38, 0.38, (6, 17, 2)) * size[:, None]
-    codec = CODECS[name]
+    codec = find_codec(name)
     matrices = [crop_matrix(c, s, (256, 192), codec.geometry) for c, s in zip(center, size, strict=True)]
     heatmaps, weights = codec.encode(image_to_crop(keypoints, np.stack(matrices)), np.ones((6, 17)), (256, 192))
     decoded, _ = codec.decode(torch.from_numpy(heatmaps), Crops(center, size, (256, 192)))

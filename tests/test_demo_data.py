@@ -7,10 +7,10 @@ import json
 import cv2
 import numpy as np
 import pytest
+from hmrbench_synth import demo_scene
 
 from hmrbench import data
 from hmrbench.data.images import read_image
-from hmrbench.synth import demo_scene
 
 SEED = 2026
 POSE, MESH = data.load_spec("demo-pose"), data.load_spec("demo-mesh")

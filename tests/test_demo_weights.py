@@ -8,8 +8,10 @@ from __future__ import annotations
 import pytest
 from safetensors import safe_open
 
-from hmrbench import data, evaluate, sources, zoo
+from hmrbench import data, zoo
 from hmrbench.cli.demo import MESH, POSE
+from hmrbench.evaluation import job as evaluate
+from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.schema import ModelCard, read_yaml
 from hmrbench.training.recipes import recipe_dir

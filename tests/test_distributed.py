@@ -18,8 +18,11 @@ import torch
 from conftest import make_coco
 from tiny_net import write_cards
 
-from hmrbench import distributed, evaluate, files, results, train
+from hmrbench import distributed, files
 from hmrbench.errors import DataError, HmrbenchError
+from hmrbench.evaluation import job as evaluate
+from hmrbench.results import runs as results
+from hmrbench.training import train
 from hmrbench.training.log import read_table
 
 TESTS = Path(__file__).parent
@@ -108,7 +111,10 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import small_training
-from hmrbench import files, distributed, evaluate, results, train
+from hmrbench import files, distributed
+from hmrbench.evaluation import job as evaluate
+from hmrbench.results import runs as results
+from hmrbench.training import train
 from hmrbench.errors import HmrbenchError
 
 root = Path(sys.argv[1])

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from bad_server import BadServer, sha256
 
-from hmrbench import download as download_module
-from hmrbench.download import Http, NoRoomError, next_hop
 from hmrbench.errors import DataError
-from hmrbench.fetch import fetch
+from hmrbench.fetch import download as download_module
+from hmrbench.fetch.download import Http, NoRoomError, next_hop
+from hmrbench.fetch.fetch import fetch
 from hmrbench.schema import Source
 
 pytest_plugins = ["bad_server"]

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import hmrbench
-from hmrbench import evaluate, files, results, zoo
+from hmrbench import files, zoo
 from hmrbench.codecs import find_codec
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
 from hmrbench.errors import DataError, HmrbenchError, UsageError, WeightsError
+from hmrbench.evaluation import job as evaluate
+from hmrbench.results import runs as results
 
 Prepare = Callable[..., evaluate.Job]
 

@@ -14,9 +14,9 @@ import pytest
 from bad_server import BadServer, sha256
 from test_archives import write
 
-from hmrbench.download import Http
 from hmrbench.errors import DataError, UsageError
-from hmrbench.fetch import cache_dir, fetch
+from hmrbench.fetch.download import Http
+from hmrbench.fetch.fetch import cache_dir, fetch
 from hmrbench.files import file_sha256
 from hmrbench.schema import Source
 

@@ -13,10 +13,11 @@ from matplotlib.text import Text
 from test_cli import hmrbench
 from test_tables import CARDS, eval_row, gather, profile_row, save
 
-from hmrbench import figures, plots, tables
 from hmrbench.errors import DataError, UsageError
-from hmrbench.figures import Axis, Point
+from hmrbench.nets.encoders.record import known_families
 from hmrbench.records import Array
+from hmrbench.report import figures, plots, tables
+from hmrbench.report.figures import Axis, Point
 
 MACS, AP = Axis("MACs (G)", 1e9, False), Axis("AP (%)", 1.0, True)
 
@@ -103,18 +104,6 @@ def test_labels_without_room_are_said_to_be_missing() -> None:
         assert not touch(a, b)
 
 
-def test_lines_through_boxes() -> None:
-    centre, size = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 3.0]]), np.array([2.0, 1.0])
-    for start, end, expected in (
-        ((-9.0, 0.0), (9.0, 0.0), [True, True, False]),
-        ((0.0, -9.0), (0.0, 9.0), [True, False, True]),
-        ((-9.0, -9.0), (9.0, 9.0), [True, False, False]),
-        ((-9.0, 0.0), (-2.0, 0.0), [False, False, False]),
-    ):
-        passes = figures._passes_box(np.array([start]), np.array([end]), centre, size)  # (3, 1)
-        assert passes[:, 0].tolist() == expected
-
-
 @pytest.mark.parametrize(("labels", "count"), [("none", 0), ("all", 31), ("front", None)])
 def test_kinds_of_labels(labels: str, count: int | None) -> None:
     boxes, _ = boxes_of(figures.accuracy_cost(zoo_points(), MACS, AP, labels=labels)[0])
@@ -160,7 +149,7 @@ def test_colours_are_told_apart_by_colour_blind_readers() -> None:
         f = np.cbrt(xyz / (0.9505, 1.0, 1.089))
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    families = [Point(f, f, "S3", 1.0, 1.0) for f in figures._COLOURS]
+    families = [Point(f, f, "S3", 1.0, 1.0) for f in (*known_families(), figures._OTHERS.name)]
     for dark in (False, True):
         colours = figures._family_colours(families, dark)
         for reader, matrix in seen_by.items():

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmrbench import flops, zoo
+from hmrbench import zoo
+from hmrbench.profiling import flops
 from hmrbench.schema import ModelCard
 
 pytestmark = pytest.mark.usefixtures("calm")

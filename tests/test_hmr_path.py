@@ -12,11 +12,13 @@ import pytest
 import torch
 from test_cli import hmrbench
 
-from hmrbench import data, evaluate, geometry, results, zoo
+from hmrbench import data, geometry, zoo
 from hmrbench.body import free_body
 from hmrbench.data import hmr_npz
 from hmrbench.errors import DataError
+from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Dataset, Prediction
+from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
 
 JOINTS = [25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43]

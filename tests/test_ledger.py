@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from bad_server import BadServer, sha256
 
-from hmrbench.download import Http, NoRoomError
 from hmrbench.errors import DataError
-from hmrbench.fetch import fetch, ledger_path
-from hmrbench.ledger import writing
+from hmrbench.fetch.download import Http, NoRoomError
+from hmrbench.fetch.fetch import fetch, ledger_path
+from hmrbench.fetch.ledger import writing
 from hmrbench.schema import Source
 
 pytest_plugins = ["bad_server"]

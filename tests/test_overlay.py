@@ -14,12 +14,12 @@ import torch
 from made_bodies import random_pose
 from scipy.spatial import ConvexHull
 
-from hmrbench import overlay
 from hmrbench.body import free_body
 from hmrbench.data.images import read_image
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.geometry import project
-from hmrbench.overlay import Mesh, draw_keypoints, overlay_meshes, render_meshes, save_mesh, side_view
+from hmrbench.pictures import overlay
+from hmrbench.pictures.overlay import Mesh, draw_keypoints, overlay_meshes, render_meshes, save_mesh, side_view
 from hmrbench.records import Array
 from hmrbench.skeletons import COCO17, HMR44, Skeleton
 

@@ -16,10 +16,11 @@ from test_overlay import extent, in_picture, read_obj, read_ply
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from hmrbench import evaluate, zoo
+from hmrbench import zoo
 from hmrbench.body import free_body
 from hmrbench.cli import app
 from hmrbench.data.images import read_image
+from hmrbench.evaluation import job as evaluate
 from hmrbench.schema import ModelCard
 from hmrbench.skeletons import COCO17, HMR44
 

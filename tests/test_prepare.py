@@ -25,9 +25,9 @@ from typer.testing import Result
 
 from hmrbench import data
 from hmrbench.data.prepare import prepare_dataset
-from hmrbench.download import Http
 from hmrbench.errors import DataError, UsageError
-from hmrbench.fetch import cache_dir
+from hmrbench.fetch.download import Http
+from hmrbench.fetch.fetch import cache_dir
 
 pytest_plugins = ["bad_server"]
 pytestmark = pytest.mark.usefixtures("own_cache", "impatient")
@@ -40,7 +40,7 @@ IMAGES = [f"val2017/{i:012d}.jpg" for i in (1, 2, 3)]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads that wait for nothing."""
-    monkeypatch.setattr("hmrbench.fetch.Http", functools.partial(Http, tries=2, sleep=lambda seconds: None))
+    monkeypatch.setattr("hmrbench.fetch.fetch.Http", functools.partial(Http, tries=2, sleep=lambda seconds: None))
 
 
 def datasets(verb: str, *args: object, root: Path, **env: str) -> Result:

@@ -13,9 +13,9 @@ import torch
 from seeding import seed_module_, seeded_input
 from torch import Tensor
 
-from hmrbench import train
 from hmrbench.errors import DataError, UsageError
 from hmrbench.geometry import axis_angle_to_matrix
+from hmrbench.training import train
 from hmrbench.training.log import read_table
 from hmrbench.training.prior import Discriminator, Prior, RealBodies, read_bodies
 from hmrbench.training.recipes import Recipe

@@ -20,10 +20,12 @@ from test_cli import hmrbench
 from torch import Tensor, nn
 
 from hmrbench import device as devices
-from hmrbench import files, latency, profile_model, profiler, results, zoo
+from hmrbench import environment, files, profile_model, zoo
 from hmrbench.cli.profile import profile_view
 from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.profiling import latency, profiler
 from hmrbench.records import ProfileResult
+from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -145,7 +147,7 @@ def test_a_row_says_what_a_network_costs(cards: Path) -> None:
     assert row["images_per_s"] == pytest.approx(2000 / row["latency_ms"])
     assert (row["status"], row["error"], row["energy_mj"]) == ("ok", None, None)
     assert (row["weights"], row["input"], row["task"], row["scope"]) == ("random", "64x48", "hpe", "model")
-    assert row["device"] == row["hardware"]["name"] == results.cpu_name()
+    assert row["device"] == row["hardware"]["name"] == environment.cpu_name()
     assert (row["samples"], row["stable"], row["median_error"]) == (
         3,
         False,
@@ -549,7 +551,7 @@ def test_a_failing_model_does_not_stop_the_others(cards: Path, tmp_path: Path) -
 def test_the_table_fits_80_columns_and_says_what_is_wrong(cards: Path, tmp_path: Path) -> None:
     result = run(cards, tmp_path / "r", "net", "broken", "greedy", "nan", "--batch-size", "1,8")
     text = " ".join(result.stdout.split())
-    for words in ("failed", "no memory", "not finite", "weights random", results.cpu_name(), "fp32"):
+    for words in ("failed", "no memory", "not finite", "weights random", environment.cpu_name(), "fp32"):
         assert words in text, words
     assert max(map(len, result.stdout.splitlines())) <= 80
     row = profile_model("vitpose-h", device="cpu", repeats=0).row()

@@ -13,8 +13,11 @@ import pytest
 from test_cli import hmrbench
 from test_tables import HMR_3D, Tags, eval_row, gather, profile_row, save
 
-from hmrbench import report, results, tables
+from hmrbench import environment
 from hmrbench.metrics import phi
+from hmrbench.report import page as report
+from hmrbench.report import tables
+from hmrbench.results import runs as results
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -111,7 +114,7 @@ def test_each_machine_is_listed(tmp_path: Path) -> None:
     folder = save(tmp_path, eval_row("vitpose-s"), profile_row("vitpose-s", device="GPU B"))
     text, _ = report.build(gather(folder), results.load_runs(folder), "x")
     assert "2 runs on Some CPU, GPU B" in text
-    assert results.cpu_name() in text
+    assert environment.cpu_name() in text
 
 
 def test_a_browser_shows_it_and_sorts(page: Path, tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_a_browser_shows_it_and_sorts(page: Path, tmp_path: Path) -> None:
 
 
 def test_tables_of_the_report_are_those_of_the_command(page: Path) -> None:
-    from hmrbench import formats
+    from hmrbench.report import formats
 
     table = gather(page.parent / "r", references=tables.load_references(), against="S4")
     assert formats.render(table, "html").split("</section>")[0] in page.read_text()

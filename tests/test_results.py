@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmrbench import files, results
+from hmrbench import files
 from hmrbench.errors import DataError
 from hmrbench.records import Prediction
+from hmrbench.results import runs as results
 
 ROW = {"model": "m", "dataset": "d", "metrics": {"AP": 12.5}}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from bad_server import BadServer, sha256
 
-from hmrbench import schemes
 from hmrbench.errors import DataError, UsageError
-from hmrbench.fetch import fetch, ledger_path
+from hmrbench.fetch import schemes
+from hmrbench.fetch.fetch import fetch, ledger_path
 from hmrbench.schema import Source
 
 pytest_plugins = ["bad_server"]

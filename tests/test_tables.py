@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from test_cli import hmrbench, run_eval
 
-from hmrbench import formats, measures, results, tables, zoo
+from hmrbench import zoo
 from hmrbench.errors import DataError, UsageError
-from hmrbench.profiler import profile_model
+from hmrbench.metrics import measures
+from hmrbench.profiling.profiler import profile_model
 from hmrbench.records import Array, EvalResult, ProfileResult
+from hmrbench.report import formats, tables
+from hmrbench.results import runs as results
 
 CARDS = zoo.load_cards()
 HMR_2D = ("lsp-extended", "coco-val-hmr", "posetrack-val")

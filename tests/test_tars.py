@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import small_training
 
-from hmrbench import data, train, zoo
+from hmrbench import data, zoo
 from hmrbench.errors import DataError, UsageError
 from hmrbench.records import Dataset
 from hmrbench.schema import DatasetSpec
-from hmrbench.training import tars
+from hmrbench.training import tars, train
 from hmrbench.training.examples import mesh_examples
 from hmrbench.training.log import read_table
 from hmrbench.training.recipes import Augment, load_recipe

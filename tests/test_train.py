@@ -18,11 +18,12 @@ from safetensors import safe_open
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from hmrbench import evaluate, train, zoo
+from hmrbench import zoo
 from hmrbench.cli import guarded
 from hmrbench.cli.train import train as cli_train
 from hmrbench.errors import DataError, HmrbenchError, UsageError
-from hmrbench.training import checkpoint
+from hmrbench.evaluation import job as evaluate
+from hmrbench.training import checkpoint, train
 from hmrbench.training.examples import Examples
 from hmrbench.training.feed import Feed, epoch_order
 from hmrbench.training.log import read_table

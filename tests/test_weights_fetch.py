@@ -16,10 +16,11 @@ from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
 
-from hmrbench import data, schemes, sources, zoo
-from hmrbench.download import Http
+from hmrbench import data, zoo
 from hmrbench.errors import UsageError, WeightsError
-from hmrbench.fetch import cache_dir
+from hmrbench.fetch import schemes, sources
+from hmrbench.fetch.download import Http
+from hmrbench.fetch.fetch import cache_dir
 from hmrbench.schema import ModelCard, Source, share_dir
 
 pytest_plugins = ["bad_server"]
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("own_cache", "impatient")
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads that wait for nothing."""
-    monkeypatch.setattr("hmrbench.fetch.Http", functools.partial(Http, tries=3, sleep=lambda seconds: None))
+    monkeypatch.setattr("hmrbench.fetch.fetch.Http", functools.partial(Http, tries=3, sleep=lambda seconds: None))
 
 
 class Net(nn.Module):
@@ -161,7 +162,7 @@ def test_a_misbehaving_server_leaves_nothing_half_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     impatient = functools.partial(Http, tries=3, sleep=lambda s: None, max_bytes=1 << 20)
-    monkeypatch.setattr("hmrbench.fetch.Http", impatient)
+    monkeypatch.setattr("hmrbench.fetch.fetch.Http", impatient)
     url = server.serve("/net.pth", GOOD, *script)
     cards = write_cards(tmp_path / "c", {"net": [{"url": url, "sha256": sha256(GOOD)}]})
     result = fetch(cards, "net")

@@ -11,7 +11,7 @@ import numpy as np
 from hmrbench.body.arrays import SMPL_VERTICES, BodyArrays, read_arrays, read_body, read_regressor
 from hmrbench.body.model import Body
 from hmrbench.errors import DataError, unknown_name
-from hmrbench.fetch import cache_dir
+from hmrbench.fetch.fetch import cache_dir
 from hmrbench.files import write_arrays
 
 ASSETS = Path(__file__).parent / "assets"

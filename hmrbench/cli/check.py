@@ -10,7 +10,7 @@ import typer
 from hmrbench.cli.options import Json, ModelsDirs, Runs, make_table, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from hmrbench.regress import Verdict
+    from hmrbench.compare.gate import Verdict
 
 
 def check(
@@ -40,27 +40,29 @@ def check(
     """
     from dataclasses import asdict
 
-    from hmrbench import files, regress, results
+    from hmrbench import files
+    from hmrbench.compare import ci, gate
     from hmrbench.errors import DataError, RegressionError
+    from hmrbench.results import runs as results
 
     if not costs and not runs.is_dir():
         raise DataError(f"{runs}: no such folder of runs (--costs counts without one)")
-    rows = regress.rows_of_runs(results.load_runs(runs))
-    held = None if update else regress.read_baseline(baseline)
+    rows = gate.rows_of_runs(results.load_runs(runs))
+    held = None if update else gate.read_baseline(baseline)
     if costs:
         wanted = None if held is None else [r["model"] for r in held["rows"] if r["kind"] == "counts"]
         rows = [r for r in rows if r["kind"] != "counts"] + _count_now(wanted, models_dir or [])
     if held is None:
         _update(baseline, rows, json)
         return
-    verdicts = regress.check(held, rows)
-    failed = regress.regressions(verdicts)
+    verdicts = gate.check(held, rows)
+    failed = gate.regressions(verdicts)
     if junit is not None:
-        files.write_atomic(junit, regress.junit_xml(verdicts))
+        files.write_atomic(junit, ci.junit_xml(verdicts))
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a") as file:
-            file.write(regress.summary_markdown(verdicts, baseline.name) + "\n")
+            file.write(ci.summary_markdown(verdicts, baseline.name) + "\n")
     if json:
         print_json([asdict(v) for v in verdicts])
     else:
@@ -69,12 +71,12 @@ def check(
         models = len({v.model for v in failed})
         raise RegressionError(
             f"{len(failed)} of {len(verdicts)} numbers regressed, of {models} model(s); "
-            f"first {regress.describe(failed[0])}"
+            f"first {ci.verdict_text(failed[0])}"
         )
 
 
 def _show(verdicts: list[Verdict]) -> None:
-    from hmrbench.regress import format_number
+    from hmrbench.compare.ci import format_number
 
     told = [v for v in verdicts if v.verdict != "ok"]
     cells = [
@@ -90,16 +92,17 @@ def _show(verdicts: list[Verdict]) -> None:
 
 
 def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
-    from hmrbench import files, regress
+    from hmrbench import files
+    from hmrbench.compare import gate
     from hmrbench.errors import DataError
 
-    old = regress.read_baseline(path) if path.is_file() else None
-    new, remarks = regress.update(old, rows)
+    old = gate.read_baseline(path) if path.is_file() else None
+    new, remarks = gate.update(old, rows)
     for line in remarks:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
-    files.write_atomic(path, regress.baseline_text(new).encode())
+    files.write_atomic(path, gate.baseline_text(new).encode())
     if json:
         print_json(new)
     else:
@@ -110,8 +113,9 @@ def _count_now(models: list[str] | None, models_dirs: list[Path]) -> list[dict[s
     """Rows of parameters and MACs of these models, or of all cards, counted without data or weights."""
     import torch
 
-    from hmrbench import flops, zoo
+    from hmrbench import zoo
     from hmrbench.errors import HmrbenchError
+    from hmrbench.profiling import flops
 
     cards = zoo.load_cards(models_dirs)
     rows = []

@@ -10,7 +10,7 @@ import typer
 from hmrbench.cli.options import Json, Runs, make_table, print_json, stdout
 
 if TYPE_CHECKING:
-    from hmrbench.results import Run
+    from hmrbench.results.runs import Run
 
 
 def compare(
@@ -30,10 +30,10 @@ def compare(
     """Compare two runs score by score, each difference with a paired bootstrap confidence interval."""
     from dataclasses import asdict
 
-    from hmrbench import regress
+    from hmrbench.compare import bootstrap
 
     a, b = (_find(name, runs, dataset) for name in (run_a, run_b))
-    found = regress.compare(a, b, resamples=resamples, confidence=confidence, seed=seed)
+    found = bootstrap.compare(a, b, resamples=resamples, confidence=confidence, seed=seed)
     if json:
         settings = {"resamples": resamples, "confidence": confidence, "seed": seed}
         print_json({"a": str(a.path), "b": str(b.path), **settings, "differences": [asdict(d) for d in found]})
@@ -63,8 +63,9 @@ def compare(
 
 
 def _find(name: str, runs: Path, dataset: str | None) -> Run:
-    from hmrbench import regress, results
+    from hmrbench.compare import bootstrap
+    from hmrbench.results import runs as results
 
     if name.endswith(".json") or Path(name).is_file():
         return results.load_run(Path(name))
-    return regress.find_run(name, results.load_runs(runs), dataset)
+    return bootstrap.find_run(name, results.load_runs(runs), dataset)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hmrbench.fetch import Progress
+    from hmrbench.fetch.fetch import Progress
 
 _LINE_EVERY = 200 << 20  # bytes
 

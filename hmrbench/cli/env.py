@@ -61,12 +61,13 @@ def env(json: Json = False) -> None:
 
 def describe() -> dict[str, Any]:
     """Versions, machine, folders and settings, and the problems of this installation."""
-    from hmrbench import fetch, results, schema
+    from hmrbench import environment, schema
+    from hmrbench.fetch import fetch
 
     problems = find_problems()
     return {
-        "versions": results.versions(),
-        "machine": {k: v for k, v in results.environment().items() if k != "versions"} | _devices(),
+        "versions": environment.versions(),
+        "machine": {k: v for k, v in environment.current().items() if k != "versions"} | _devices(),
         "folders": {
             "cards and data set specs": str(schema.share_dir()),
             "cache": str(fetch.cache_dir()),

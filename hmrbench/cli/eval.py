@@ -29,7 +29,7 @@ from hmrbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hmrbench.evaluate import Job
+    from hmrbench.evaluation.job import Job
 
 
 def evaluate(
@@ -65,9 +65,10 @@ def evaluate(
 
     Without weights it stops (exit code 3) and says where they come from.
     """
-    from hmrbench import data, distributed, tables, zoo
+    from hmrbench import data, distributed, zoo
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluate import prepare, run
+    from hmrbench.evaluation.job import prepare, run
+    from hmrbench.report import tables
 
     distributed.start()
     cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))

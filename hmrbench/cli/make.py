@@ -36,7 +36,12 @@ def make(
     json: Json = False,
 ) -> None:
     """Draw synthetic people in COCO's and in 4D-Humans' layout; the same bytes for the same seed."""
-    from hmrbench.synth import make_demo
+    from hmrbench.errors import UsageError
+
+    try:
+        from hmrbench_synth import make_demo
+    except ModuleNotFoundError:
+        raise UsageError("the generator of synthetic people is a package of its own: pip install ./synth") from None
 
     with progress_bar(stderr(), "pictures") as progress:
         make_demo(

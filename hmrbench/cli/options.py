@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from hmrbench.tables import View
+    from hmrbench.report.tables import View
 
 
 def _complete_model(incomplete: str) -> list[str]:

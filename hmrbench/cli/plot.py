@@ -46,8 +46,10 @@ def plot(
     """
     from dataclasses import asdict
 
-    from hmrbench import figures, files, measures, plots, tables
+    from hmrbench import files
     from hmrbench.errors import UsageError
+    from hmrbench.metrics import measures
+    from hmrbench.report import figures, plots, tables
 
     format = output.suffix.lstrip(".").lower()
     if format not in figures.FORMATS:

@@ -28,8 +28,8 @@ from hmrbench.errors import HmrbenchError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hmrbench.evaluate import Job
-    from hmrbench.pictures import Picture
+    from hmrbench.evaluation.job import Job
+    from hmrbench.pictures.predict import Picture
     from hmrbench.records import Sample
 
 
@@ -73,8 +73,9 @@ def predict(
     Writes `NAME-MODEL.png` and `NAME-MODEL.json` for each picture NAME. A picture that cannot be done is
     reported, and the others are done all the same.
     """
-    from hmrbench import pictures, zoo
-    from hmrbench.evaluate import prepare_pictures
+    from hmrbench import zoo
+    from hmrbench.evaluation.job import prepare_pictures
+    from hmrbench.pictures import predict as pictures
 
     stems = _stems(image)
     if out.is_file():
@@ -137,7 +138,9 @@ def _write(
     picture: Picture, job: Job, target: Path, side_view: bool, save_mesh: str | None, keypoint_score: float
 ) -> dict[str, Any]:
     """Write the drawn picture, its record and its meshes; returns the record."""
-    from hmrbench import files, overlay, pictures
+    from hmrbench import files
+    from hmrbench.pictures import overlay
+    from hmrbench.pictures import predict as pictures
 
     found = pictures.record(picture, job)
     meshes = [

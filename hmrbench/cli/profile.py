@@ -26,7 +26,7 @@ from hmrbench.cli.options import (
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from hmrbench.tables import View
+    from hmrbench.report.tables import View
 
 _SMALL = 0.02  # modules with less of both parameters and MACs share one line of a tree
 
@@ -75,8 +75,10 @@ def profile(
     depend on them. MACs are those of one image. A model that fails is a row that says why, and exit code 1 in the
     end. A batch that memory does not hold is a row that says so.
     """
-    from hmrbench import profiler, sources, zoo
+    from hmrbench import zoo
     from hmrbench.errors import UsageError
+    from hmrbench.fetch import sources
+    from hmrbench.profiling import profiler
 
     if bool(model) == every:
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
@@ -138,7 +140,7 @@ def _news(row: Mapping[str, Any]) -> str:
 
 def profile_view(rows: Sequence[Mapping[str, Any]]) -> View:
     """Rows of `profile`, narrow enough for a terminal; what they share stands below."""
-    from hmrbench.tables import View
+    from hmrbench.report.tables import View
 
     several = len({row["batch_size"] for row in rows}) > 1
     timed = any(row["latency_ms"] is not None for row in rows)

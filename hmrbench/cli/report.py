@@ -27,9 +27,10 @@ def report(
     models_dir: ModelsDirs = None,
 ) -> None:
     """Write one self-contained HTML file of tables, plots, machines and definitions; it loads nothing."""
-    from hmrbench import files, results
-    from hmrbench.report import build
-    from hmrbench.tables import Speed
+    from hmrbench import files
+    from hmrbench.report.page import build
+    from hmrbench.report.tables import Speed
+    from hmrbench.results import runs as results
 
     table = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     page, remarks = build(table, results.load_runs(runs), title, untrained=untrained)

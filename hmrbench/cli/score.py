@@ -21,8 +21,9 @@ def score(
     json: Json = False,
 ) -> None:
     """Score saved predictions against a data set, with the very numbers that `eval` gives."""
-    from hmrbench import data, tables
-    from hmrbench.evaluate import score_file
+    from hmrbench import data
+    from hmrbench.evaluation.job import score_file
+    from hmrbench.report import tables
 
     spec = data.load_spec(dataset, datasets_file)
     row = score_file(predictions, spec, data_root=data_root, boxes=boxes, model=model, runs=runs).row()

@@ -11,7 +11,7 @@ import typer
 from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json
 
 if TYPE_CHECKING:
-    from hmrbench.tables import Table
+    from hmrbench.report.tables import Table
 
 Patterns = Annotated[list[str] | None, typer.Argument(help="Names or globs of models; all that have runs if none.")]
 WithPublished = Annotated[
@@ -57,8 +57,9 @@ def table(
 
     Published numbers of a model stand in columns of their own. csv and json hold every score and digit.
     """
-    from hmrbench import files, formats
-    from hmrbench.tables import Speed
+    from hmrbench import files
+    from hmrbench.report import formats
+    from hmrbench.report.tables import Speed
 
     gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     if json or format is Format.json:
@@ -83,7 +84,9 @@ def load(
     speed: object = None,
 ) -> Table:
     """The joined table that `table`, `plot` and `report` begin with."""
-    from hmrbench import results, tables, zoo
+    from hmrbench import zoo
+    from hmrbench.report import tables
+    from hmrbench.results import runs as results
 
     return tables.gather(
         results.load_runs(runs),

@@ -25,7 +25,7 @@ from hmrbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hmrbench.train import Moment
+    from hmrbench.training.train import Moment
 
 
 def train(
@@ -85,7 +85,7 @@ def train(
     """
     from hmrbench import distributed
     from hmrbench.errors import UsageError
-    from hmrbench.train import prepare, run
+    from hmrbench.training.train import prepare, run
 
     if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size)):
         raise UsageError(f"batch size must be 'auto' or a number above 0, not '{batch_size}'")

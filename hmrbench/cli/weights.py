@@ -10,7 +10,7 @@ import typer
 from hmrbench.cli.options import Json, Model, Models, ModelsDirs, make_table, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from hmrbench.fetch import Fetched
+    from hmrbench.fetch.fetch import Fetched
     from hmrbench.schema import ModelCard
 
 Offline = Annotated[
@@ -38,9 +38,10 @@ def fetch(
     Where a person is needed it prints the page, the file and where to put it, goes on with the other models,
     and ends with exit code 3.
     """
-    from hmrbench import sources, zoo
+    from hmrbench import zoo
     from hmrbench.cli.downloads import download_bar
     from hmrbench.errors import HmrbenchError
+    from hmrbench.fetch import sources
 
     cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
     remark = stderr()

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from hmrbench import archives, fetch, ledger
-from hmrbench.archives import CorruptArchiveError
 from hmrbench.data import missing_images, named_images
 from hmrbench.errors import DataError, HmrbenchError, UsageError
+from hmrbench.fetch import archives, fetch, ledger
+from hmrbench.fetch.archives import CorruptArchiveError
 from hmrbench.schema import DatasetSpec, Part
 
 Say = Callable[[str], None]  # what is being done, for a person who waits

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from hmrbench import distributed, evaluate
+from hmrbench import distributed
 from hmrbench.body import Body
+from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.training.examples import Examples

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hmrbench import checkpoints, sources, zoo
+from hmrbench import checkpoints, zoo
 from hmrbench.errors import WeightsError
+from hmrbench.fetch import sources
 from hmrbench.geometry import matrix_to_rot6d
 from hmrbench.schema import ModelCard
 

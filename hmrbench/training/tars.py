@@ -34,7 +34,7 @@ import torch
 
 from hmrbench.data import Check
 from hmrbench.errors import DataError, UsageError
-from hmrbench.fetch import cache_dir
+from hmrbench.fetch.fetch import cache_dir
 from hmrbench.files import write_arrays
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array, Dataset, Sample

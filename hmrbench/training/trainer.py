@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import checkpoints, distributed, evaluate, files, results
+from hmrbench import checkpoints, distributed, environment, files
 from hmrbench.device import Normalize, device_name
 from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
 from hmrbench.training.engine import caught_signals, make_engine
@@ -130,7 +131,7 @@ class Trainer:
             "steps": self.job.steps,
             "people_per_step": self.job.people_per_step,
             "device": device_name(self.job.device),
-            "environment": results.environment(),
+            "environment": environment.current(),
         }
 
     # -- the loop
@@ -273,7 +274,7 @@ class Trainer:
             "people_per_step": str(self.job.people_per_step),
             "seconds": str(round(self.seconds)),
             "seed": str(self.job.seed),
-            "commit": str(results.commit()),
+            "commit": str(environment.commit()),
             "best": json.dumps(self.best),
             "settings": self.recipe.model_dump_json(),
         }

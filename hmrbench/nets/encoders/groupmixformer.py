@@ -18,6 +18,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
+from hmrbench.nets.encoders.record import Encoder, Family
 
 HEADS = 8  # fixed by the position convolutions: windows of 3, 5 and 7 pixels for 2, 3 and 3 heads
 CONV_ROWS, CONV_MACS = 16, 4e6  # below either, a 1x1 convolution loses against the matrix product
@@ -247,3 +248,11 @@ def gmf_s(stages: int = 4, drop_path: float = 0.0) -> GroupMixFormer:
 def gmf_b(stages: int = 4, drop_path: float = 0.0) -> GroupMixFormer:
     """GroupMixFormer-B, 45.3 M parameters."""
     return GroupMixFormer((200, 240, 320, 480), (8, 8, 12, 8), (2, 2, 4, 4), HEADS, stages, drop_path)
+
+
+FAMILY = Family("gmf", "GroupMixFormer", ("#D55E00", "#F0703A"))
+ENCODERS = (
+    Encoder("gmf-t", gmf_t, FAMILY),
+    Encoder("gmf-s", gmf_s, FAMILY),
+    Encoder("gmf-b", gmf_b, FAMILY),
+)

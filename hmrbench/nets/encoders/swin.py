@@ -23,6 +23,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
+from hmrbench.nets.encoders.record import Encoder, Family
 
 LAYOUTS_KEPT = 16  # grids whose window layout is remembered: four stages at four input sizes
 
@@ -261,3 +262,11 @@ def swin_s(stages: int = 4, drop_path: float = 0.0) -> Swin:
 def swin_b(stages: int = 4, drop_path: float = 0.0) -> Swin:
     """Swin-B: widths 128 to 1024, 2-2-18-2 blocks."""
     return Swin(128, (2, 2, 18, 2), (4, 8, 16, 32), stages, drop_path=drop_path)
+
+
+FAMILY = Family("swin", "Swin", ("#0072B2", "#56B4E9"), output_norm=True)
+ENCODERS = (
+    Encoder("swin-t", swin_t, FAMILY),
+    Encoder("swin-s", swin_s, FAMILY),
+    Encoder("swin-b", swin_b, FAMILY),
+)

@@ -19,6 +19,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
+from hmrbench.nets.encoders.record import Encoder, Family
 
 PATCH = 16  # pixels
 
@@ -157,3 +158,12 @@ def vit_h(stages: int = 4, drop_path: float = 0.0, image_size: tuple[int, int] =
     """ViT-H: width 1280, 32 blocks of 16 heads."""
     _one_stage(stages)
     return ViT(1280, 32, 16, image_size, drop_path)
+
+
+FAMILY = Family("vit", "ViT", ("#CC79A7", "#CC79A7"))
+ENCODERS = (
+    Encoder("vit-s", vit_s, FAMILY),
+    Encoder("vit-b", vit_b, FAMILY),
+    Encoder("vit-l", vit_l, FAMILY),
+    Encoder("vit-h", vit_h, FAMILY),
+)

@@ -19,6 +19,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
+from hmrbench.nets.encoders.record import Encoder, Family
 from hmrbench.nets.encoders.selective_scan import cross_merge, cross_scan, selective_scan
 
 DIRECTIONS = 4
@@ -200,3 +201,11 @@ def vmamba_s(stages: int = 4, drop_path: float = 0.0) -> VMamba:
 def vmamba_b(stages: int = 4, drop_path: float = 0.0) -> VMamba:
     """VMamba-B (s2l15); official training has drop path 0.6."""
     return VMamba(128, (2, 2, 15, 2), 2.0, stages, drop_path)
+
+
+FAMILY = Family("vmamba", "VMamba", ("#009E73", "#009E73"), output_norm=True)
+ENCODERS = (
+    Encoder("vmamba-t", vmamba_t, FAMILY),
+    Encoder("vmamba-s", vmamba_s, FAMILY),
+    Encoder("vmamba-b", vmamba_b, FAMILY),
+)

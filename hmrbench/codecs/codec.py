@@ -1,0 +1,72 @@
+"""What a codec is, and how one is found by name or import path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hmrbench.errors import HmrbenchError, UsageError, unknown_name
+from hmrbench.records import Array
+from hmrbench.schema import import_object
+from hmrbench.skeletons import Skeleton
+
+CropGeometry = Literal["udp", "classic"]
+
+
+# Name -> where it stands; a card may name any other codec by such a path.
+CODECS = {
+    "udp": "hmrbench.codecs.heatmap:UDP",
+    "plain": "hmrbench.codecs.heatmap:PLAIN",
+    "dark": "hmrbench.codecs.heatmap:DARK",
+}
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Where a batch of input pictures was cut out of the images.
+
+    `center_px` (B, 2) and `size_px` (B, 2), both x then y, in pixels of the whole image; `input_size` is the
+    height and width of the network's input in pixels.
+    """
+
+    center_px: Array
+    size_px: Array
+    input_size: tuple[int, int]
+
+
+def _no_target(keypoints_px: Array, visible: Array, input_size: tuple[int, int]) -> tuple[Array, Array]:
+    raise HmrbenchError("this codec has no training target")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What a pose network's output means.
+
+    `geometry` is the crop geometry that the codec is built for. `decode(output, crops)` gives keypoints (B, K, 2)
+    float64 in pixels of the whole image and scores (B, K); for meshes then joints and parameters. `flip_back(output,
+    skeleton)` turns the output for a mirrored picture into the output for the picture itself. `encode(keypoints_px,
+    visible, input_size)` takes keypoints (B, K, 2) in pixels of the input picture and visible (B, K), and gives the
+    training target and its weight per keypoint. The output may be whatever the three agree on; the heatmap codecs here
+    use (B, K, H, W). `encode` may be left out by who never trains.
+    """
+
+    name: str
+    geometry: CropGeometry
+    decode: Callable[[Any, Crops], tuple[Any, ...]]
+    flip_back: Callable[[Any, Skeleton], Any]
+    encode: Callable[[Array, Array, tuple[int, int]], tuple[Array, Array]] = _no_target
+
+
+def find_codec(name: str) -> Codec:
+    """The codec of that name, or the one at an import path such as `mypkg.codec:CODEC`.
+
+    Raises:
+        UsageError: there is no codec of that name, or the path leads to no Codec.
+    """
+    if ":" not in name and name not in CODECS:
+        raise unknown_name("codec", name, CODECS)
+    found = import_object(CODECS.get(name, name), "codec")
+    if not isinstance(found, Codec):
+        raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
+    return found

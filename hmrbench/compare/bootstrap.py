@@ -1,0 +1,173 @@
+"""What of the difference between two runs is told from noise.
+
+A paired bootstrap confidence interval (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile
+method) for each score's difference: both runs are scored again on the same resampled images (COCO) or samples
+(meshes), out of the arrays saved beside them. The samples of a video are not independent, so there the interval is
+narrower than the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hmrbench.errors import DataError, UsageError
+from hmrbench.metrics.coco_keypoints import ap_from_matches
+from hmrbench.metrics.measures import measure_of
+from hmrbench.records import Array
+from hmrbench.results.runs import Run
+
+Row = Mapping[str, Any]
+_CHUNK = 64  # resamples held at a time
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of two runs. `low` and `high` bound the difference `b - a`; None without resampling."""
+
+    metric: str
+    unit: str
+    a: float
+    b: float
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: str  # better, worse, not told from noise, equal, no interval
+
+
+def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
+    """The newest run of `eval` or `score` of a model, by its name.
+
+    Raises:
+        DataError: there is none.
+        UsageError: it was run on several data sets, and none is named.
+    """
+    own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"] == name.lower()]
+    own = [r for r in own if dataset in (None, r.row["dataset"])]
+    if not own:
+        known = ", ".join(dict.fromkeys(r.row["model"] for r in runs if r.kind in ("eval", "score"))) or "none"
+        raise DataError(f"no run of '{name}'{f' on {dataset}' if dataset else ''}; there are runs of: {known}")
+    datasets = list(dict.fromkeys(r.row["dataset"] for r in own))
+    if len(datasets) > 1:
+        raise UsageError(f"{name} was run on {', '.join(datasets)}: say which with --dataset")
+    return own[-1]
+
+
+def check_comparable(a: Run, b: Run) -> None:
+    """Refuse two runs that did not measure the same people.
+
+    Raises:
+        UsageError: they are of other kinds, data sets, annotations, boxes or samples; says which.
+        DataError: a run has no arrays beside it.
+    """
+    for run in (a, b):
+        if run.kind not in ("eval", "score"):
+            raise UsageError(f"{run.path}: a run of `{run.kind}`; what can be compared are runs of eval and score")
+    for key, what in (("dataset", "data sets"), ("annotations_sha256", "annotation files")):
+        if a.row[key] != b.row[key]:
+            raise UsageError(f"these runs are of different {what}: {a.row[key]} and {b.row[key]}")
+    boxes = {r.row["boxes"] for r in (a, b)} - {"of the file"}
+    if len(boxes) > 1:
+        raise UsageError(f"these runs are of different samples: {' and '.join(sorted(boxes))} boxes")
+    if a.row["boxes"] == b.row["boxes"] != "of the file" and a.row["samples"] != b.row["samples"]:
+        raise UsageError(f"these runs are of different samples: {a.row['samples']:,} and {b.row['samples']:,} people")
+
+
+def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> list[Difference]:
+    """Differences of all scores that both runs have, with paired bootstrap intervals.
+
+    Raises:
+        UsageError: the runs did not measure the same people.
+        DataError: the arrays beside a run are missing or do not give its scores.
+    """
+    check_comparable(a, b)
+    scorers = [_scorer(run) for run in (a, b)]
+    (count_a, ids_a, score_a), (count_b, ids_b, score_b) = scorers
+    if count_a != count_b or not np.array_equal(ids_a, ids_b):
+        raise UsageError(f"these runs are of different samples: {count_a:,} and {count_b:,}, or others")
+    for run, score in ((a, score_a), (b, score_b)):
+        for name, value in score(np.ones((1, count_a))).items():
+            if not np.isclose(value[0], run.row["metrics"][name], rtol=1e-6, atol=1e-6):
+                raise DataError(f"{run.path}: its arrays give {name} {value[0]}, not {run.row['metrics'][name]}")
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[Array]] = {}
+    for start in range(0, resamples, _CHUNK):
+        counts = rng.multinomial(count_a, np.full(count_a, 1 / count_a), size=min(_CHUNK, resamples - start))
+        first, second = score_a(counts), score_b(counts)
+        for name in first.keys() & second.keys():
+            drawn.setdefault(name, []).append(second[name] - first[name])
+    tail = 100 * (1 - confidence) / 2
+    found = []
+    for name, value in a.row["metrics"].items():
+        if name in b.row["metrics"]:
+            ends = np.percentile(np.concatenate(drawn[name]), [tail, 100 - tail]) if name in drawn else None
+            found.append(_difference(name, value, b.row["metrics"][name], ends))
+    return found
+
+
+def _difference(name: str, a: float, b: float, ends: Array | None) -> Difference:
+    measure = measure_of(name)
+    change = b - a
+    if ends is None:
+        return Difference(name, measure.unit, a, b, change, None, None, "no interval")
+    low, high = float(ends[0]), float(ends[1])
+    if low == high == change == 0:
+        verdict = "equal"
+    elif low <= 0 <= high:
+        verdict = "not told from noise"
+    elif measure.higher_is_better is None:
+        verdict = "different"
+    else:
+        verdict = "better" if (change > 0) == measure.higher_is_better else "worse"
+    return Difference(name, measure.unit, a, b, change, low, high, verdict)
+
+
+_Scorer = Callable[[Array], dict[str, Array]]  # counts (R, N) of each image or sample -> (R,) values of each score
+
+
+def _scorer(run: Run) -> tuple[int, Array, _Scorer]:
+    """How many things can be resampled, what names them, and the scores of resamples of them."""
+    arrays, metrics = run.arrays(), run.row["metrics"]
+    if not arrays:
+        raise DataError(f"{run.path.with_suffix('.npz')}: not there, and without it nothing can be resampled")
+    if "truths" in arrays:
+        return (
+            len(arrays["truths"]),
+            arrays["image_ids"],
+            lambda counts: _coco_scores(arrays, counts, metrics),
+        )
+    count = len(next(iter(arrays.values())))
+    return count, np.arange(count), lambda counts: _sample_scores(arrays, counts, metrics)
+
+
+def _coco_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
+    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
+    thresholds = arrays["matched"].shape[1]
+    at = [{**arrays, **{k: arrays[k][:, [t]] for k in ("matched", "ignored")}} for t in range(thresholds)]
+    precision = np.array([[ap_from_matches(part, row) for part in at] for row in counts])  # (R, T)
+    hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
+    per_image = np.zeros((counts.shape[1], thresholds))
+    np.add.at(per_image, arrays["detection_image"], hits)
+    recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
+    scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
+    scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
+    scores["Phi_P_2D"] = (scores["AP"] + scores["AR"]) / 2
+    return {name: value for name, value in scores.items() if name in metrics}
+
+
+def _sample_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
+    """Means of what was kept per sample, and PCK out of normalised distances, for sample counts (R, N)."""
+    total = counts.sum(1)
+    scores = {name: counts @ arrays[name] / total for name in metrics if name in arrays and arrays[name].ndim == 1}
+    if "normalised_distance" in arrays:
+        distances = arrays["normalised_distance"]  # (N, K)
+        seen = counts @ np.isfinite(distances)  # (R, K)
+        for name in metrics:
+            if name.startswith("PCK@"):
+                correct = counts @ (distances < float(name.removeprefix("PCK@")))
+                with np.errstate(invalid="ignore"):
+                    scores[name] = np.nanmean(100 * correct / seen, axis=1)  # over joints that are seen at all
+    return scores

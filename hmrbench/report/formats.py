@@ -1,0 +1,415 @@
+"""Tables -> text for a terminal, csv, markdown, LaTeX (booktabs), html.
+
+One table per task, published rows below the measured ones and marked; what all rows share, the definition of
+every composite score and the sources stand under it. csv and JSON hold every key and digit; the others what a
+paper shows.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from hmrbench.metrics import phi
+from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
+from hmrbench.report.tables import Row, Table, in_words
+
+# What of a data set a paper shows, and which changes.
+_SHOWN = ("AP", "AR", "MPJPE", "PA-MPJPE")
+_SHOWN_WITHOUT_AP = ("PCK@0.05", "PCK@0.1")
+_CHANGE_SHOWN = ("AP", "PCK@0.1", "MPJPE", "PA-MPJPE", *COMPOSITES)
+_COST_SHOWN = ("params", "macs", "images_per_s")
+_IDENTITY = ("input", "boxes", "flip", "codec", "weights", "dtype")
+_MEANING = {
+    "macs": "MACs: one multiply-add = 1; FLOPs are twice that",
+    "published": "published: reported by others, not measured here",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a written table: a row's key, a heading that neighbours share, a title, how to write it."""
+
+    key: str
+    group: str
+    title: str
+    digits: int = 1
+    scale: float = 1.0
+    signed: bool = False
+
+    def text(self, row: Row) -> str:
+        """The cell of a row; empty where there is no value."""
+        value = row.get(self.key)
+        if value is None:
+            return ""
+        if self.key == "flip":
+            return "yes" if value else "no"
+        if self.key == "weights":
+            return str(value).rpartition("/")[2]
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            shown = round(value / self.scale, self.digits) + 0.0  # never a negative zero
+            return f"{shown:{'+' if self.signed else ''},.{self.digits}f}"
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What is written of one task: a title, columns, measured and published rows, notes."""
+
+    task: str
+    title: str
+    columns: Sequence[Column]
+    measured: Sequence[Row]
+    published: Sequence[Row]
+    notes: Sequence[str]
+
+    def blocks(self) -> list[Sequence[Row]]:
+        """Rows that belong together: each family, then the published ones."""
+        families = [list(g) for _, g in groupby(self.measured, key=lambda r: r.get("family"))]
+        return [*families, *([self.published] if self.published else [])]
+
+
+def sheets(table: Table, metrics: Sequence[str] = (), digits: int | None = None) -> list[Sheet]:
+    """The tables to write, pose first.
+
+    Args:
+        metrics: the scores to show; those of a paper's table if none.
+        digits: decimals of scores and of speed; one if None.
+    """
+    return [_sheet(table, task, metrics, digits) for task in table.tasks()]
+
+
+def _sheet(table: Table, task: str, metrics: Sequence[str], digits: int | None) -> Sheet:
+    rows = [r for r in table.rows if r["task"] == task]
+    measured = [r for r in rows if r["kind"] == "measured"]
+    published = [r for r in rows if r["kind"] == "published"]
+    differ = [k for k in _IDENTITY if _differs(k, rows if k == "input" else measured)]
+    columns = [Column("model", "", "model"), *(Column(k, "", k) for k in differ)]
+    columns += [_column(k, digits) for k in table.columns() if _is_shown(k, rows, metrics)]
+    keys = {c.key for c in columns}
+    notes = [_shared(k, measured) for k in _IDENTITY if k not in differ]
+    notes = [", ".join(filter(None, notes)), *_people(measured)]
+    notes += [phi.DEFINITIONS[k] for k in COMPOSITES if keys & {k, f"published:{k}", f"difference:{k}"}]
+    notes += [_MEANING["macs"]] if any("macs" in k for k in keys) else []
+    notes += [n for n in table.notes if keys & set(SPEEDS) or not n.startswith("speed")]
+    notes += [n for n in table.changes if n.startswith(TITLES[task])]
+    if published or any(k.startswith("published:") for k in keys):
+        sources = [r["published:source"] for r in measured if r.get("published:source")]
+        own = "; ".join(dict.fromkeys(sources))
+        notes.append(_MEANING["published"] + (f"; published columns: {own}" if own else ""))
+    notes += [f"[{i}] {s}" for i, s in enumerate(table.sources, 1) if any(r["source"] == s for r in published)]
+    marks = {s: i for i, s in enumerate(table.sources, 1)}
+    published = [{**r, "model": f"{r['model']} (published [{marks[r['source']]}])"} for r in published]
+    return Sheet(task, TITLES.get(task, task), columns, measured, published, [n for n in notes if n])
+
+
+def _differs(key: str, rows: Sequence[Row]) -> bool:
+    """Whether a column is needed; weights get one where a model has several, or some are untrained."""
+    values = {r[key] for r in rows if r.get(key) is not None}
+    if key != "weights" or len(values) < 2:
+        return len(values) > 1
+    several = len({(r["model"], r["weights"]) for r in rows}) > len({r["model"] for r in rows})
+    return several or "random" in values
+
+
+def _shared(key: str, rows: Sequence[Row]) -> str:
+    values = list(dict.fromkeys(r[key] for r in rows if r.get(key) is not None))
+    if len(values) > 1:
+        return "weights of each model's own file"
+    return in_words(key, values[0]) if values else ""
+
+
+def _people(rows: Sequence[Row]) -> list[str]:
+    """How many people each data set had."""
+    counts: dict[str, dict[int, None]] = {}
+    for row in rows:
+        for label, samples in (row.get("samples") or {}).items():
+            counts.setdefault(label, {})[samples] = None
+    words = [f"{label} {' or '.join(f'{n:,}' for n in found)}" for label, found in counts.items()]
+    return [f"samples: {', '.join(words)}"] if words else []
+
+
+def _is_shown(key: str, rows: Sequence[Row], metrics: Sequence[str]) -> bool:
+    if not any(r.get(key) is not None for r in rows):
+        return False
+    prefix, _, rest = key.partition(":")
+    name = key.rpartition(":")[2]
+    scored = name not in (*COUNTS, *SPEEDS)
+    if name not in MEASURES and name not in metrics:
+        return False
+    if prefix in ("change", "difference"):
+        wanted = metrics or _CHANGE_SHOWN
+        return (prefix == "difference") == scored and (name in wanted if scored else name in _COST_SHOWN)
+    if not scored:
+        return key in _COST_SHOWN
+    if metrics:
+        return name in metrics or key in metrics
+    label = rest.rpartition(":")[0] if prefix == "published" else prefix
+    has_ap = any(r.get(f"{label}:AP") is not None for r in rows)
+    return name in COMPOSITES or name in _SHOWN or (name in _SHOWN_WITHOUT_AP and not has_ap)
+
+
+def _column(key: str, digits: int | None) -> Column:
+    measure = measure_of(key)
+    prefix, _, rest = key.partition(":")
+    scored = key.rpartition(":")[2] not in (*COUNTS, *SPEEDS)
+    places = measure.digits if digits is None or (not scored and measure.scale > 1) else digits
+    title = measure.title.partition(" (")[0]
+    if prefix in ("change", "difference"):
+        where = rest.rpartition(":")[0].replace("published:", "published, ") or ("composite" if scored else "")
+        unit = measure.unit.replace("%", "points") if scored else "%"
+        group = f"change, {where}" if where else "change"
+        return Column(key, group, f"{title} ({unit})", places if scored else 1, 1.0, True)
+    if prefix == "published":
+        return Column(key, f"published, {rest.rpartition(':')[0]}", title, places)
+    if not scored:
+        return Column(key, "cost", measure.title, places, measure.scale)
+    return Column(key, prefix if ":" in key else "composite", title, places)
+
+
+# --------------------------------------------------------------------------- writers
+
+
+def render(table: Table, format: str, metrics: Sequence[str] = (), digits: int | None = None) -> str:
+    """The table in a format: text, csv, markdown, latex or html."""
+    if format == "csv":
+        return write_csv(table)
+    return WRITERS[format](sheets(table, metrics, digits))
+
+
+def write_csv(table: Table) -> str:
+    """Every key and digit of every row; an empty cell where there is no value."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, table.columns(), lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        writer.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()})
+    return buffer.getvalue()
+
+
+def write_text(found: Sequence[Sheet], width: int = 80) -> str:
+    """Plain text; a table too wide is broken between columns, and each part names the models."""
+    return "\n".join(line for sheet in found for line in _text_lines(sheet, width)) + "\n"
+
+
+def _text_lines(sheet: Sheet, width: int) -> Iterator[str]:
+    yield sheet.title
+    for columns in _parts(sheet, width):
+        told = _told(sheet, columns)
+        widths = _widths(columns, told[0] + told[1])
+        line = "─" * (sum(widths) + 2 * len(widths) - 2)
+        yield ""
+        if any(c.group for c in columns):
+            yield _group_line(columns, widths).rstrip()
+        yield "  ".join(_pad(c.title, c, w) for c, w in zip(columns, widths, strict=True)).rstrip()
+        for rows, rule in zip(told, (line, f"─ {_PUBLISHED} {line}"[: len(line)]), strict=True):
+            if rows:
+                yield rule
+            for row in rows:
+                yield "  ".join(_pad(_cell(c, row), c, w) for c, w in zip(columns, widths, strict=True)).rstrip()
+    yield ""
+    for note in sheet.notes:
+        yield from textwrap.wrap(note, width, subsequent_indent="  ", break_on_hyphens=False)
+    yield ""
+
+
+_PUBLISHED = "published, not measured here"
+
+
+def _told(sheet: Sheet, columns: Sequence[Column]) -> tuple[list[Row], list[Row]]:
+    """The measured and the published rows that have any number in these columns."""
+    numbers = [c.key for c in columns if c.group]
+    measured, published = (
+        [r for r in rows if any(r.get(k) is not None for k in numbers)] for rows in (sheet.measured, sheet.published)
+    )
+    return measured, published
+
+
+def _cell(column: Column, row: Row) -> str:
+    """A cell as text; published rows stand below a line that says so and are marked by their source alone."""
+    text = column.text(row) or "-"
+    return re.sub(r" \(published (\[\d+\])\)$", r" \1", text) if column.key == "model" else text
+
+
+def _pad(text: str, column: Column, width: int) -> str:
+    return text.ljust(width) if column.group == "" else text.rjust(width)
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
+    widths = [max(len(c.title), *(len(_cell(c, r)) for r in rows)) if rows else len(c.title) for c in columns]
+    for group, members in groupby(range(len(columns)), key=lambda i: columns[i].group):
+        index = list(members)
+        lacking = len(group) - (sum(widths[i] for i in index) + 2 * len(index) - 2)
+        widths[index[0]] += max(0, lacking)
+    return widths
+
+
+def _group_line(columns: Sequence[Column], widths: Sequence[int]) -> str:
+    cells = []
+    for group, members in groupby(range(len(columns)), key=lambda i: columns[i].group):
+        index = list(members)
+        span = sum(widths[i] for i in index) + 2 * len(index) - 2
+        cells.append(f"{group} ".ljust(span, "╌").rjust(span) if group and len(index) > 1 else group.rjust(span))
+    return "  ".join(cells)
+
+
+def _parts(sheet: Sheet, width: int) -> list[list[Column]]:
+    """Columns that fit side by side, after those that name a row; groups stay whole where they can."""
+    names = [c for c in sheet.columns if c.group == ""]
+    groups = [list(g) for _, g in groupby((c for c in sheet.columns if c.group), key=lambda c: c.group)]
+    parts: list[list[Column]] = []
+    for group in groups:
+        if parts and _fits(sheet, [*parts[-1], *group], width):
+            parts[-1] += group
+            continue
+        parts.append([*names])
+        for column in group:
+            if len(parts[-1]) > len(names) and not _fits(sheet, [*parts[-1], column], width):
+                parts.append([*names])
+            parts[-1].append(column)
+    return parts or [names]
+
+
+def _fits(sheet: Sheet, columns: Sequence[Column], width: int) -> bool:
+    measured, published = _told(sheet, columns)
+    widths = _widths(columns, measured + published)
+    return sum(widths) + 2 * len(widths) - 2 <= width
+
+
+def write_markdown(found: Sequence[Sheet]) -> str:
+    """Tables as GitHub reads them."""
+    return "\n".join(_markdown(sheet) for sheet in found)
+
+
+def _markdown(sheet: Sheet) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"
+
+    head = [f"{c.group} {c.title}" if c.group not in ("", "cost", "composite") else c.title for c in sheet.columns]
+    lines = [line(head), line([":--" if c.group == "" else "--:" for c in sheet.columns])]
+    lines += [line([c.text(r) for c in sheet.columns]) for r in sheet.measured]
+    for row in sheet.published:
+        lines.append(line([f"*{t}*" if (t := c.text(row)) else "" for c in sheet.columns]))
+    notes = [f"- {_escape_markdown(n)}" for n in sheet.notes]
+    return "\n".join([f"**{sheet.title.capitalize()}**", "", *lines, "", *notes, ""])
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([_*<>|])", r"\\\1", text)
+
+
+def write_latex(found: Sequence[Sheet]) -> str:
+    """Tables for `\\usepackage{booktabs}`."""
+    return "\n".join(_latex(sheet) for sheet in found)
+
+
+_LATEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+}
+_LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+
+
+def _tex(text: str) -> str:
+    escaped = "".join(_LATEX.get(c, c) for c in text)
+    return re.sub(r"Phi(?:\\_|,)(\w)(?:\\_|,)(\dD)", r"$\\Phi_{\1,\2}$", escaped)
+
+
+def _latex(sheet: Sheet) -> str:
+    def number(text: str) -> str:
+        return text.replace("-", "$-$", 1) if re.fullmatch(r"-[\d,.]+", text) else _tex(text) or "--"
+
+    spans, rules, at = [], [], 1
+    for group, members in groupby(sheet.columns, key=lambda c: c.group):
+        count = len(list(members))
+        spans.append(f"\\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" if group else " & ".join([""] * count))
+        rules += [f"\\cmidrule(lr){{{at}-{at + count - 1}}}"] if group else []
+        at += count
+    blocks = []
+    for rows in sheet.blocks():
+        lines = []
+        for row in rows:
+            cells = [number(c.text(row)) for c in sheet.columns]
+            name = row["model"] if row["kind"] == "published" else row.get("paper_name") or row["model"]
+            cells[0] = f"\\textit{{{_tex(name)}}}" if row["kind"] == "published" else _tex(name)
+            lines.append(" & ".join(cells) + r" \\")
+        blocks.append("\n".join(lines))
+    layout = "".join("l" if c.group == "" else "r" for c in sheet.columns)
+    caption = ". ".join(_tex(n[:1].upper() + n[1:]) for n in [sheet.title, *sheet.notes])
+    titles = " & ".join(_tex(c.title) for c in sheet.columns)
+    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
+    lines += [" & ".join(spans) + r" \\", "".join(rules)] if rules else []
+    lines += [titles + r" \\", r"\midrule", "\n\\midrule\n".join(blocks), r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*lines, rf"\caption{{{caption}.}}", r"\end{table}", ""])
+
+
+def write_html(found: Sequence[Sheet]) -> str:
+    """A section per task; cells carry `data-value` for sorting, published rows the class `published`."""
+    return "\n".join(_html(sheet) for sheet in found)
+
+
+def _html(sheet: Sheet) -> str:
+    spans = []
+    for group, members in groupby(sheet.columns, key=lambda c: c.group):
+        count = len(list(members))
+        kind = ' class="group"' if group else ""
+        spans.append(f'<th colspan="{count}" scope="colgroup"{kind}>{html.escape(group)}</th>')
+    titles = []
+    for c in sheet.columns:
+        kind = "name" if c.group == "" else "number"
+        titles.append(f'<th scope="col" class="{kind}" data-key="{html.escape(c.key)}">{_html_title(c.title)}</th>')
+    bodies = []
+    for kind, rows in (("measured", sheet.measured), ("published", sheet.published)):
+        lines = [f"<tr>{''.join(_html_cell(c, r) for c in sheet.columns)}</tr>" for r in rows]
+        bodies += [f'<tbody class="{kind}">', *lines, "</tbody>"] if rows else []
+    notes = [f"<li>{_html_title(n)}</li>" for n in sheet.notes]
+    return "\n".join(
+        [
+            f'<section id="{sheet.task}">',
+            f"<h2>{html.escape(sheet.title.capitalize())}</h2>",
+            '<div class="scroll"><table>',
+            f"<thead><tr>{''.join(spans)}</tr>",
+            f"<tr>{''.join(titles)}</tr></thead>",
+            *bodies,
+            "</table></div>",
+            f'<ul class="notes">{"".join(notes)}</ul>',
+            "</section>",
+        ]
+    )
+
+
+def _html_cell(column: Column, row: Row) -> str:
+    text = html.escape(column.text(row))
+    if column.key == "model":
+        return f'<th scope="row">{text}</th>'
+    value: Any = row.get(column.key)
+    number = isinstance(value, (int, float)) and column.group != ""
+    sort = f' data-value="{value!r}"' if number else ""
+    kind = ("name" if column.group == "" else "number") + ("" if text else " none")
+    return f'<td class="{kind}"{sort}>{text or "–"}</td>'
+
+
+def _html_title(text: str) -> str:
+    return re.sub(r"Phi[_,](\w)[_,](\dD)", r"Φ<sub>\1,\2</sub>", html.escape(text))
+
+
+WRITERS: dict[str, Callable[[Sequence[Sheet]], str]] = {
+    "text": write_text,
+    "markdown": write_markdown,
+    "latex": write_latex,
+    "html": write_html,
+}

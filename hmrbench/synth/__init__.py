@@ -1,9 +1,0 @@
-"""Synthetic people: pictures of dressed, lit, partly hidden people with everything that is true of them.
-
-Needs the extra `synth` (numba); importing this package without it raises UsageError.
-"""
-
-from hmrbench.synth.export import demo_scene, make_demo
-from hmrbench.synth.scene import Person, Scene, pose_body, render_scene
-
-__all__ = ["Person", "Scene", "demo_scene", "make_demo", "pose_body", "render_scene"]

@@ -1,0 +1,192 @@
+"""Training: examples -> network -> losses -> weights, in one or several processes, resumed as if never
+stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hmrbench import data
+from hmrbench.codecs import find_codec
+from hmrbench.device import pick_device
+from hmrbench.errors import UsageError
+from hmrbench.evaluation import job as evaluate
+from hmrbench.records import Array
+from hmrbench.schema import DatasetSpec, ModelCard, import_object
+from hmrbench.training import checkpoint, examples, losses
+from hmrbench.training.examples import Examples
+from hmrbench.training.job import TrainJob
+from hmrbench.training.prior import read_bodies
+from hmrbench.training.recipes import Recipe, load_recipe
+from hmrbench.training.trainer import Moment, Progress, Trainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves: the weights' file, the validation that chose them, how long it took."""
+
+    weights: Path | None
+    finished: bool
+    step: int
+    seconds: float
+    best: Mapping[str, Any]
+
+
+# --------------------------------------------------------------------------- preparation
+
+
+def prepare(
+    model: str | ModelCard,
+    dataset: str | DatasetSpec,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    val_dataset: str | DatasetSpec | None = None,
+    val_limit: int | None = None,
+    init: str | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    seed: int = 0,
+    limit: int | None = None,
+    real_bodies: Path | None = None,
+    data_root: Path | None = None,
+    models_dirs: Sequence[Path] = (),
+    datasets_file: Path | None = None,
+) -> TrainJob:
+    """Check everything cheap and return what `run` needs; see `Recipe` for what None leaves to the recipe.
+
+    Args:
+        recipe: None for the one that the data set's spec names (option `recipe`), else the task's usual one.
+        val_dataset: measured while training, to keep the best weights; None keeps the last ones.
+        val_limit: its first samples only.
+        init: `random`, `imagenet` or a file; see `training.start`.
+        limit: the first people of the training set only.
+        real_bodies: 4D-Humans' `cmu_mocap.npz`, for the adversarial prior of the recipe; None for no prior.
+
+    Raises:
+        UsageError: an unknown name, a model of another task, a setting that cannot be, or the engine is
+            missing.
+        DataError: data are missing or broken.
+    """
+    _need_engine()
+    card, spec = evaluate.card_and_spec(model, dataset, models_dirs, datasets_file)
+    changes = {
+        "epochs": epochs,
+        "steps": steps,
+        "lr": lr,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "init": init,
+    }
+    if recipe is None:
+        recipe = spec.options.get("recipe")
+    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **changes)
+    if plan.input:
+        card = card.model_copy(update={"input": plan.input})
+    place = pick_device(device)
+    if plan.dtype == "fp16" and place.type == "cpu":
+        raise UsageError("fp16 is trained on a GPU; on a CPU say --dtype bf16 or fp32")
+    if plan.dtype == "fp16" and plan.optimizer.muon_lr:
+        raise UsageError("Muon's steps know no loss scaling; with 'muon_lr' say --dtype bf16 or fp32")
+    if real_bodies is not None and not plan.loss.adversarial:
+        raise UsageError(f"recipe '{plan.name}' gives the adversarial prior no weight (loss: adversarial)")
+    validation = None
+    if val_dataset is not None:
+        validation = evaluate.prepare(
+            card,
+            val_dataset,
+            weights="random",
+            data_root=data_root,
+            device=device,
+            workers=workers,
+            limit=val_limit,
+            datasets_file=datasets_file,
+        )
+    body = evaluate.body_of(spec) if card.task == "hmr" else None
+    people, sha256, params = _open_examples(spec, card, plan, data_root, limit)
+    return TrainJob(
+        card=card,
+        spec=spec,
+        recipe=plan,
+        examples=people,
+        losses=losses.pose_losses(plan.loss) if body is None else losses.mesh_losses(plan.loss, body.to(place)),
+        body=body,
+        validation=validation,
+        mean_params=params,
+        real_bodies=None if real_bodies is None else read_bodies(real_bodies),
+        annotations_sha256=sha256,
+        device=place,
+        seed=seed,
+        workers=workers,
+    )
+
+
+def _need_engine() -> None:
+    if importlib.util.find_spec("lightning_fabric") is None:
+        raise UsageError("training needs its extra: pip install 'hmrbench[train]'")
+
+
+def _open_examples(
+    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: Path | None, limit: int | None
+) -> tuple[Examples, str, Mapping[str, Array] | None]:
+    """The examples, what names their annotations, and the body parameters that are known in advance.
+
+    A reader that has a function `examples(spec, folder, card, recipe, limit)` makes its own.
+    """
+    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    if hasattr(reader, "examples"):
+        own, sha256 = reader.examples(spec, data.find_folder(spec, data_root), card, recipe, limit)
+        return own, sha256, None
+    boxes = "gt" if "gt" in spec.boxes else None
+    dataset = data.open_dataset(spec, data_root, boxes, limit)
+    if card.task == "hpe":
+        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment)
+        return poses, dataset.annotations_sha256, None
+    meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d)
+    return meshes, dataset.annotations_sha256, dataset.truth["params"]
+
+
+# --------------------------------------------------------------------------- running
+
+
+def run(
+    job: TrainJob,
+    out: Path,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    half: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train, validate, and write everything into the folder `out`; only the first process writes.
+
+    Args:
+        resume: go on from `out/last.ckpt`, where there is one.
+        minutes: stop after so long, saved, to be resumed.
+        half: write the final weights in half precision.
+
+    Raises:
+        UsageError: there is a run in `out` already, or the one to be resumed was another.
+        HmrbenchError: the loss is not finite.
+        KeyboardInterrupt: interrupted; the state is saved.
+    """
+    last = out / "last.ckpt"
+    if last.exists() and not resume:
+        raise UsageError(f"{out}: holds a training run already; --resume goes on with it")
+    trainer = Trainer(job, out, progress)
+    if resume and last.exists():
+        trainer.restore(checkpoint.read(last, job.identity))
+    trainer.open_log()
+    finished = trainer.train(minutes)
+    weights = trainer.export(half) if finished else None
+    return TrainResult(weights, finished, trainer.step, trainer.seconds, trainer.best)
+
+
+__all__ = ["Moment", "TrainJob", "TrainResult", "prepare", "run"]
