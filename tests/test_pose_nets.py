@@ -14,28 +14,24 @@ import seeding
 import timm
 import torch
 
-from hmrbench.flops import count
-from hmrbench.nets import (
-    hrnet_pose,
-    litehrnet_pose,
-    litepose,
-    meme,
-    pvt_pose,
-    rtmpose,
-    simplebaseline,
-    vipnas,
-)
 from hmrbench.nets.encoders.hrnet import HRNet
-from hmrbench.nets.record import MMPOSE_KEYS, PoseFamily, own_key
+from hmrbench.nets.record import MMPOSE_KEYS, known_networks, own_key
+from hmrbench.profiling.flops import count
 
-MODULES = (simplebaseline, hrnet_pose, rtmpose, vipnas, pvt_pose, litehrnet_pose, meme, litepose)
-FAMILIES = [record for module in MODULES for record in vars(module).values() if isinstance(record, PoseFamily)]
-FAMILY_OF = {name: family for family in FAMILIES for name in family.networks}
+FAMILY_OF = known_networks()
 NETS = {name: family.networks[name] for name, family in FAMILY_OF.items()}
 SMALLEST = (
-    "simplebaseline-res50 simcc-hrnet-w32 rtmpose-t vipnas-res50 simcc-vipnas-mbv3 pvt-s pvtv2-b2 litehrnet-18 "
-    "meme-p0 litepose-auto-xs"
-).split()
+    "simplebaseline-res50",
+    "simcc-hrnet-w32",
+    "rtmpose-t",
+    "vipnas-res50",
+    "simcc-vipnas-mbv3",
+    "pvt-s",
+    "pvtv2-b2",
+    "litehrnet-18",
+    "meme-p0",
+    "litepose-auto-xs",
+)
 FLOAT32, FLOAT64 = 1e-4, 2e-6  # of the README of the reference numbers
 
 

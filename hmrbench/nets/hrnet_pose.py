@@ -34,12 +34,12 @@ simcc_hrnet_w48_384x288 = partial(simcc_hrnet, 48, 1.5)
 
 _W32, _W48 = (32, 64, 128, 256), (48, 96, 192, 384)
 _SIZES = ((256, 192), (384, 288))
-FAMILY = PoseFamily(
+HEATMAP = PoseFamily(
     "HRNet",
     "heatmap",
     {"hrnet-w32": PoseNet(hrnet_w32, _SIZES, _W32), "hrnet-w48": PoseNet(hrnet_w48, _SIZES, _W48)},
 )
-SIMCC_FAMILY = PoseFamily(
+SIMCC = PoseFamily(
     "SimCC",
     "simcc",
     {
@@ -48,3 +48,4 @@ SIMCC_FAMILY = PoseFamily(
         "simcc-hrnet-w48-384x288": PoseNet(simcc_hrnet_w48_384x288, ((384, 288),), _W48, split=1.5),
     },
 )
+FAMILIES = (HEATMAP, SIMCC)

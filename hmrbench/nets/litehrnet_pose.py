@@ -31,3 +31,4 @@ FAMILY = PoseFamily(
     "heatmap",
     {"litehrnet-18": PoseNet(litehrnet_18, _SIZES, WIDTHS), "litehrnet-30": PoseNet(litehrnet_30, _SIZES, WIDTHS)},
 )
+FAMILIES = (FAMILY,)

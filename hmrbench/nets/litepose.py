@@ -161,3 +161,4 @@ FAMILY = PoseFamily(
     },
     ((r"^(first|stage)\.", r"encoder.\1."), (r"^(deconv|final)_", r"head.\1_")),
 )
+FAMILIES = (FAMILY,)

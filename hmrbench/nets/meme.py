@@ -72,3 +72,4 @@ FAMILY = PoseFamily(
     },
     ((r"^hr_backbone\.", "encoder."), (r"^fpn\.", "neck."), (r"^final_layer\.", "head.")),
 )
+FAMILIES = (FAMILY,)

@@ -32,3 +32,4 @@ FAMILY = PoseFamily(
         "pvtv2-b2": PoseNet(pvtv2_b2, ((256, 192),), _WIDTHS),
     },
 )
+FAMILIES = (FAMILY,)

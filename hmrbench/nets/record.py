@@ -1,10 +1,16 @@
-"""What the rest of hmrbench must know of a family of pose networks: one frozen record in the family's file."""
+"""What is particular to a pose network, in one frozen record that stands in the family's own file.
+
+A file of this folder is found by its tuple `FAMILIES`; nothing registers itself.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from torch import nn
@@ -39,16 +45,28 @@ class PoseNet:
 
 @dataclass(frozen=True)
 class PoseFamily:
-    """A family by its name in tables, its networks by theirs on the command line.
+    """A family by its title in plots and tables, its networks by their names on the command line.
 
     `output` is "heatmap" for maps (B, K, h, w), "simcc" for two tensors (B, K, bins), x then y, "bottom-up" for maps
     and tags of all people of a picture. `keys` turn official checkpoint keys into ours, see `own_key`.
     """
 
-    name: str
+    title: str
     output: Literal["heatmap", "simcc", "bottom-up"]
     networks: Mapping[str, PoseNet]
     keys: Rules = MMPOSE_KEYS
+
+
+@cache
+def known_networks() -> dict[str, PoseFamily]:
+    """The family of each network by the network's name, in the order of this folder's files."""
+    package = importlib.import_module(__package__)
+    found: dict[str, PoseFamily] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            families = getattr(importlib.import_module(f"{__package__}.{module.name}"), "FAMILIES", ())
+            found.update((name, family) for family in families for name in family.networks)
+    return found
 
 
 def own_key(key: str, rules: Sequence[tuple[str, str]]) -> str:

@@ -37,3 +37,4 @@ FAMILY = PoseFamily(
         "rtmpose-l": PoseNet(rtmpose_l, _SIZES, (128, 256, 512, 1024), split=2),
     },
 )
+FAMILIES = (FAMILY,)

@@ -28,11 +28,10 @@ def simcc_res50(input_size: tuple[int, int] = (256, 192)) -> Network:
     return Network(ResNet50(), nn.Identity(), SimCCHead(2048, input_size, num_filters=FILTERS))
 
 
-FAMILY = PoseFamily(
+HEATMAP = PoseFamily(
     "SimpleBaseline",
     "heatmap",
     {"simplebaseline-res50": PoseNet(simplebaseline_res50, ((256, 192), (384, 288)), ResNet50.widths)},
 )
-SIMCC_FAMILY = PoseFamily(
-    "SimCC", "simcc", {"simcc-res50": PoseNet(simcc_res50, ((256, 192),), ResNet50.widths, split=2)}
-)
+SIMCC = PoseFamily("SimCC", "simcc", {"simcc-res50": PoseNet(simcc_res50, ((256, 192),), ResNet50.widths, split=2)})
+FAMILIES = (HEATMAP, SIMCC)

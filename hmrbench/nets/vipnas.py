@@ -34,7 +34,7 @@ def simcc_vipnas_mbv3(input_size: tuple[int, int] = (256, 192)) -> Network:
 
 
 _SIZES = ((256, 192),)
-FAMILY = PoseFamily(
+HEATMAP = PoseFamily(
     "ViPNAS",
     "heatmap",
     {
@@ -42,8 +42,9 @@ FAMILY = PoseFamily(
         "vipnas-mbv3": PoseNet(vipnas_mbv3, _SIZES, ViPNASMobileNetV3.widths),
     },
 )
-SIMCC_FAMILY = PoseFamily(
+SIMCC = PoseFamily(
     "SimCC",
     "simcc",
     {"simcc-vipnas-mbv3": PoseNet(simcc_vipnas_mbv3, _SIZES, ViPNASMobileNetV3.widths, split=2)},
 )
+FAMILIES = (HEATMAP, SIMCC)

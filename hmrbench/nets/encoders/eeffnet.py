@@ -78,12 +78,24 @@ class Project(nn.Module):
         return y
 
 
+def _with_last_axis(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    state[f"{prefix}weights"] = state[f"{prefix}weights"].unsqueeze(-1)
+
+
+def _without_last_axis(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    if f"{prefix}weights" in state:
+        state[f"{prefix}weights"] = state[f"{prefix}weights"].squeeze(-1)
+
+
 class WeightedSum(nn.Module):
     """All maps brought to the size and width of one, and their mean with learned weights for each channel."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, target: int) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.full((1, outputs, len(inputs), 1, 1), 1 / len(inputs)))
+        # Officially with one more 1 at the end, which `to(memory_format=torch.channels_last)` would refuse.
+        self.weights = nn.Parameter(torch.full((1, outputs, len(inputs), 1), 1 / len(inputs)))
+        self.register_state_dict_post_hook(_with_last_axis)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_without_last_axis)  # type: ignore[no-untyped-call]
         self.sample_layers = nn.ModuleList()
         for source, channels in enumerate(inputs):
             steps: list[nn.Module] = [Project(channels, outputs)]
@@ -99,7 +111,7 @@ class WeightedSum(nn.Module):
         weights = self.weights.relu()
         weights = weights / (weights.sum(2, keepdim=True) + 1e-5)
         sampled = [layer(x) for layer, x in zip(self.sample_layers, maps, strict=True)]
-        total = sum(weights[:, :, i] * x for i, x in enumerate(sampled))
+        total = sum(weights[:, :, i, :, None] * x for i, x in enumerate(sampled))
         return nn.functional.silu(total)
 
 
