@@ -9,7 +9,6 @@ timm, GroupMixFormer, VMamba and 4D-Humans; the shapes are those of the files th
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +63,13 @@ class LoadReport:
 
 
 class State(dict[str, Tensor]):
-    """Tensors by key; `part` names which of several sets of a file they are, such as `state_dict_ema`."""
+    """Tensors by key; `part` names which of several sets of a file they are, such as `state_dict_ema`.
+
+    `before` are the same as they were before each prefix was taken off, which may have been the network's own.
+    """
 
     part: str = ""
+    before: tuple[dict[str, Tensor], ...] = ()
 
 
 # --------------------------------------------------------------------------- files
@@ -88,15 +91,17 @@ def read_state(path: str | Path) -> State:
         kind = describe_content(file.read(512))
     if kind == "a safetensors file" or path.suffix == ".safetensors":
         content: Any = _read_safetensors(path, kind)
-    elif kind is not None and not zipfile.is_zipfile(path):
+    elif kind not in (None, "a zip archive"):
         raise WeightsError(f"{path}: not a PyTorch checkpoint but {kind}")
     else:
         content = read_torch(path)
-    found, part = _unwrap(content)
-    if not found:
+    steps, part = _unwrap(content)
+    if not steps or not steps[0]:
         raise WeightsError(f"{path}: holds no tensors")
-    state = State({key: x if isinstance(x, Tensor) else as_tensor(path, key, x) for key, x in found.items()})
-    state.part = part
+    read = {id(x): x if isinstance(x, Tensor) else as_tensor(path, key, x) for key, x in steps[0].items()}
+    *before, last = [{key: read[id(x)] for key, x in step.items()} for step in steps]
+    state = State(last)
+    state.part, state.before = part, tuple(before)
     return state
 
 
@@ -119,25 +124,27 @@ def _is_tensor(x: Any) -> bool:
     return isinstance(x, (Tensor, Stored, Odd))
 
 
-def _unwrap(content: Any) -> tuple[dict[str, Any], str]:
-    """The weights inside a training checkpoint by key, and where they were if there are averaged ones too."""
+def _unwrap(content: Any) -> tuple[list[dict[str, Any]], str]:
+    """The weights inside a training checkpoint by key, as they are and after each prefix that is taken off, and
+    where they were if there are averaged ones too."""
     part = ""
     for _ in range(_MAX_NESTING):
         if not isinstance(content, Mapping):
-            return {}, part
+            return [], part
         inside = {k: _flat(content[k]) for k in (*_AVERAGED, *_WRAPPERS) if isinstance(content.get(k), Mapping)}
         name = next((k for k, tensors in inside.items() if tensors), None)
         if name is None:
             break
         part = name if name in _AVERAGED else part
         content = content[name]
-    state = _flat(content)
+    steps = [_flat(content)]
     for _ in range(_MAX_NESTING):
-        key, state = _without_prefix(state)
+        key, state = _without_prefix(steps[-1])
         if not key:
             break
+        steps.append(state)
         part = key.rstrip(".") if key in _AVERAGED_PREFIXES else part
-    return state, part
+    return steps, part
 
 
 def _flat(content: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
@@ -151,7 +158,7 @@ def _flat(content: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
     return found
 
 
-def _without_prefix(state: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _without_prefix(state: dict[str, Any], depth: int = 0) -> tuple[str, dict[str, Any]]:
     """One wrapper's prefix and the weights without it; no prefix, and all as they are, where there is none."""
     averaged = next((p for p in _AVERAGED_PREFIXES if any(k.startswith(p) for k in state)), None)
     if averaged is None and _known(state):
@@ -164,7 +171,8 @@ def _without_prefix(state: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     firsts = {k.partition(".")[0] for k in state}
     for first in sorted(firsts):
         inner = {k.removeprefix(f"{first}."): v for k, v in state.items() if k.startswith(f"{first}.")}
-        if first not in ("smpl", "discriminator") and _known(inner):
+        deeper = depth < 3 and inner and _without_prefix(inner, depth + 1)[0]
+        if first not in ("smpl", "discriminator") and (_known(inner) or deeper):
             return f"{first}.", inner
     return "", state
 
@@ -344,12 +352,9 @@ def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | N
     A prefix that was taken off as a wrapper's may have been the network's own.
     """
     own = [k for k in net.state_dict() if not _COMPUTED.search(k)]
-    first = own[0].partition(".")[0] + "." if own else ""
-    for prefix in ("", first):
-        keys = {f"{prefix}{k}" for k in state}
-        if own and keys.issuperset(own):
-            return {f"{prefix}{k}": v for k, v in state.items()}
-    return None
+    same = (x for x in (state, *getattr(state, "before", ())) if own and x.keys() >= set(own))
+    found = next(same, None)
+    return None if found is None else dict(found)
 
 
 def load_encoder(encoder: nn.Module, state: dict[str, Tensor], source: str = "weights") -> LoadReport:

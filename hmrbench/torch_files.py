@@ -177,9 +177,9 @@ def read_torch(path: Path) -> Any:
         WeightsError: no such file, truncated, or it names what is not data; says what it is instead, if known.
     """
     try:
-        if zipfile.is_zipfile(path):
-            return _from_zip(path)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[:2] == b"PK":
+                return _from_zip(path)
             if data[:1] not in (b"\x80", b"(", b"}", b"]", b"c", b"I", b"L"):
                 kind = describe_content(data[:512])
                 raise DataError(f"not a PyTorch checkpoint{f' but {kind}' if kind else ''}")

@@ -401,6 +401,11 @@ def _encode(note: Kept, plain: Plain) -> bytes | None:
     return text.encode("latin1")
 
 
+def _bytes(note: Kept, plain: Plain) -> bytes:
+    found = plain(note.args[0]) if note.args else b""
+    return found if isinstance(found, bytes) else b""
+
+
 def _sequence(note: Kept, plain: Plain) -> list[Any]:
     found = plain(note.args[0]) if note.args else []
     plain.spend(8 * len(found) if isinstance(found, (list, tuple)) else 0)
@@ -426,7 +431,7 @@ def _rules() -> dict[Name, Rule]:
         rules[f"{core}.numeric", "_frombuffer"] = _from_buffer
     for module in ("builtins", "__builtin__"):
         rules |= {(module, name): _sequence for name in ("set", "frozenset", "list", "tuple")}
-        rules |= {(module, "dict"): _mapping}
+        rules |= {(module, "dict"): _mapping, (module, "bytes"): _bytes, (module, "bytearray"): _bytes}
     rules |= {("collections", name): _mapping for name in ("OrderedDict", "defaultdict", "Counter")}
     return rules
 
