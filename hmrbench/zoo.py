@@ -272,11 +272,10 @@ def load_model(name: str | ModelCard, weights: str | Path | None = None, models_
 def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadReport | None]:
     """The card's network in eval mode, with the weights of a file or reproducible random ones (path None).
 
-    A network that has a method `load_weights(path: Path | None)` reads its own format by it, and is called
-    with None where random weights are asked for; there is no report then.
+    A network that has a method `load_weights(path: Path)` reads its own format by it; there is no report then.
 
     Raises:
-        UsageError: the network has no random weights.
+        UsageError: the network has no random weights: it is empty before its file is read.
         WeightsError: the file is not of this network.
     """
     import torch
@@ -291,16 +290,18 @@ def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadRep
         torch.manual_seed(0)
         net = build_net(card)
         own: Any = getattr(net, "load_weights", None)
-        if own is not None:
+        if own is not None and path is not None:
             _load_own_format(own, path, card.name)
             return net.eval(), None
     if path is None:
+        if own is not None and not net.state_dict():
+            raise UsageError(f"{card.name} has no random weights: its network is empty before its file is read")
         return net.eval(), None
     report = checkpoints.load_network(net, state or checkpoints.read_state(path), f"{card.name}: {path}")
     return net.eval(), report
 
 
-def _load_own_format(load: Callable[[Path | None], None], path: Path | None, name: str) -> None:
+def _load_own_format(load: Callable[[Path], None], path: Path, name: str) -> None:
     try:
         load(path)
     except HmrbenchError:
@@ -386,7 +387,7 @@ def convert_weights(
     from hmrbench.nets.encoders.record import known_encoders
 
     state = checkpoints.read_state(source)
-    layout = checkpoints.find_layout(state)
+    layout = checkpoints.find_layout(state, str(source))
     cards = load_cards(models_dirs)
     if name is not None and name.lower() in known_encoders():
         candidates = [name.lower()]

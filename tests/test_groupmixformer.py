@@ -141,7 +141,7 @@ def test_memory_format_does_not_matter_and_the_input_stays(tiny):
     before = x.clone()
     out = tiny[3](x)
     net = copy.deepcopy(tiny[3]).to(memory_format=torch.channels_last)
-    assert relative_error(net(x.to(memory_format=torch.channels_last)), out) < 1e-5
+    assert relative_error(net(x.to(memory_format=torch.channels_last)), out) < 1e-4
     assert torch.equal(x, before)
 
 
@@ -218,7 +218,7 @@ def test_compiles_in_one_graph(grad):
     x = seeding.seeded_input((1, 3, 64, 64))
     with torch.set_grad_enabled(grad):
         compiled = torch.compile(net, backend="aot_eager", fullgraph=True)(x)
-        assert relative_error(compiled.detach(), net(x).detach()) < 1e-5
+        assert relative_error(compiled.detach(), net(x).detach()) < 1e-4
 
 
 @pytest.mark.parametrize(

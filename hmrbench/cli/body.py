@@ -24,7 +24,8 @@ def install(
     from hmrbench.checkpoints import read_state
     from hmrbench.errors import DataError
 
-    written = install_body(read_state(path) if path.suffix in _CHECKPOINTS else path)
+    checkpoint = path.suffix.lower() in _CHECKPOINTS
+    written = install_body(read_state(path), name=str(path)) if checkpoint else install_body(path)
     missing = None
     try:
         find_body("smpl")

@@ -132,6 +132,7 @@ def check(
         "file": str(file),
         "sha256": file_sha256(file),
         "layout": report.layout if report else "the network's own",
+        "part": report.part if report else "",
         "interpolated": list(report.interpolated) if report else [],
         "unused": list(report.unused) if report else [],
         "unexpected": list(report.unexpected) if report else [],

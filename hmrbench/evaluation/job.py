@@ -230,7 +230,8 @@ def run(
     store = None if runs is None else results.PartialRun.of(runs, job.key)
     if store is not None and not resume and distributed.is_first():
         store.discard()
-    net, _ = zoo.load_weights(job.card, job.weights_path)
+    net, report = zoo.load_weights(job.card, job.weights_path)
+    part = f" ({report.part})" if report is not None and report.part else ""
     start = time.monotonic()
     predictions = predict_all(net, job, store, progress)
     seconds = time.monotonic() - start
@@ -239,7 +240,7 @@ def run(
         model=job.card.name,
         task=job.card.task,
         dataset=job.spec.name,
-        weights=job.weights,
+        weights=f"{job.weights}{part}",
         weights_sha256=job.weights_sha256,
         boxes=job.dataset.boxes,
         flip=job.flip,
