@@ -145,7 +145,7 @@ def named_images(spec: DatasetSpec, folder: Path) -> list[str]:
     return names
 
 
-def check_images(sizes: Mapping[Path, tuple[int, int] | None], expected: int | None) -> list[Check]:
+def check_images(sizes: Mapping[Path, tuple[float, float] | None], expected: int | None) -> list[Check]:
     """Whether all images are there, decode, and have the (height, width) that the annotations say."""
     from hmrbench.data.images import read_image
 

@@ -209,9 +209,7 @@ def _from_truth(path: Path, coco: COCO, images: dict[int | str, Path]) -> list[S
             x2, y2 = min(width - 1, x1 + max(0, w - 1)), min(height - 1, y1 + max(0, h - 1))
             if x2 > x1 and y2 > y1:
                 box = (float(x1), float(y1), float(x2 - x1), float(y2 - y1))
-                samples.append(
-                    Sample(f"ann {ann['id']}", images[image_id], image_id, box, image_wh_px=(width, height))
-                )
+                samples.append(Sample(f"ann {ann['id']}", images[image_id], image_id, box, image_wh_px=(width, height)))
             else:
                 outside.append(ann["id"])
     if outside:
@@ -299,7 +297,7 @@ def check(spec: DatasetSpec, folder: Path) -> list[Check]:
         return [Check("annotations", status, spec.annotations, detail=str(e))]
     people = sum(map(is_labelled, _people(coco)))
     checks.append(Check.count("annotations", "instances", people, spec.counts.get("instances")))
-    sizes = {}
+    sizes: dict[Path, tuple[float, float] | None] = {}
     for image in coco.imgs.values():
         if "file_name" not in image:
             checks.append(Check("image", "corrupt", f"image {image['id']}", detail="it has no file_name"))

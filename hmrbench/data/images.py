@@ -67,7 +67,7 @@ def check_size(sample: Sample, image: Array) -> None:
     """
     wh = image.shape[1::-1]
     if sample.image_wh_px not in (None, wh):
-        said = "{:g}x{:g}".format(*sample.image_wh_px)  # type: ignore[misc]
+        said = "{:g}x{:g}".format(*sample.image_wh_px)
         turned = " (turned by its EXIF data, perhaps)" if sample.image_wh_px == wh[::-1] else ""
         raise DataError(f"{sample.image}: the picture is {wh[0]}x{wh[1]}{turned}, the annotations say {said}")
 

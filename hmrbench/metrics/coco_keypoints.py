@@ -238,12 +238,16 @@ def restrict(coco: COCO, image_ids: Iterable[int | str]) -> COCO:
 
 
 def person_category(coco: COCO) -> int:
+    """The id of the category `person`, or of the only category: see `find_person`."""
+    return find_person(coco.dataset.get("categories", []))
+
+
+def find_person(categories: Sequence[Mapping[str, Any]]) -> int:
     """The id of the category `person`, or of the only category.
 
     Raises:
         DataError: there is neither, or its id is no whole number.
     """
-    categories = coco.dataset.get("categories", [])
     people = [category for category in categories if str(category.get("name")).strip().lower() == "person"]
     if len(people or categories) != 1:
         names = reprlib.repr([category.get("name") for category in categories])
@@ -455,8 +459,8 @@ def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> 
     area_of = _area_source(results)
     keys = ("image_id", "category_id", "keypoints", "score", *(["bbox"] if area_of == "bbox" else []))
     given = _only(results, keys)
-    for result in given:  # whole numbers would be squared as such, and wrap
-        result["keypoints"] = np.array(result["keypoints"], np.float64).tolist()
+    for copy in given:  # whole numbers would be squared as such, and wrap
+        copy["keypoints"] = np.array(copy["keypoints"], np.float64).tolist()
     with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
         found = truth.loadRes(given)
         if area_of == "segmentation":
