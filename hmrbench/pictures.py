@@ -61,7 +61,7 @@ class BoxFile:
         whole = f"/{image.absolute().as_posix().lstrip('/')}"
         ends = [name for name in same if whole.endswith(f"/{name.lstrip('/')}")]
         if not ends and len(same) > 1:
-            raise DataError(f"{self.path}: {image.name} may be each of {', '.join(same[:4])}")
+            raise DataError(f"{self.path}: {image.name} may be each of {reprlib.repr(same)}")
         number = [str(int(image.stem))] if image.stem.isdecimal() else []
         known = [name for name in (image.stem, *number) if name in self.boxes]
         found = sorted(ends, key=len)[-1:] or same or known
@@ -159,7 +159,7 @@ def _of_results(path: Path, entries: Sequence[Any], person: int | None) -> list[
         category = entry.get("category_name", entry.get("category_id", person))
         name = _picture_name(f"entry {i}", entry, "file_name" if "file_name" in entry else "image_id")
         is_person = category == person or str(category).strip().lower() == "person"
-        found.append(_Found(name, entry["bbox"], entry.get("score", 1.0), str(category), is_person))
+        found.append(_Found(name, entry["bbox"], entry.get("score", 1.0), reprlib.repr(category), is_person))
     return found
 
 
@@ -172,7 +172,7 @@ def _of_annotations(path: Path, content: Mapping[str, Any]) -> tuple[list[_Found
     for i, image in enumerate(content["images"]):
         number = _picture_name(f"image {i}", image, "id")
         if number in names:
-            raise DataError(f"two images have the same id {number}")
+            raise DataError(f"two images have the same id {number!r}")
         names[number] = _picture_name(f"image {i}", image, "file_name") if "file_name" in image else number
         if image.get("width") is not None and image.get("height") is not None:
             width, height = numbers(f"image {i}", [image["width"], image["height"]], 2, "width and height").tolist()
@@ -194,14 +194,14 @@ def _of_pictures(content: Mapping[str, Any]) -> list[_Found]:
             found += [_Found(name, box, 1.0, "", True) for box in boxes]
             continue
         if not isinstance(boxes, dict) or not isinstance(boxes.get("bboxes"), list):
-            raise DataError(f"{picture} has no list")
+            raise DataError(f"{picture!r} has no list")
         corners = boxes["bboxes"]
         labels, scores = (boxes.get(key, [value] * len(corners)) for key, value in (("labels", 0), ("scores", 1.0)))
         for key, values in (("labels", labels), ("scores", scores)):
             if not isinstance(values, list) or len(values) != len(corners):
-                raise DataError(f"{picture}: {key} are not {len(corners)} as its bboxes are")
+                raise DataError(f"{picture!r}: {key} are not {len(corners)} as its bboxes are")
         for i, (corner, label, score) in enumerate(zip(corners, labels, scores, strict=True)):
-            x1, y1, x2, y2 = numbers(f"{picture}: box {i}", corner, 4, "x1, y1, x2, y2").tolist()
+            x1, y1, x2, y2 = numbers(f"{picture!r}: box {i}", corner, 4, "x1, y1, x2, y2").tolist()
             found.append(_Found(name, [x1, y1, x2 - x1, y2 - y1], score, reprlib.repr(label), label == 0))
     return found
 
