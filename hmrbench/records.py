@@ -17,7 +17,8 @@ class Sample:
     """One person to predict.
 
     `box_xywh_px` is the person's box as the data set gives it, in pixels of the image; `padded` says that it already
-    holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes.
+    holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes. `image_wh_px` is
+    the size that the data set says the image has, None where it says nothing.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Sample:
     box_xywh_px: tuple[float, float, float, float]
     score: float = 1.0
     padded: bool = False
+    image_wh_px: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def predict(
             "--boxes",
             metavar="full|FILE.json",
             help="'full': the whole picture is one person. Or a file of boxes: COCO results or annotations, "
-            'or {"a.jpg": [[x, y, w, h], ...]}.',
+            'mmdetection\'s, or {"a.jpg": [[x, y, w, h], ...]}.',
         ),
     ] = "full",
     box_score: Annotated[float, typer.Option("--box-score", help="Leave out boxes of lower scores.")] = 0.3,
@@ -88,7 +88,7 @@ def predict(
         raise UsageError(
             f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
         )
-    found = None if boxes == "full" else pictures.read_boxes(Path(boxes))
+    found = None if boxes == "full" else pictures.read_boxes(Path(boxes), list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.skeletons import COCO17
 
+_log = logging.getLogger(__name__)
 _SHARD = 512  # people between two saves of an unfinished run
 Progress = Callable[[str, int, int], None]  # label, people done, people in all
 
@@ -296,10 +298,16 @@ def score_file(
         DataError: the file is missing or not of the data set's form, or the data are missing.
     """
     spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
-    people = data.open_dataset(spec, data_root, boxes)
+    people = data.open_truth(spec, data_root, boxes)
     if spec.task == "hpe":
         predicted = _read_results(path)
-        found = [coco_keypoints.measure_results(people.truth, predicted)]
+        try:
+            found = [coco_keypoints.measure_results(people.truth, predicted)]
+        except DataError as e:  # the truth was found right before
+            raise DataError(f"{path}: {e}") from None
+        lost, of = coco_keypoints.unpredicted(people.truth, predicted)
+        if lost:
+            _log.warning("%s: %d of %d labelled people have no prediction", path, lost, of)
         count = len(predicted)
     else:
         meshes = _read_meshes(path, people)

@@ -216,6 +216,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: {what} missing") from None
+    except RecursionError:
+        raise DataError(f"{path}: {what} is JSON nested too deep") from None
     except (ValueError, OSError) as e:
         raise DataError(f"{path}: {what} is not readable JSON, truncated perhaps ({e})") from e
 

@@ -9,13 +9,15 @@ in the ViTPose repository, Apache-2.0). Everything ends in percent.
 from __future__ import annotations
 
 import io
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
 import numpy as np
+from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -27,6 +29,8 @@ STATS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 PCK_THRESHOLDS = (0.05, 0.1)  # of the longer side of the ground-truth box
 JOINT_THRESHOLD = 0.2  # joints above it make up a person's score
 NMS_THRESHOLD = 0.9  # OKS above which the lower of two scores is dropped
+BOX = "bbox (x, y, width, height)"
+MAX_AREA_PX2 = 1e10  # of a person; COCOeval leaves out what is larger
 
 Result = Mapping[str, Any]
 
@@ -234,20 +238,28 @@ def restrict(coco: COCO, image_ids: Iterable[int | str]) -> COCO:
 
 
 def person_category(coco: COCO) -> int:
+    """The id of the category `person`, or of the only category: see `find_person`."""
+    return find_person(coco.dataset.get("categories", []))
+
+
+def find_person(categories: Sequence[Mapping[str, Any]]) -> int:
     """The id of the category `person`, or of the only category.
 
     Raises:
-        DataError: there is neither.
+        DataError: there is neither, or its id is no whole number.
     """
-    categories = coco.dataset.get("categories", [])
-    people = [category for category in categories if category.get("name") == "person"]
+    people = [category for category in categories if str(category.get("name")).strip().lower() == "person"]
     if len(people or categories) != 1:
-        raise DataError(f"the annotations must have one category person, not {[c.get('name') for c in categories]}")
-    return int((people or categories)[0]["id"])
+        names = reprlib.repr([category.get("name") for category in categories])
+        raise DataError(f"the annotations must have one category person, not {names}")
+    found = (people or categories)[0].get("id")
+    if not isinstance(found, int):
+        raise DataError(f"category person: its id is {reprlib.repr(found)}, no whole number")
+    return int(found)
 
 
 def check_coco(coco: COCO, items: Sequence[Sample | Result], skeleton: Skeleton = COCO17) -> None:
-    """Find out beforehand what would end in a crash or in a score of zero without a word.
+    """Find out beforehand what would end in a crash or in a wrong score without a word.
 
     Args:
         coco: the ground truth.
@@ -255,72 +267,141 @@ def check_coco(coco: COCO, items: Sequence[Sample | Result], skeleton: Skeleton 
         skeleton: joints and OKS constants.
 
     Raises:
-        DataError: no items; image ids that are not in the annotations; not one triple per joint and
-            annotation; an area that is not positive; an annotation id that pycocotools takes for "no match";
-            values that are not finite; results of another category.
+        DataError: see `check_truth`; no items; image ids that are not in the annotations; results of another category,
+            or with anything but finite numbers in their keypoints, their score, or the box or segmentation from which
+            pycocotools takes their area.
     """
     if not len(items):
         raise DataError("there are no boxes or results to evaluate")
     category = person_category(coco)
-    _check_truth(coco, category, skeleton)
+    check_truth(coco, skeleton)
 
     ids = [item.image_id if isinstance(item, Sample) else item.get("image_id") for item in items]
-    known = set(coco.imgs)
-    unknown = [image_id for image_id in ids if image_id not in known]
+    unknown = [n for n, image_id in enumerate(ids) if not isinstance(image_id, Hashable) or image_id not in coco.imgs]
     if len(unknown) == len(ids):
-        raise DataError(
-            f"no image id is in the annotations, which have ids like {next(iter(coco.imgs), None)!r}, not {ids[0]!r}"
-        )
+        like = f"have ids like {next(iter(coco.imgs), None)!r}, not {reprlib.repr(ids[0])}"
+        raise DataError(f"no image id is in the annotations, which {like}")
     if unknown:
-        raise DataError(f"image id {unknown[0]!r} is not in the annotations ({len(unknown)} of {len(ids)} are not)")
+        first = f"number {unknown[0]}: image id {reprlib.repr(ids[unknown[0]])}"
+        raise DataError(f"{first} is not in the annotations ({len(unknown)} of {len(ids)} are not)")
 
-    for number, item in enumerate(items):
-        if isinstance(item, Sample):
-            continue
-        name = f"result {number} (image {item['image_id']})"
-        if item.get("category_id") != category:
-            raise DataError(f"{name}: category_id is {item.get('category_id')!r}, persons have {category}")
-        keypoints, score = item.get("keypoints", ()), item.get("score")
-        if len(keypoints) != 3 * len(skeleton.joints):
-            raise DataError(f"{name}: {len(keypoints)} numbers for {len(skeleton.joints)} keypoints (x, y, score)")
-        if not _finite([*keypoints, score]):
-            raise DataError(f"{name}: keypoints or score are not finite")
+    results = [(n, item) for n, item in enumerate(items) if not isinstance(item, Sample)]
+    area_of = _area_source([result for _, result in results])
+    for number, result in results:
+        _check_result(f"result {number} (image {result['image_id']})", result, category, area_of, skeleton)
 
 
-def _check_truth(coco: COCO, category: int, skeleton: Skeleton) -> None:
+def check_truth(coco: COCO, skeleton: Skeleton = COCO17) -> None:
+    """Find out what in the annotations would end in a crash, or in a wrong score without a word.
+
+    Only people on one of the images are looked at, as pycocotools does; ids are looked at everywhere.
+
+    Raises:
+        DataError: an id that stands twice, or that pycocotools takes for "no match"; image ids of which some are text;
+            not one triple per joint; something that is no finite number; somebody with labelled keypoints of which none
+            is visible, with a box of no extent, or with an area at which no prediction counts; nobody with any.
+    """
     joints = len(skeleton.joints)
     if len(skeleton.sigmas) != joints:
         raise DataError(f"{skeleton.name} has {len(skeleton.sigmas)} OKS constants for {joints} joints")
-    if len(coco.anns) != len(coco.dataset["annotations"]):
-        raise DataError("two annotations have the same id")
-    labelled = 0
-    for annotation in coco.dataset["annotations"]:
-        if annotation["category_id"] != category:
-            continue
-        name = f"annotation {annotation['id']}"
-        missing = {"keypoints", "num_keypoints", "iscrowd", "area", "bbox"} - annotation.keys()
-        if missing:
-            raise DataError(f"{name} has no {min(missing)}")
-        if len(annotation["keypoints"]) != 3 * joints:
-            raise DataError(f"{name}: {len(annotation['keypoints'])} numbers for {joints} keypoints (x, y, visible)")
-        if annotation["iscrowd"] or not annotation["num_keypoints"]:
-            continue
-        labelled += 1
-        if not annotation["id"]:
-            raise DataError("annotation id 0 means 'no match' to pycocotools: number the annotations from 1")
-        if not (_finite([annotation["area"]]) and annotation["area"] > 0):
-            raise DataError(f"{name}: area is {annotation['area']}, at which no prediction can match")
-        if not _finite([*annotation["keypoints"], *annotation["bbox"]]):
-            raise DataError(f"{name}: keypoints or bbox are not finite")
-    if not labelled:
-        raise DataError("no annotation has labelled keypoints")
+    for kind in ("images", "annotations", "categories"):
+        twice = [i for i, times in Counter(entry["id"] for entry in coco.dataset.get(kind, [])).items() if times > 1]
+        if twice:
+            raise DataError(f"two {kind} have the same id {twice[0]!r}")
+    if len({isinstance(image_id, str) for image_id in coco.imgs}) > 1:
+        raise DataError("some image ids are text and some are numbers: pycocotools would make all of them text")
+    category = person_category(coco)
+    people = [a for a in coco.dataset["annotations"] if a["category_id"] == category and a["image_id"] in coco.imgs]
+    if not sum([_check_person(f"annotation {person['id']}", person, joints) for person in people]):
+        raise DataError(f"no annotation has labelled keypoints on one of the {len(coco.imgs)} images")
 
 
-def _finite(values: Sequence[Any]) -> bool:
-    try:
-        return bool(np.isfinite(np.array(values, np.float64)).all())  # null in JSON becomes NaN here
-    except (TypeError, ValueError):
+def _check_person(name: str, person: Mapping[str, Any], joints: int) -> bool:
+    """Whether a person counts, which asks more of it."""
+    missing = {"keypoints", "num_keypoints", "iscrowd", "area", "bbox"} - person.keys()
+    if missing:
+        raise DataError(f"{name} has no {min(missing)}")
+    keypoints = numbers(name, person["keypoints"], 3 * joints, f"{joints} keypoints (x, y, visible)")
+    box = numbers(name, person["bbox"], 4, BOX)
+    for key in ("num_keypoints", "area"):
+        if numbers(name, [person[key]], 1, key)[0] < 0:
+            raise DataError(f"{name}: {key} is {person[key]}")
+    if person["iscrowd"] not in (0, 1):
+        raise DataError(f"{name}: iscrowd is {reprlib.repr(person['iscrowd'])}, not 0 or 1")
+    if person["iscrowd"] or not person["num_keypoints"]:
         return False
+    if not person["id"]:
+        raise DataError("annotation id 0 means 'no match' to pycocotools: number the annotations from 1")
+    if not (keypoints[2::3] > 0).any():  # COCOeval would compare the box instead: everything in it is right
+        raise DataError(f"{name}: num_keypoints is {person['num_keypoints']}, but none of its keypoints is visible")
+    if not 0 < person["area"] <= MAX_AREA_PX2:
+        raise DataError(f"{name}: area is {person['area']}, at which no prediction can match")
+    if not (box[2:] > 0).all():
+        raise DataError(f"{name}: its box has no extent: {person['bbox']}")
+    return True
+
+
+def _area_source(results: Sequence[Result]) -> str:
+    """Where pycocotools takes the area of results from, told by the first one: their bbox, segmentation or keypoints.
+
+    Only whether unmatched results count among medium and large people depends on it.
+    """
+    first = results[0] if results else {}
+    return next((key for key in ("bbox", "segmentation") if key in first and first[key] != []), "keypoints")
+
+
+def _check_result(name: str, result: Result, category: int, area_of: str, skeleton: Skeleton) -> None:
+    missing = {"category_id", "keypoints", "score", area_of} - result.keys()
+    if missing:
+        because = " (the first result has one)" if area_of in missing - {"keypoints"} else ""
+        raise DataError(f"{name} has no {min(missing)}{because}")
+    if result["category_id"] != category:
+        raise DataError(f"{name}: category_id is {reprlib.repr(result['category_id'])}, persons have {category}")
+    joints = len(skeleton.joints)
+    numbers(name, result["keypoints"], 3 * joints, f"{joints} keypoints (x, y, score)")
+    numbers(name, [result["score"]], 1, "score")
+    if area_of == "bbox":
+        numbers(name, result["bbox"], 4, BOX)
+    elif area_of == "segmentation":
+        _mask_area(name, result)
+
+
+def _mask_area(name: str, result: Result) -> float:
+    try:
+        return float(mask.area(result["segmentation"]))
+    except Exception as e:  # pycocotools checks nothing
+        raise DataError(f"{name}: segmentation is no run-length code of COCO's") from e
+
+
+def numbers(name: str, values: Any, count: int, what: str) -> Array:
+    """(count,) finite numbers out of a JSON list.
+
+    Raises:
+        DataError: they are not; says for `what` of `name` they are.
+    """
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        raise DataError(f"{name}: {reprlib.repr(values)} instead of {count} numbers for {what}")
+    if len(values) != count:
+        raise DataError(f"{name}: {len(values)} numbers for {what}")
+    try:
+        found: Array = np.array(values)
+    except ValueError:  # lists in it, of different lengths
+        found = np.zeros(0)
+    if found.shape != (count,) or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise DataError(f"{name}: {what}: not finite numbers: {reprlib.repr(values)}")
+    return found
+
+
+def unpredicted(coco: COCO, results: Sequence[Result]) -> tuple[int, int]:
+    """How many of the people that count have no result, since their image has fewer results than people; and of how
+    many."""
+    category = person_category(coco)
+    people = Counter(
+        a["image_id"]
+        for a in coco.dataset["annotations"]
+        if a["category_id"] == category and a["image_id"] in coco.imgs and a["num_keypoints"] and not a["iscrowd"]
+    )
+    return (people - Counter(result["image_id"] for result in results)).total(), people.total()
 
 
 def evaluate_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17) -> dict[str, float]:
@@ -358,7 +439,8 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
     evaluator = _run_cocoeval(coco, results, skeleton)
     values = _stats(evaluator)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
-    per_joint = _per_joint(evaluator, skeleton)
+    with np.errstate(over="ignore"):
+        per_joint = _per_joint(evaluator, skeleton)
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(per_joint[f"PCK@{threshold}"].values())))
     scores = tuple(Score(name, value, "%", True) for name, value in values.items())
@@ -368,17 +450,23 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
 def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> COCOeval:
     """pycocotools on copies, since it writes into what it is given; without its messages."""
     check_coco(coco, results, skeleton)
-    truth = make_coco(
-        {
-            **coco.dataset,
-            "annotations": [
-                {key: value for key, value in annotation.items() if key != "segmentation"}
-                for annotation in coco.dataset["annotations"]
-            ],
-        }
-    )
-    with redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "keypoints")
+    used = {
+        "images": ("id",),
+        "annotations": ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "keypoints", "num_keypoints"),
+        "categories": ("id",),
+    }
+    truth = make_coco({kind: _only(coco.dataset[kind], keys) for kind, keys in used.items()})
+    area_of = _area_source(results)
+    keys = ("image_id", "category_id", "keypoints", "score", *(["bbox"] if area_of == "bbox" else []))
+    given = _only(results, keys)
+    for copy in given:  # whole numbers would be squared as such, and wrap
+        copy["keypoints"] = np.array(copy["keypoints"], np.float64).tolist()
+    with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
+        found = truth.loadRes(given)
+        if area_of == "segmentation":
+            for result, copy in zip(results, found.dataset["annotations"], strict=True):
+                copy["area"] = _mask_area("result", result)
+        evaluator = COCOeval(truth, found, "keypoints")
         evaluator.params.catIds = [person_category(coco)]
         if skeleton.name != COCO17.name:  # pycocotools' own constants differ from the literals by a rounding
             evaluator.params.kpt_oks_sigmas = np.array(skeleton.sigmas)
@@ -386,6 +474,10 @@ def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> 
         evaluator.accumulate()
         evaluator.summarize()
     return evaluator
+
+
+def _only(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    return [{key: entry[key] for key in keys if key in entry} for entry in entries]
 
 
 def _stats(evaluator: COCOeval) -> dict[str, float]:
@@ -449,7 +541,7 @@ def _matches(evaluator: COCOeval) -> dict[str, Array]:
         if found:
             image += [index] * len(found["dtScores"])
             score.append(np.array(found["dtScores"], np.float64))
-            matched.append(found["dtMatches"].T > 0)
+            matched.append(found["dtMatches"].T != 0)
             ignored.append(found["dtIgnore"].T > 0)
     scores = np.concatenate(score)
     order = np.argsort(-scores, kind="stable")

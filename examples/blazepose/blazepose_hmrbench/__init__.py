@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.codecs import Codec, Crops, to_image
+from hmrbench.codecs import Codec, Crops
 from hmrbench.codecs.heatmap import to_image
-from hmrbench.errors import UsageError
 from hmrbench.records import Array
 from hmrbench.schema import ModelCard
 from hmrbench.skeletons import Skeleton
