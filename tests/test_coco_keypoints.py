@@ -17,25 +17,21 @@ from pycocotools.cocoeval import COCOeval
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.crop import crop_matrix, expand_boxes, image_to_crop
 from hmrbench.errors import DataError, HmrbenchError
+from hmrbench.files.coco_json import check_coco, make_coco, person_category, restrict
 from hmrbench.metrics.coco_keypoints import (
     METRIC,
     STATS,
-    ap_from_matches,
-    check_coco,
     coco_keypoints,
     coco_results,
     crop_areas,
     evaluate_results,
-    keypoint_similarity,
-    make_coco,
     measure_results,
     oks,
     oks_nms,
-    person_category,
     rescore,
-    restrict,
     unpredicted,
 )
+from hmrbench.metrics.coco_matches import ap_from_matches, keypoint_similarity
 from hmrbench.records import Dataset, Prediction, Sample
 from hmrbench.skeletons import COCO17
 

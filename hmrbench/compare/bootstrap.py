@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.metrics.coco_keypoints import ap_from_matches
+from hmrbench.metrics.coco_matches import ap_from_matches
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import Array
 from hmrbench.results.runs import Run

@@ -20,7 +20,7 @@ from hmrbench.data import Check, check_images
 from hmrbench.data.images import image_size
 from hmrbench.errors import DataError
 from hmrbench.files import file_sha256, read_json
-from hmrbench.metrics.coco_keypoints import (
+from hmrbench.files.coco_json import (
     BOX,
     check_coco,
     check_truth,

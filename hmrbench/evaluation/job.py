@@ -24,7 +24,7 @@ from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import DTYPES, Normalize, device_name, pick_device, precision
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.fetch import sources
-from hmrbench.files import file_sha256
+from hmrbench.files import coco_json, file_sha256
 from hmrbench.metrics import coco_keypoints
 from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction, Sample
 from hmrbench.results import runs as results
@@ -274,7 +274,7 @@ def run(
 def write_predictions(predictions: Sequence[Prediction], job: Job, path: Path) -> None:
     """Write predictions for others to score: COCO result json for pose, after rescoring and NMS; npz for meshes."""
     if job.card.task == "hpe":
-        coco = coco_keypoints.person_category(job.dataset.truth)
+        coco = coco_json.person_category(job.dataset.truth)
         found = coco_keypoints.coco_results(predictions, job.dataset.samples, category_id=coco)
         files.write_atomic(path, json.dumps(found).encode())
     else:

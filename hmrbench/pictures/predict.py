@@ -22,8 +22,8 @@ from hmrbench.device import device_name
 from hmrbench.errors import DataError
 from hmrbench.evaluation import job as evaluate
 from hmrbench.evaluation.job import Job
+from hmrbench.files.coco_json import find_person, numbers
 from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, matrix_to_axis_angle
-from hmrbench.metrics.coco_keypoints import find_person, numbers
 from hmrbench.pictures import overlay
 from hmrbench.pictures.overlay import Mesh
 from hmrbench.records import Array, Prediction, Sample
