@@ -188,9 +188,7 @@ def _column(key: str, digits: int | None) -> Column:
 # --------------------------------------------------------------------------- writers
 
 
-def render(
-    table: Table, format: str, metrics: Sequence[str] = (), digits: int | None = None, width: int = 80
-) -> str:
+def render(table: Table, format: str, metrics: Sequence[str] = (), digits: int | None = None, width: int = 80) -> str:
     """The table in a format: text of a width, csv, markdown, latex or html.
 
     Raises:

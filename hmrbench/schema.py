@@ -227,7 +227,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _fault(what: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+def _fault(what: str, node: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
 
 
@@ -265,7 +265,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 def _check_size(text: str) -> None:
     """Refuse, from the parser's events alone, what would nest too deep or grow too large; MarkedYAMLError then."""
-    sizes: dict[str, int | None] = {}  # of what an anchor names; None while that is still open
+    sizes: dict[str | None, int | None] = {}  # of what an anchor names; None while that is still open
     open_: list[tuple[str | None, int]] = []  # the anchor of each collection around, and the values before it
     count = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -326,7 +326,9 @@ def refuse(path: Path, faults: Iterable[str]) -> None:
     """One UsageError for all that is wrong with a file, if anything is: on one line if it is one thing."""
     all_ = list(faults)
     if all_:
-        raise UsageError(f"{path}: {all_[0]}" if len(all_) == 1 else "\n  ".join([f"{path}: {len(all_)} faults", *all_]))
+        raise UsageError(
+            f"{path}: {all_[0]}" if len(all_) == 1 else "\n  ".join([f"{path}: {len(all_)} faults", *all_])
+        )
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -50,9 +50,7 @@ def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
         if path is not None:
             found, faults = validate_all(DatasetSpec, read_yaml(path))
             folded = {name.lower(): name for name in found}
-            faults += [
-                f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n
-            ]
+            faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
             refuse(path, faults)
             specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
     return specs
