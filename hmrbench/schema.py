@@ -335,7 +335,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """What is wrong with a key that nobody knows, and the nearest one that there is."""
     names = list(known)
     near = nearest(key, names, 1)
-    return f"unknown key {key}; " + (f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}")
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}" if names else "there are none"
+    return f"unknown key {key}; {hint}"
 
 
 def _names(names: list[str]) -> str:
@@ -359,10 +360,12 @@ def describe_fault(kind: type[BaseModel], fault: Mapping[str, Any]) -> str:
 
 def _keys(kind: Any, place: Iterable[str | int]) -> list[str]:
     """The keys that a model has at a place inside it."""
-    for step in place:
-        inner = kind.model_fields[step].annotation if _is_model(kind) and isinstance(step, str) else kind
-        kind = next(_models_in(inner), inner)
-    return [k for k in kind.model_fields if k != "name"] if _is_model(kind) else []
+    for step in place:  # an index, or a name in a mapping of models, leads no further
+        if step in kind.model_fields:
+            kind = next(_models_in(kind.model_fields[step].annotation), None)
+        if kind is None:
+            return []
+    return [k for k in kind.model_fields if k != "name"]
 
 
 def _is_model(kind: Any) -> bool:

@@ -8,6 +8,7 @@ reported of the same model as `published:DATASET:METRIC`, and what changes again
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -379,7 +380,8 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, Any], str]) ->
     joined["partial"] = any(r["partial"] for r in group)
     found = {name: value for name in COMPOSITES if (value := phi.phi(name, group)) is not None}
     for row in group:  # a composite of one data set stands with it where it is not that of the whole row
-        joined |= {f"{labels[_people(row)]}:{m}": v for m, v in row["metrics"].items() if v != found.get(m)}
+        own = {m: v for m, v in row["metrics"].items() if m not in found or not math.isclose(found[m], v or 0)}
+        joined |= {f"{labels[_people(row)]}:{m}": v for m, v in own.items()}
     if found:
         joined |= found | {"definitions": "; ".join(phi.DEFINITIONS[name] for name in found)}
     return joined

@@ -150,23 +150,21 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     out = stdout()
     cells = [[_cut(format_value(v)) for v in row] for row in rows]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-    needs = []
+    widths, needs = [], []
     for i, name in enumerate(columns):
-        widest = max([cell_len(line) for row in cells for line in row[i].split("\n")] + [0])
         title = max(map(cell_len, name.split() or [""]))
-        needs.append(max(widest, min(title, _NARROW)) if numeric[i] else min(max(widest, title), _NARROW))
+        widths.append(max([title, *(cell_len(line) for row in cells for line in row[i].split("\n"))]))
+        needs.append(widths[i] if numeric[i] else min(widths[i], _NARROW))
     parts = [[0]]
     for i in range(1, len(columns)):
-        if len(parts[-1]) > 1 and sum(needs[k] + 2 for k in [*parts[-1], i]) - 2 > out.width:
+        if len(parts[-1]) > 1 and sum(needs[k] + 3 for k in [*parts[-1], i]) - 1 > out.width:
             parts.append([0])
         parts[-1].append(i)
     for part in parts:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
         for i in part:
             justify: Literal["left", "right"] = "right" if numeric[i] else "left"
-            table.add_column(
-                printable(columns[i]), justify=justify, overflow="fold", min_width=needs[i] if numeric[i] else None
-            )
+            table.add_column(printable(columns[i]), justify=justify, overflow="fold", no_wrap=widths[i] == needs[i])
         for row in cells:
             table.add_row(*[row[i] for i in part])
         out.print(table)
