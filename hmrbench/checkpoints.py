@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmrbench.body import check_same_body
 from hmrbench.errors import DataError, WeightsError
 from hmrbench.files import describe_content, in_place_of
 from hmrbench.files.torch_files import Odd, Stored, as_tensor, read_torch
@@ -341,8 +340,6 @@ def load_network(net: nn.Module, state: dict[str, Tensor], source: str = "weight
             f"{source}: these are weights of an encoder alone ({layout.name}), a start for training, "
             "not of a whole network: there is no decoder in them"
         )
-    if layout.name == "hmr2":
-        check_same_body(state, source)
     return _load(net, state, layout, source, state)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +32,10 @@ from hmrbench.cli import (
     train,
     weights,
 )
-from hmrbench.errors import HmrbenchError
+from hmrbench.cli.options import only_json
+from hmrbench.errors import HmrbenchError, printable
+
+SETTINGS = "hmrbench.yaml"  # in the working folder
 
 app = typer.Typer(
     name="hmrbench",
@@ -47,43 +53,48 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _settings(
-    ctx: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    path = Path("hmrbench.yaml")
-    if path.is_file():  # flag > HMRBENCH_* variable > this file > default
-        from hmrbench.schema import read_yaml
-
-        given = {k.replace("-", "_"): v for k, v in read_yaml(path).items()}
-        ctx.default_map = dict.fromkeys(ctx.command.commands, given)  # type: ignore[attr-defined]
-
-
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose known failures end with one line on stderr and their exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with only_json() if kwargs.get("json") else nullcontext():
+                command(*args, **kwargs)
         except HmrbenchError as e:
-            typer.echo(f"error: {e}", err=True)
+            _complain(str(e))
             raise typer.Exit(e.exit_code) from e
         except BrokenPipeError:
             raise
         except OSError as e:  # a folder that may not be written, a full disk
             if e.strerror is None:
                 raise
-            typer.echo(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror}", err=True)
+            _complain(f"{f'{e.filename}: ' if e.filename else ''}{e.strerror}")
             raise typer.Exit(1) from e
         except KeyboardInterrupt as e:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from e
 
     return run
+
+
+def _complain(what: str) -> None:
+    typer.echo(f"error: {printable(what)}", err=True)
+
+
+@app.callback()
+@guarded
+def _settings(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    if os.path.lexists(SETTINGS):  # flag > HMRBENCH_* variable > this file > default
+        from hmrbench.cli.settings import default_map
+        from hmrbench.schema import read_yaml
+
+        ctx.default_map = default_map(Path(SETTINGS), read_yaml(Path(SETTINGS)), ctx)
 
 
 _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
@@ -122,6 +133,9 @@ for _name, (_help, _group) in _GROUPS.items():
 
 def main() -> None:
     """The `hmrbench` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows another in its place
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
     try:
         app()
     except BrokenPipeError:  # the reader of our output has gone, as in `hmrbench models | head`

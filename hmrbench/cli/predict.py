@@ -17,11 +17,10 @@ from hmrbench.cli.options import (
     Model,
     ModelsDirs,
     Weights,
-    make_table,
     print_json,
     progress_bar,
+    show_table,
     stderr,
-    stdout,
 )
 from hmrbench.errors import HmrbenchError, UsageError
 
@@ -116,7 +115,7 @@ def predict(
         print_json(done)
     elif done:
         rows = [[Path(d["image"]).name, len(d["people"]), str(out / d["picture"])] for d in done]
-        stdout().print(make_table(["picture", "people", "written"], rows))
+        show_table(["picture", "people", "written"], rows)
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
 

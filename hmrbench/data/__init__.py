@@ -10,7 +10,7 @@ from typing import Any
 
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.records import Dataset
-from hmrbench.schema import DatasetSpec, import_object, read_yaml, share_dir, validate
+from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
 
 # Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
 # `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`; and
@@ -49,7 +49,11 @@ def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
     specs: dict[str, DatasetSpec] = {}
     for path in (share_dir() / "datasets.yaml", datasets_file):
         if path is not None:
-            specs |= {name: validate(DatasetSpec, path, name, spec) for name, spec in read_yaml(path).items()}
+            found, faults = validate_all(DatasetSpec, read_yaml(path))
+            folded = {name.lower(): name for name in found}
+            faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
+            refuse(path, faults)
+            specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
     return specs
 
 
@@ -60,9 +64,10 @@ def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
         UsageError: unknown name; the nearest are listed.
     """
     specs = load_specs(datasets_file)
-    if name.lower() not in specs:
-        raise unknown_name("data set", name, specs)
-    return specs[name.lower()]
+    folded = {known.lower(): spec for known, spec in specs.items()}
+    if name.lower() not in folded:
+        raise unknown_name("data set", name, specs, "data sets of your own: --datasets-file FILE")
+    return folded[name.lower()]
 
 
 def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
