@@ -227,7 +227,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _fault(what: str, node: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
+def _fault(what: str, node: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
 
 
