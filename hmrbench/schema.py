@@ -227,8 +227,8 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _fault(what: str, node: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=what, problem_mark=cast("yaml.Mark", node.start_mark))
+def _fault(what: str, node: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

@@ -121,6 +121,7 @@ def check_address(url: str) -> None:
 def next_hop(url: str, location: str) -> str:
     """The absolute address a redirect leads to; DataError if it leaves https or HTTP altogether."""
     try:
+        check_address(location)  # as it stands: joining would mend `http:///x` in silence
         target = urljoin(url, location)
         check_address(target)
     except ValueError as e:
