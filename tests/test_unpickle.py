@@ -235,6 +235,19 @@ def test_an_array_that_declares_more_than_it_holds(tmp_path: Path, shape: str, b
         files.read_npy(written(tmp_path / "n.npy", content), "file")
 
 
+@pytest.mark.parametrize(
+    "text", ["{'descr': '<f8',\n 'shape': (1,L", "(" * 500, "{}", "1", "\0", "{'descr': [], 'shape': 3}"]
+)
+def test_a_header_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+    with zipfile.ZipFile(tmp_path / "n.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(DataError, match=r"n\.npz: file is not a readable npz, .*a: its header cannot be read"):
+        files.read_arrays(tmp_path / "n.npz", "file")
+    with pytest.raises(DataError, match=r"n\.npy: file is not a readable npy, .*its header cannot be read"):
+        files.read_npy(written(tmp_path / "n.npy", content), "file")
+
+
 def test_arrays_of_a_file_have_a_bound(tmp_path: Path, bounded: None) -> None:
     np.savez_compressed(tmp_path / "n.npz", a=np.zeros(1 << 18), b=np.zeros(1 << 18))
     assert len(files.read_arrays(tmp_path / "n.npz", "file", 4 << 20)) == 2

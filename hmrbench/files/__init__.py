@@ -104,7 +104,7 @@ def arrays_of(file: Path | IO[bytes], source: str, what: str, max_bytes: int = M
         zlib.error, lzma.LZMAError,
     ) as e:  # fmt: skip
         kind = describe_content(_head(file))
-        said = f"it is {kind}" if kind else f"truncated perhaps ({e})"
+        said = f"truncated perhaps ({e})" if kind in (None, "a zip archive") else f"it is {kind}"
         raise DataError(f"{source}: {what} is not a readable npz, {said}") from e
     return arrays
 
@@ -132,7 +132,10 @@ def _read_npy(file: Any, size: int, room: int, name: str) -> Array | None:
     version = np.lib.format.read_magic(file)
     if version not in _NPY_HEADERS:
         raise ValueError(f"{name}: version {version} of the format")
-    shape, fortran, dtype = _NPY_HEADERS[version](file)
+    try:
+        shape, fortran, dtype = _NPY_HEADERS[version](file)
+    except Exception as e:  # NumPy's parser of the header fails in every way there is, tokenize's errors among them
+        raise ValueError(f"{name}: its header cannot be read ({type(e).__name__}: {str(e)[:100]})") from e
     if dtype.hasobject:
         return None
     declared, held = dtype.itemsize * math.prod(shape), size - file.tell()

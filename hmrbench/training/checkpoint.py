@@ -17,6 +17,8 @@ import torch
 from hmrbench import distributed, files
 from hmrbench.errors import DataError, UsageError
 from hmrbench.files.torch_files import load_all, read_torch
+from hmrbench.errors import DataError, UsageError, WeightsError
+from hmrbench.torch_files import load_all, read_torch
 
 VERSION = 1
 
@@ -64,7 +66,7 @@ def read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = load_all(path, read_torch(path))
         version, found = state["version"], state["identity"]
         identity.keys() | found.keys()
-    except (KeyError, TypeError, AttributeError) as e:
+    except (WeightsError, KeyError, TypeError, AttributeError) as e:
         raise DataError(f"{path}: not a readable checkpoint of a training run ({e})") from e
     if not isinstance(version, int):
         raise DataError(f"{path}: not a readable checkpoint of a training run (version {_short(version)})")
