@@ -10,6 +10,7 @@ HmrbenchError        1  the run, or a model in it, failed
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -41,10 +42,23 @@ class RegressionError(HmrbenchError):
     exit_code = 4
 
 
+# The signals that end a command; a system may lack one.
+STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end: what is done is kept, as after Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name nobody knows, listing the nearest known ones."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=5, cutoff=0.5)
+    folded = {n.lower(): n for n in sorted(known)}
+    names = list(folded.values())
+    near = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:12])}"
     if not near and len(names) > 12:
         hint += ", ..."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmrbench import data, evaluate
+from hmrbench import data, distributed, evaluate, results
 from hmrbench.codecs import find_codec
 from hmrbench.device import pick_device
 from hmrbench.errors import UsageError
@@ -179,6 +179,9 @@ def run(
     last = out / "last.ckpt"
     if last.exists() and not resume:
         raise UsageError(f"{out}: holds a training run already; --resume goes on with it")
+    with distributed.together():
+        if distributed.is_first():
+            results.try_writing(last)
     trainer = Trainer(job, out, progress)
     if resume and last.exists():
         trainer.restore(checkpoint.read(last, job.identity))

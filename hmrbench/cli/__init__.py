@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hmrbench import __version__
+from hmrbench.__main__ import main as main
 from hmrbench.cli import (
     body,
     check,
@@ -29,7 +29,7 @@ from hmrbench.cli import (
     train,
     weights,
 )
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import HmrbenchError, Stopped
 
 app = typer.Typer(
     name="hmrbench",
@@ -80,8 +80,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror}", err=True)
             raise typer.Exit(1) from e
         except KeyboardInterrupt as e:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from e
+            stopped = e if isinstance(e, Stopped) else Stopped()
+            typer.echo("interrupted" if stopped.exit_code == 130 else f"stopped by {stopped}", err=True)
+            raise typer.Exit(stopped.exit_code) from e
 
     return run
 
@@ -118,12 +119,3 @@ for _name, (_help, _group) in _GROUPS.items():
     for _verb, _command in _group.items():
         _sub.command(_verb)(guarded(_command))
     app.add_typer(_sub, name=_name)
-
-
-def main() -> None:
-    """The `hmrbench` command."""
-    try:
-        app()
-    except BrokenPipeError:  # the reader of our output has gone, as in `hmrbench models | head`
-        sys.stderr.close()
-        sys.exit(141)

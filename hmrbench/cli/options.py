@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,6 +128,13 @@ def show_view(view: View) -> None:
     """A table of `tables`, with its caption below."""
     stdout().print(make_table(view.columns, view.cells))
     stdout().print(view.caption, style="dim", markup=False)
+
+
+def show_remarks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a reader of rows of `eval` and `score` must know of them, on stderr."""
+    for row in rows:
+        for remark in row["remarks"]:
+            stderr().print(f"{row['model']} on {row['dataset']}: {remark}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hmrbench import distributed
-from hmrbench.errors import DataError, UsageError
+from hmrbench.errors import DataError, HmrbenchError, UsageError
 
 VERSION = 1
 
@@ -40,14 +40,24 @@ def set_random_state(states: list[dict[str, torch.Tensor]]) -> None:
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        HmrbenchError: it cannot be written; says why.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        torch.save({"version": VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as e:
+        part.unlink(missing_ok=True)
+        if isinstance(e, (OSError, RuntimeError)):  # PyTorch does not say that the disk is full
+            raise HmrbenchError(f"{path}: cannot be written ({str(e) or type(e).__name__})") from e
+        raise
 
 
 def read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

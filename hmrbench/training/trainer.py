@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hmrbench import checkpoints, distributed, evaluate, files, results
 from hmrbench.device import Normalize, device_name
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import HmrbenchError, Stopped, UsageError
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
 from hmrbench.training.engine import caught_signals, make_engine
@@ -167,8 +167,8 @@ class Trainer:
                     self.save()
                     logged += time.monotonic() - pause
                 if agreed == _STOP and not last:
-                    if distributed.highest(len(interrupted)):
-                        raise KeyboardInterrupt
+                    if number := distributed.highest(max(interrupted, default=0)):
+                        raise Stopped(number)
                     return False
         return True
 
