@@ -74,7 +74,9 @@ def main() -> None:
     except BaseException as e:
         if signals.first is None or (isinstance(e, SystemExit) and not e.code):
             raise
-        sys.exit(128 + signals.first)  # whatever became of the exception on its way
+        # Whatever became of the exception on its way; at once, as Python in its last steps listens to no signal.
+        sys.stderr.flush()
+        os._exit(128 + signals.first)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,9 @@ def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
         DataError: there is none.
         UsageError: it was run on several data sets, and none is named.
     """
-    own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"] == name.lower()]
-    own = [r for r in own if dataset in (None, r.row["dataset"])]
+    own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"].lower() == name.lower()]
+    own = [r for r in own if r.row["model"] == name] or own
+    own = [r for r in own if dataset is None or dataset.lower() == r.row["dataset"].lower()]
     if not own:
         known = ", ".join(dict.fromkeys(r.row["model"] for r in runs if r.kind in ("eval", "score"))) or "none"
         raise DataError(f"no run of '{name}'{f' on {dataset}' if dataset else ''}; there are runs of: {known}")

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -165,6 +165,8 @@ def try_writing(path: Path, what: Path | None = None) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.parent.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
@@ -241,14 +243,15 @@ def _row(kind: str, row: Any) -> dict[str, Any]:
     found = whole_row(what, row)
     if _is_map(found.get("metrics")):
         found["metrics"] = {k: v for k, v in found["metrics"].items() if v is not None}  # a score that does not exist
-    _types(what).model_validate({k: v for k, v in found.items() if v is not None}, strict=True)
+    _types(kind).model_validate({k: v for k, v in found.items() if v is not None}, strict=True)
     return found
 
 
 @cache
-def _types(kind: Hashable) -> type[BaseModel]:
+def _types(kind: str) -> type[BaseModel]:
     """What checks the types of those fields of a row that are there."""
-    fields: dict[str, Any] = {name: (hint, None) for name, hint in {**get_type_hints(kind), **_DETAILS}.items()}
+    hints = {**get_type_hints(_ROWS[kind][0]), **_DETAILS}
+    fields: dict[str, Any] = {name: (hint, None) for name, hint in hints.items()}
     found: type[BaseModel] = create_model("Row", **fields)
     return found
 

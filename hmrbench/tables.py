@@ -208,7 +208,7 @@ def gather(
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [r for r in runs if not patterns or any(fnmatchcase(r.row["model"], p.lower()) for p in patterns)]
+    wanted = [r for r in runs if not patterns or any(fnmatchcase(r.row["model"].lower(), p.lower()) for p in patterns)]
     accuracy = _accuracy(wanted)
     costs, notes = _costs(wanted, speed or Speed())
     models = list(dict.fromkeys([*(row["model"] for row in accuracy), *costs]))

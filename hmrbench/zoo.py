@@ -114,7 +114,7 @@ def find_cards(names: Sequence[str], cards: Mapping[str, ModelCard]) -> list[Mod
     found: dict[str, ModelCard] = {}
     for name in names:
         wanted = _fold(name)
-        hits = [c for c in cards.values() if fnmatchcase(c.name, wanted) or _fold(c.paper_name) == wanted]
+        hits = [c for c in cards.values() if fnmatchcase(_fold(c.name), wanted) or _fold(c.paper_name) == wanted]
         if not hits:
             raise unknown_name("model", name, cards)
         found.update((c.name, c) for c in hits)

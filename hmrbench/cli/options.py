@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def _complete_model(incomplete: str) -> list[str]:
     from hmrbench.zoo import load_cards
 
-    return [name for name in load_cards() if name.startswith(incomplete.lower())]
+    return [name for name in load_cards() if name.lower().startswith(incomplete.lower())]
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
     from hmrbench.data import load_specs
 
-    return [name for name in load_specs() if name.startswith(incomplete.lower())]
+    return [name for name in load_specs() if name.lower().startswith(incomplete.lower())]
 
 
 Model = Annotated[str, typer.Argument(help="A model's name.", autocompletion=_complete_model)]

@@ -59,9 +59,10 @@ def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
         UsageError: unknown name; the nearest are listed.
     """
     specs = load_specs(datasets_file)
-    if name.lower() not in specs:
+    found = specs.get(name) or {n.lower(): spec for n, spec in specs.items()}.get(name.lower())
+    if found is None:
         raise unknown_name("data set", name, specs)
-    return specs[name.lower()]
+    return found
 
 
 def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:

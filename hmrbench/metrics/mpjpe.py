@@ -180,17 +180,16 @@ def check(dataset: Dataset) -> None:
     """
     truth: Mapping[str, Any] = dataset.truth
     ids = [sample.id for sample in dataset.samples]
-    gt: Array = np.asarray(truth["joints_m"], np.float64)
+    gt = np.asarray(truth["joints_m"], np.float64)
     subset, pelvis = _subset(truth), np.atleast_1d(truth.get("pelvis", 0))
     for what, joints in (("joints", subset), ("pelvis", pelvis)):
         if not joints.size or joints.dtype.kind not in "iu" or joints.min() < 0 or joints.max() >= gt.shape[1]:
             raise DataError(f"{dataset.name}: {what} must be among 0 to {gt.shape[1] - 1}, not {joints.tolist()}")
     used = np.union1d(subset, pelvis)
-    finite: Array = np.isfinite(gt[:, used]).all((1, 2))
-    _reject(~finite, "truth is not finite", ids)
+    _reject(~np.all(np.isfinite(gt[:, used]), axis=(1, 2)), "truth is not finite", ids)
     confidence = truth.get("joints_confidence")
     if confidence is not None:
-        labelled: Array = (np.asarray(confidence)[:, pelvis] > 0).all(1)
+        labelled = np.all(np.asarray(confidence)[:, pelvis] > 0, axis=1)
         _reject(~labelled, "the true pelvis, from which all joints are measured, has confidence 0", ids)
 
 
