@@ -70,7 +70,7 @@ def read_arrays(path: Path, what: str) -> dict[str, Array]:
                         raise
     except FileNotFoundError:
         raise DataError(f"{path}: {what} missing") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
         raise DataError(f"{path}: {what} is not a readable npz, truncated perhaps ({e})") from e
     return arrays
 

@@ -184,8 +184,8 @@ def test_names_with_capitals_are_found_by_every_command(
         "models:\n  MyNet-A: {paper_name: My}\n  MyNet-B: {paper_name: My B}\n"
     )
     (tmp_path / "sets.yaml").write_text(
-        "My-Set: {task: hpe, title: x, reader: coco, folder: ., licence: x, images: val2017, metrics: [coco-keypoints], "
-        "annotations: annotations/person_keypoints_val2017.json}\n"
+        "My-Set: {task: hpe, title: x, reader: coco, folder: ., licence: x, images: val2017, "
+        "metrics: [coco-keypoints], annotations: annotations/person_keypoints_val2017.json}\n"
     )
     cards, sets = ("--models-dir", tmp_path / "cards"), ("--datasets-file", tmp_path / "sets.yaml")
     common = (*cards, *sets, "--runs", "r", "--data-root", tiny_coco, "--weights", "random", "--json")

@@ -528,8 +528,9 @@ def test_a_mutated_file_is_read_or_refused_by_name(people: Path) -> None:
     with np.load(people / "free" / "people.npz") as file:
         good = {k: file[k] for k in file.files} | {"has_body_pose": np.ones(3), "has_betas": np.ones(3)}
     predictions = predictions_of_truth(truth_params(), CENTERS, SIZE)
-    spec, read, refused = spec_of(people), 0, 0
-    for _ in range(FUZZ):
+    spec, read = spec_of(people), 0
+    messages: list[str] = []
+    for _ in range(200):
         changed = dict(good)
         for name in rng.choice(list(good), rng.integers(1, 3), replace=False):
             changed[name] = mutate(good[name], rng)
@@ -542,12 +543,9 @@ def test_a_mutated_file_is_read_or_refused_by_name(people: Path) -> None:
             assert all(np.isfinite(s.value) for m in found for s in m.scores)
             read += 1
         except DataError as e:
-            assert str(people) in str(e) or "person" in str(e) or "free-3d" in str(e), e
-            refused += 1
-    assert min(read, refused) > FUZZ / 10
-
-
-FUZZ = 200
+            messages.append(str(e))
+    assert all(str(people) in m or "person" in m or "free-3d" in m for m in messages)
+    assert min(read, len(messages)) > 20
 
 
 @pytest.mark.parametrize("keep", [0, 1, 30, 500, 4000, -30, -1])
