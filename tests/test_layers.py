@@ -36,6 +36,7 @@ LAYERS = (
     ("files",),
     ("schema",),
     ("records",),
+    ("__main__",),  # the command's first steps: of the rest only `cli`, once signals are heard
     ("errors",),
     ("__init__",),
 )
