@@ -10,6 +10,7 @@ HmrbenchError        1  the run, or a model in it, failed
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -39,6 +40,18 @@ class RegressionError(HmrbenchError):
     """A score or a cost that got worse than its tolerance."""
 
     exit_code = 4
+
+
+# The signals that end a command; a system may lack one.
+STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end: what is done is kept, as after Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
 
 
 def nearest(name: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5) -> list[str]:

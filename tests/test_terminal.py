@@ -15,12 +15,9 @@ from rich.cells import cell_len
 from test_cli import hmrbench
 from test_tables import eval_row, save
 
-from hmrbench.errors import UsageError
-from hmrbench.report.tables import gather
-from hmrbench.results import runs as results
-from hmrbench.results import runs as results
 from hmrbench.errors import UsageError, printable
 from hmrbench.report.tables import gather
+from hmrbench.results import runs as results
 
 LONG = "td-hm_ViTPose-huge-simple_8xb64-210e_coco-256x192-ffd48c05_20230314"
 SCORES = {"AP": 75.71, "AP50": 90.12, "AP75": 80.23, "APM": 70.14, "APL": 80.15, "AR": 78.26, "MyScore": 12.37}

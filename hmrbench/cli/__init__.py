@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hmrbench import __version__
+from hmrbench.__main__ import main as main
 from hmrbench.cli import (
     body,
     check,
@@ -33,7 +32,7 @@ from hmrbench.cli import (
     weights,
 )
 from hmrbench.cli.options import only_json
-from hmrbench.errors import HmrbenchError, printable
+from hmrbench.errors import HmrbenchError, Stopped, printable
 
 SETTINGS = "hmrbench.yaml"  # in the working folder
 
@@ -72,8 +71,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             _complain(f"{f'{e.filename}: ' if e.filename else ''}{e.strerror}")
             raise typer.Exit(1) from e
         except KeyboardInterrupt as e:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from e
+            stopped = e if isinstance(e, Stopped) else Stopped()
+            typer.echo("interrupted" if stopped.exit_code == 130 else f"stopped by {stopped}", err=True)
+            raise typer.Exit(stopped.exit_code) from e
 
     return run
 
@@ -129,15 +129,3 @@ for _name, (_help, _group) in _GROUPS.items():
     for _verb, _command in _group.items():
         _sub.command(_verb)(guarded(_command))
     app.add_typer(_sub, name=_name)
-
-
-def main() -> None:
-    """The `hmrbench` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows another in its place
-            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
-    try:
-        app()
-    except BrokenPipeError:  # the reader of our output has gone, as in `hmrbench models | head`
-        sys.stderr.close()
-        sys.exit(141)

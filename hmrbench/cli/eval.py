@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,11 +24,13 @@ from hmrbench.cli.options import (
     Workers,
     print_json,
     progress_bar,
+    show_remarks,
     show_view,
     stderr,
 )
 
 if TYPE_CHECKING:
+    from hmrbench.errors import HmrbenchError
     from hmrbench.evaluation.job import Job
 
 
@@ -67,7 +69,7 @@ def evaluate(
     """
     from hmrbench import data, distributed, zoo
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation.job import prepare, run
+    from hmrbench.evaluation.job import NotWrittenError, prepare, run, try_outputs
     from hmrbench.report import tables
 
     distributed.start()
@@ -83,22 +85,27 @@ def evaluate(
             )
             for card in cards
         ]  # fmt: skip
+    targets = [_predictions_path(save_predictions, job, len(jobs)) for job in jobs]
+    with distributed.together():
+        for job, target in zip(jobs, targets, strict=True) if distributed.is_first() else ():
+            try_outputs(job, runs, target)
     remark = stderr()
     remark.quiet = not distributed.is_first()
-    done, failures = [], []
+    done: list[dict[str, Any]] = []
+    failures: list[HmrbenchError] = []
     with progress_bar(remark, "people") as progress:
-        for job in jobs:
-            target = _predictions_path(save_predictions, job, len(jobs))
+        for job, target in zip(jobs, targets, strict=True):
             try:
-                result = run(job, runs=runs, resume=resume, save_predictions=target, progress=progress)
+                done.append(run(job, runs=runs, resume=resume, save_predictions=target, progress=progress).row())
             except HmrbenchError as e:  # the other models are evaluated all the same
                 failures.append(e)
                 remark.print(f"error: {e}", markup=False, soft_wrap=True)
-                continue
+                if isinstance(e, NotWrittenError):
+                    done.append(e.result.row())
             except KeyboardInterrupt:
                 remark.print("stopped; --resume continues where this run is now", markup=False)
                 raise
-            done.append(result.row())
+    show_remarks(done)
     if not distributed.is_first():
         pass
     elif json:

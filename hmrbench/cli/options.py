@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
@@ -195,6 +195,13 @@ def show_view(view: View) -> None:
     """A table of `tables`, with its caption below."""
     show_table(view.columns, view.cells)
     stdout().print(printable(view.caption), style="dim")
+
+
+def show_remarks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a reader of rows of `eval` and `score` must know of them, on stderr."""
+    for row in rows:
+        for remark in row["remarks"]:
+            stderr().print(f"{row['model']} on {row['dataset']}: {remark}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -76,9 +76,10 @@ def profile(
     end. A batch that memory does not hold is a row that says so.
     """
     from hmrbench import zoo
-    from hmrbench.errors import UsageError
+    from hmrbench.errors import HmrbenchError, UsageError
     from hmrbench.fetch import sources
     from hmrbench.profiling import profiler
+    from hmrbench.results import runs as results
 
     if bool(model) == every:
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
@@ -98,14 +99,19 @@ def profile(
     batch_sizes = profiler.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():
         sources.resolve_weights(card, weights)
+    results.try_writing(runs / "profile.json", runs)
     remark = stderr()
     rows: list[dict[str, Any]] = []
+    unwritten: HmrbenchError | None = None
     try:
         for number, card in enumerate(cards, start=1):
             found = profiler.profile_card(card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module)
             for result in found:
                 rows.append(result.row())
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
+    except profiler.NotWrittenError as e:
+        unwritten = e
+        rows.append(e.result.row())
     except KeyboardInterrupt:
         remark.print("stopped; --resume keeps the rows that are there", markup=False)
         raise
@@ -116,6 +122,8 @@ def profile(
         trees = {row["model"]: row for row in rows if row.get("by_module")}
         for row in trees.values():
             stdout().print(module_tree(row))
+    if unwritten is not None:
+        raise unwritten
     if any(row["status"] == "failed" for row in rows):
         raise typer.Exit(1)
 

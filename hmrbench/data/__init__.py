@@ -64,10 +64,10 @@ def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
         UsageError: unknown name; the nearest are listed.
     """
     specs = load_specs(datasets_file)
-    folded = {known.lower(): spec for known, spec in specs.items()}
-    if name.lower() not in folded:
+    found = specs.get(name) or {known.lower(): spec for known, spec in specs.items()}.get(name.lower())
+    if found is None:
         raise unknown_name("data set", name, specs, "data sets of your own: --datasets-file FILE")
-    return folded[name.lower()]
+    return found
 
 
 def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:

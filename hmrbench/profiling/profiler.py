@@ -206,10 +206,22 @@ def _rows(session: _Session, batch_sizes: Sequence[int], runs: Path | None, resu
                 continue
             result, samples = session.measure(batch_size)
             if runs is not None:
-                results.save(runs, "profile", result.row(), key, None if samples is None else {"samples_ms": samples})
+                arrays = None if samples is None else {"samples_ms": samples}
+                try:
+                    results.save(runs, "profile", result.row(), key, arrays)
+                except OSError as e:
+                    raise NotWrittenError(f"{runs}: the row could not be written ({e.strerror or e})", result) from e
             yield result
     finally:
         session.close()
+
+
+class NotWrittenError(HmrbenchError):
+    """A row was measured but could not be written: it is in `result`."""
+
+    def __init__(self, message: str, result: ProfileResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class _Session:

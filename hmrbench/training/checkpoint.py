@@ -15,10 +15,8 @@ import numpy as np
 import torch
 
 from hmrbench import distributed, files
-from hmrbench.errors import DataError, UsageError
-from hmrbench.files.torch_files import load_all, read_torch
 from hmrbench.errors import DataError, UsageError, WeightsError
-from hmrbench.torch_files import load_all, read_torch
+from hmrbench.files.torch_files import load_all, read_torch
 
 VERSION = 1
 
