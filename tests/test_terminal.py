@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from test_cli import hmrbench
-from test_tables import eval_row, save
+from test_tables import eval_row, gather, save
 
 from hmrbench.errors import UsageError, printable
 from hmrbench.report.tables import gather
-from hmrbench.results import runs as results
 
 LONG = "td-hm_ViTPose-huge-simple_8xb64-210e_coco-256x192-ffd48c05_20230314"
 SCORES = {"AP": 75.71, "AP50": 90.12, "AP75": 80.23, "APM": 70.14, "APL": 80.15, "AR": 78.26, "MyScore": 12.37}
@@ -130,7 +129,7 @@ def test_an_unknown_metric_is_refused(runs: Path) -> None:
         assert (result.exit_code, result.stdout) == (2, "")
         assert "did you mean MyScore" in result.stderr
     with pytest.raises(UsageError, match="unknown score 'model'"):
-        gather(results.load_runs(runs)).find_numbers(["model"])
+        gather(runs).find_numbers(["model"])
 
 
 # --------------------------------------------------------------------------- hmrbench.yaml
