@@ -333,7 +333,8 @@ def load_network(net: nn.Module, state: dict[str, Tensor], source: str = "weight
         WeightsError: unknown layout; weights of an encoder alone; a key missing or of another shape.
     """
     if (own := as_own(net, state)) is not None:
-        return _load(net, own, _Layout("the network's own", True, (), _same), source, state)
+        name = "hmrbench" if _LAYOUTS[0].fits(own) else "the network's own"
+        return _load(net, own, _Layout(name, True, (), _same), source, state)
     layout = find_layout(state, source)
     if not layout.whole:
         raise WeightsError(
