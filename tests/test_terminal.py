@@ -16,7 +16,6 @@ from test_cli import hmrbench
 from test_tables import eval_row, gather, save
 
 from hmrbench.errors import UsageError, printable
-from hmrbench.report.tables import gather
 
 LONG = "td-hm_ViTPose-huge-simple_8xb64-210e_coco-256x192-ffd48c05_20230314"
 SCORES = {"AP": 75.71, "AP50": 90.12, "AP75": 80.23, "APM": 70.14, "APL": 80.15, "AR": 78.26, "MyScore": 12.37}
