@@ -24,6 +24,7 @@ from hmrbench.device import DTYPES, Normalize, device_name, pick_device, precisi
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.files import file_sha256
 from hmrbench.metrics import coco_keypoints
+from hmrbench.nets.fusion import fuse
 from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction, Sample
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.skeletons import COCO17
@@ -49,6 +50,7 @@ class Job:
     dtype: str
     batch_size: int
     workers: int
+    fused: bool = True
 
     @property
     def key(self) -> str:
@@ -66,6 +68,7 @@ class Job:
                 "flip": self.flip,
                 "device": device_name(self.device),
                 "dtype": self.dtype,
+                "fused": self.fused,
                 "batch_size": self.batch_size,
                 "versions": results.versions(),
                 "commit": results.commit(),
@@ -140,6 +143,7 @@ def prepare(
     codec: str | None = None,
     device: str = "auto",
     dtype: str = "fp32",
+    fused: bool = True,
     batch_size: str | int = "auto",
     workers: int = 2,
     limit: int | None = None,
@@ -151,6 +155,7 @@ def prepare(
 
     Args:
         weights: see `sources.resolve_weights`; None for the data set's default where the card has it.
+        fused: let the network take its short cuts, see `nets.fusion`.
         opened: the data set, if it was opened before for another model.
 
     Raises:
@@ -183,6 +188,7 @@ def prepare(
         dtype=dtype,
         batch_size=pick_batch_size(batch_size, place),
         workers=workers,
+        fused=fused,
     )
 
 
@@ -253,6 +259,7 @@ def run(
         annotations_sha256=job.dataset.annotations_sha256,
         seconds=round(seconds, 3),
         protocol=job.protocol,
+        fused=job.fused,
         **_numbers(found),
     )
     if not distributed.is_first():
@@ -427,6 +434,7 @@ def _by_picture(samples: Sequence[Sample], index: Sequence[int]) -> list[int]:
 def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
     """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
     net = net.to(job.device).eval()
+    fuse(net, job.fused)
     if job.body is not None:
         job.body.to(job.device)
     geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry

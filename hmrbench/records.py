@@ -125,6 +125,7 @@ class EvalResult:
     per_joint: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    fused: bool | None = None
 
     def row(self) -> dict[str, Any]:
         """The JSON object of this result."""
