@@ -137,6 +137,7 @@ class EvalResult:
     units: Mapping[str, str] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    fused: bool | None = None
 
     def row(self) -> dict[str, Any]:
         """The JSON object of this result."""

@@ -279,7 +279,8 @@ def count_parameters(card: ModelCard) -> dict[str, int | None]:
 def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
     """Parameters of a network, in all and of each of its parts (0 for a part that a foreign network lacks).
 
-    They are not known, None, where PyTorch sees none: another backend has them.
+    They are not known, None, where PyTorch sees none, since another backend has them, and where a lazy module gets
+    them at its first forward.
     """
     counts = {"params": _count(net)}
     counts |= {f"params_{part}": _count(getattr(net, part, None)) for part in ("encoder", "neck", "head")}
@@ -289,7 +290,8 @@ def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
 def _count(module: Any) -> int:
     from torch import nn
 
-    return sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0
+    own = list(module.parameters()) if isinstance(module, nn.Module) else []
+    return 0 if any(map(nn.parameter.is_lazy, own)) else sum(p.numel() for p in own)
 
 
 # --------------------------------------------------------------------------- weights

@@ -18,6 +18,7 @@ from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
 from hmrbench.errors import DataError, HmrbenchError, UsageError, WeightsError
 from hmrbench.evaluation import job as evaluate
+from hmrbench.nets.encoders.groupmixformer import GroupMixFormer
 from hmrbench.results import runs as results
 
 Prepare = Callable[..., evaluate.Job]
@@ -73,6 +74,22 @@ def test_no_flip_and_codec_are_in_the_row(prepare: Prepare) -> None:
     plain = evaluate.run(prepare(flip=False, codec="plain"))
     assert (plain.flip, plain.codec) == (False, "plain")
     assert prepare(flip=False).key != prepare().key != prepare(codec="dark").key
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_short_cuts_can_be_turned_off(prepare: Prepare, monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
+    built: list[torch.nn.Module] = []
+
+    def load(*args: object) -> tuple[torch.nn.Module, None]:
+        built.append(GroupMixFormer((20, 20, 20, 20), (1, 1, 1, 1), (2, 2, 2, 2), stages=1))
+        built[0].forward = lambda x: x.new_ones(len(x), 17, 16, 12)  # type: ignore[method-assign]
+        return built[0], None
+
+    monkeypatch.setattr(zoo, "load_weights", load)
+    result = evaluate.run(prepare(fused=fused))
+    assert (result.row()["fused"], result.flip) == (fused, True)
+    assert {m.fused for m in built[0].modules() if hasattr(m, "fused")} == {fused}
+    assert prepare(fused=False).key != prepare().key
 
 
 def test_the_limit_makes_a_partial_row(prepare: Prepare) -> None:

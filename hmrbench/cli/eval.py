@@ -16,6 +16,7 @@ from hmrbench.cli.options import (
     DatasetsFile,
     Device,
     Dtype,
+    Fuse,
     Json,
     Models,
     ModelsDirs,
@@ -44,6 +45,7 @@ def evaluate(
     codec: Annotated[str | None, typer.Option("--codec", help="udp, plain, dark; the card's own if none.")] = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
+    fuse: Fuse = True,
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
     limit: Annotated[
@@ -81,7 +83,7 @@ def evaluate(
         jobs += [
             prepare(
                 card, spec, weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype,
-                batch_size=batch_size, workers=workers, opened=opened,
+                fused=fuse, batch_size=batch_size, workers=workers, opened=opened,
             )
             for card in cards
         ]  # fmt: skip

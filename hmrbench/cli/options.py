@@ -61,6 +61,9 @@ ModelsDirs = Annotated[
 Runs = Annotated[Path, typer.Option("--runs", envvar="HMRBENCH_RUNS", help="Where rows are kept.")]
 Device = Annotated[str, typer.Option("--device", envvar="HMRBENCH_DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", envvar="HMRBENCH_DTYPE", help="fp32, tf32, fp16 or bf16.")]
+Fuse = Annotated[
+    bool, typer.Option("--fuse/--no-fuse", help="Short cuts for speed, such as norms folded into weights.")
+]
 BatchSize = Annotated[str, typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="auto or a number.")]
 Workers = Annotated[
     int, typer.Option("--workers", envvar="HMRBENCH_WORKERS", min=1, help="Threads that read and crop pictures.")

@@ -12,6 +12,7 @@ import typer
 from hmrbench.cli.options import (
     Device,
     Dtype,
+    Fuse,
     Json,
     ModelsDirs,
     Runs,
@@ -56,6 +57,7 @@ def profile(
     compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use that memory format.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay a CUDA graph.")] = False,
+    fuse: Fuse = True,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="PyTorch's threads on the CPU; its own choice if none."),
@@ -95,6 +97,7 @@ def profile(
         cuda_graph=cuda_graph,
         threads=threads,
         weights=weights,
+        fused=fuse,
     )
     batch_sizes = profiler.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():
@@ -134,6 +137,10 @@ def _news(row: Mapping[str, Any]) -> str:
     if row["status"] != "ok":
         return f"{where}: {row['status']}: {row['error']}"
     parts = [] if row["macs"] is None else [f"{row['macs'] / 1e9:.2f} GMACs"]
+    if row.get("count_error"):
+        parts.append(f"MACs cannot be counted ({row['count_error']})")
+    if row.get("not_on_meta"):
+        parts.append(f"counted on {row['counted_on']} with data, not on the meta device ({row['not_on_meta']})")
     if row["latency_ms"] is not None:
         parts.append(f"{row['latency_ms']:.2f} ms")
     if row.get("stable") is False:
@@ -184,6 +191,7 @@ def _caption(row: Mapping[str, Any], several: bool, timed: bool) -> str:
     if not timed:
         return f"weights {row['weights']}; MACs and activations of one image, FLOPs are twice the MACs"
     extras = [name.replace("_", " ") for name in ("compile", "channels_last", "cuda_graph") if row[name]]
+    extras += ["not fused"] if row.get("fused") is False else []
     batch = [] if several else [f"batch size {row['batch_size']}"]
     setting = [
         row["device"],
@@ -201,7 +209,7 @@ def _note(row: Mapping[str, Any]) -> str:
     """What must not be overlooked about a row."""
     if row["status"] != "ok":
         return "no memory" if row["status"] == "out of memory" else str(row["status"])
-    unsure = row.get("uncounted") or row.get("count_disagreements")
+    unsure = row.get("uncounted") or row.get("count_disagreements") or row.get("count_error")
     said = {
         "unstable": row.get("stable") is False,
         "not finite": row.get("output_finite") is False,

@@ -28,6 +28,7 @@ from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.fetch import sources
 from hmrbench.files import coco_json, file_sha256
 from hmrbench.metrics import coco_keypoints
+from hmrbench.nets.fusion import fuse
 from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction, Sample
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
@@ -57,6 +58,7 @@ class Job:
     dtype: str
     batch_size: int
     workers: int
+    fused: bool = True
 
     @property
     def key(self) -> str:
@@ -74,6 +76,7 @@ class Job:
                 "flip": self.flip,
                 "device": device_name(self.device),
                 "dtype": self.dtype,
+                "fused": self.fused,
                 "batch_size": self.batch_size,
                 "versions": environment.versions(),
                 "commit": environment.commit(),
@@ -148,6 +151,7 @@ def prepare(
     codec: str | None = None,
     device: str = "auto",
     dtype: str = "fp32",
+    fused: bool = True,
     batch_size: str | int = "auto",
     workers: int = 2,
     limit: int | None = None,
@@ -159,6 +163,7 @@ def prepare(
 
     Args:
         weights: see `sources.resolve_weights`; None for the data set's default where the card has it.
+        fused: let the network take its short cuts, see `nets.fusion`.
         opened: the data set, if it was opened before for another model.
 
     Raises:
@@ -192,6 +197,7 @@ def prepare(
         dtype=dtype,
         batch_size=pick_batch_size(batch_size, place),
         workers=workers,
+        fused=fused,
     )
 
 
@@ -270,6 +276,7 @@ def run(
         annotations_sha256=job.dataset.annotations_sha256,
         seconds=round(seconds, 3),
         protocol=job.protocol,
+        fused=job.fused,
         **_numbers(found),
     )
     if not distributed.is_first():
@@ -555,6 +562,7 @@ def _by_picture(samples: Sequence[Sample], index: Sequence[int]) -> list[int]:
 def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
     """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
     net = net.to(job.device).eval()
+    fuse(net, job.fused)
     if job.body is not None:
         job.body.to(job.device)
     geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
