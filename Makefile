@@ -29,7 +29,7 @@ OLD := $(OLDEST)/bin/python
 
 $(OLDEST)/installed: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLD) -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev,gdrive]'
+	$(OLD) -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev,gdrive]' --editable synth
 	@touch $@
 
 test-oldest: $(OLDEST)/installed  ## all tests with every dependency at its lower bound
