@@ -26,7 +26,6 @@ from hmrbench.skeletons import Skeleton
 SIGMA = 2.0  # of the target Gaussian, in heatmap pixels
 KERNEL = 11  # pixels of the decoder's Gaussian, whose sigma OpenCV takes as 0.3 * ((k - 1) / 2 - 1) + 0.8 = 2
 STRIDE = 4  # input pixels per heatmap pixel
-REACH = int(3 * SIGMA)  # targets end three sigma from their centre
 
 Border = Literal["reflect", "zero"]
 
@@ -269,6 +268,7 @@ def _encode(
     *,
     snap: bool,
     cut: bool,
+    sigma: float = SIGMA,
 ) -> tuple[Array, Array]:
     height, width = heatmap_size or (input_size[0] // STRIDE, input_size[1] // STRIDE)
     labelled = np.asarray(visible) > 0
@@ -280,7 +280,8 @@ def _encode(
     stride = (np.array(input_size[::-1]) - less) / (np.array([width, height]) - less)
     exact = keypoints / stride
     nearest = np.trunc(exact + 0.5)
-    first, last = (nearest if cut else exact) - REACH, (nearest if cut else exact) + REACH + 1
+    reach = int(3 * sigma)
+    first, last = (nearest if cut else exact) - reach, (nearest if cut else exact) + reach + 1
     reachable = (np.trunc(first) < [width, height]).all(-1) & (np.trunc(last) >= 0).all(-1)
     weight = (labelled & reachable).astype(np.float32)  # (B, K)
 
@@ -288,9 +289,9 @@ def _encode(
     axes = []
     for axis, length in enumerate((width, height)):
         pixels = np.arange(length)
-        profile = np.exp(-((pixels - centre[..., axis, None]) ** 2) / (2 * SIGMA**2))  # (B, K, length)
+        profile = np.exp(-((pixels - centre[..., axis, None]) ** 2) / (2 * sigma**2))  # (B, K, length)
         if cut:
-            profile *= np.abs(pixels - nearest[..., axis, None]) <= REACH
+            profile *= np.abs(pixels - nearest[..., axis, None]) <= reach
         axes.append(profile)
     across, down = axes
     target = down[..., :, None] * (across * weight[..., None])[..., None, :]  # (B, K, H, W)

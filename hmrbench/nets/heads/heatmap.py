@@ -13,21 +13,24 @@ from torch import Tensor, nn
 
 
 class HeatmapHead(nn.Module):
-    """Features of stride 16 to heatmaps of stride 4.
+    """Features to heatmaps, of twice the size for each transposed convolution.
 
     Args:
         in_channels: channels of the features.
         num_keypoints: number of heatmaps.
         num_filters: channels of each 4x4, stride-2 transposed convolution.
+        groups: of the transposed convolutions.
     """
 
-    def __init__(self, in_channels: int, num_keypoints: int = 17, num_filters: Sequence[int] = (256, 256)) -> None:
+    def __init__(
+        self, in_channels: int, num_keypoints: int = 17, num_filters: Sequence[int] = (256, 256), groups: int = 1
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = in_channels
         for filters in num_filters:
             layers += [
-                nn.ConvTranspose2d(channels, filters, 4, stride=2, padding=1, bias=False),
+                nn.ConvTranspose2d(channels, filters, 4, stride=2, padding=1, groups=groups, bias=False),
                 nn.BatchNorm2d(filters),
                 nn.ReLU(inplace=True),
             ]
@@ -41,6 +44,6 @@ class HeatmapHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) features to (B, K, 4h, 4w) heatmaps."""
+        """(B, C, h, w) features to heatmaps, (B, K, 4h, 4w) with the two transposed convolutions of ViTPose."""
         y: Tensor = self.final_layer(self.deconv_layers(x))
         return y

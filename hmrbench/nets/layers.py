@@ -1,0 +1,69 @@
+"""Small layers that several families share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+
+def conv_bn(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    act: type[nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """A convolution without bias that keeps the size, BatchNorm, activation: keys `conv.*`, `bn.*` as in mmcv."""
+    layers: list[tuple[str, nn.Module]] = [
+        ("conv", nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)),
+        ("bn", nn.BatchNorm2d(outputs)),
+    ]
+    if act is not None:
+        layers.append(("act", act()))
+    return nn.Sequential(OrderedDict(layers))
+
+
+def conv_act(inputs: int, outputs: int, act: nn.Module) -> nn.Sequential:
+    """A 1x1 convolution with bias, activation; key `conv.*` as in mmcv."""
+    return nn.Sequential(OrderedDict([("conv", nn.Conv2d(inputs, outputs, 1)), ("act", act)]))
+
+
+def separable_conv(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    depthwise_act: type[nn.Module] | None,
+    pointwise_act: type[nn.Module],
+) -> nn.Sequential:
+    """Depthwise, then 1x1 convolution, each with BatchNorm: keys as of mmcv's DepthwiseSeparableConvModule."""
+    depthwise = conv_bn(inputs, inputs, kernel, groups=inputs, act=depthwise_act)
+    pointwise = conv_bn(inputs, outputs, act=pointwise_act)
+    return nn.Sequential(OrderedDict([("depthwise_conv", depthwise), ("pointwise_conv", pointwise)]))
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation: every channel times a factor computed from the means of all of them.
+
+    Args:
+        channels: of the map.
+        squeezed: channels between the two convolutions.
+        gate: activation that makes the factor.
+    """
+
+    def __init__(self, channels: int, squeezed: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = conv_act(channels, squeezed, nn.ReLU(inplace=True))
+        self.conv2 = conv_act(squeezed, channels, gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y: Tensor = self.conv2(self.conv1(nn.functional.adaptive_avg_pool2d(x, 1)))
+        return x * y
+
+
+def channel_shuffle(x: Tensor) -> Tensor:
+    """Channels (a0 .. an, b0 .. bn) of (B, C, H, W) in the order (a0, b0, a1, b1, ..)."""
+    b, c, h, w = x.shape
+    return x.reshape(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
