@@ -6,7 +6,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from hmrbench import flops
 from hmrbench.body.mesh_assets import made_mesh
 from hmrbench.errors import UsageError
-from hmrbench.nets.meshes import fastmetro, graphormer, metro, tore
+from hmrbench.geometry import axis_angle_to_matrix
+from hmrbench.nets.meshes import fastmetro, graphormer, iterative, metro, smplerx, tore
 from hmrbench.nets.meshes.layout import OfficialLayout
 from hmrbench.nets.meshes.mesh import COARSE, JOINTS
 from hmrbench.nets.truncation import Network
@@ -37,51 +38,147 @@ def token_first(*names: str) -> Taps:
     return lambda i, o: {name: x.transpose(0, 1) for name, x in zip(names, o, strict=True) if name}
 
 
+def named(*names: str) -> Taps:
+    """A tuple of outputs, or the only one, under the names of the references."""
+    return lambda i, o: dict(zip(names, o if isinstance(o, tuple) else (o,), strict=True))
+
+
+def regressed_mesh(net: Any, start: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Joints, meshes and camera of a network, or of its head alone, from the references' input."""
+    out = net(seeding.seeded_input((1, 3, 224, 224)).to(dtype)) if start == "e2e" else net.head(head_input(net, dtype))
+    found = {"v6890" if key == "vertices" else key: value for key, value in out.items()}
+    return found | {"joints17_from_mesh": torch.tensor(MESH.joints17.toarray()).to(dtype) @ out["vertices"]}
+
+
+def head_input(net: Any, dtype: torch.dtype) -> Any:
+    """Seeded features in place of the encoder's."""
+    if isinstance(net.head, graphormer.GraphormerHead):
+        return tuple(seeding.seeded_input(shape).to(dtype) for shape in ((1, 2048), (1, 1024, 7, 7)))
+    channels = net.head.conv_1x1.in_channels if hasattr(net.head, "conv_1x1") else 2048
+    return seeding.seeded_input((1, channels, 7, 7)).to(dtype)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A network: how it is built, and which of its inner tensors the references hold.
+    """A network: how it is built, how it is run, and which of its inner tensors the references hold.
 
-    `taps` maps a module of the head to a function of its inputs and outputs.
+    `run` gives outputs by the names of the references; `taps` maps a module to a function of its inputs and outputs.
     """
 
     build: Callable[[], nn.Module]
     layout: OfficialLayout
-    head_inputs: Callable[[], Any] = lambda: seeding.seeded_input((1, 2048, 7, 7))
     taps: dict[str, Taps] = field(default_factory=dict)
+    run: Callable[[Any, str, torch.dtype], dict[str, Tensor]] = regressed_mesh
     tolerance: float = 1e-4
     tolerance_f64: float = 1e-6
     image: tuple[int, int] = (224, 224)
+    uncounted: dict[str, int] = field(default_factory=dict)
 
 
 MESH = made_mesh((0.5 * seeding.seeded_input((1, 6890, 3), seed=1))[0].numpy())
 
 
 FASTMETRO_TAPS: dict[str, Taps] = {
-    "transformer_1": lambda i, o: {"img_tokens": i[0].transpose(0, 1)} | token_first("cam1", "img1", "jv1")(i, o),
-    "transformer_2": token_first("cam2", "", "jv2"),
+    "encoder": named("backbone"),
+    "head.transformer_1": lambda i, o: {"img_tokens": i[0].transpose(0, 1)} | token_first("cam1", "img1", "jv1")(i, o),
+    "head.transformer_2": token_first("cam2", "", "jv2"),
 }
 TORE_TAPS: dict[str, Taps] = {
-    "token_selector_fc": lambda i, o: {"token_heatmap": o.softmax(1).mT},
-    "transformer_1": lambda i, o: {"img_tokens": i[0].transpose(0, 1)} | token_first("cam1", "img1", "j1")(i, o),
-    "transformer_2": token_first("cam2", "", "j2"),
-    "transformer_3": token_first("", "", "v3"),
+    "encoder": named("backbone"),
+    "head.token_selector_fc": lambda i, o: {"token_heatmap": o.softmax(1).mT},
+    "head.transformer_1": lambda i, o: {"img_tokens": i[0].transpose(0, 1)} | token_first("cam1", "img1", "j1")(i, o),
+    "head.transformer_2": token_first("cam2", "", "j2"),
+    "head.transformer_3": token_first("", "", "v3"),
 }
 METRO_TAPS: dict[str, Taps] = {
-    "conv_learn_tokens": lambda i, o: {"img_tokens": o},
-    "trans_encoder.0": lambda i, o: {"ref_vertices": i[0][..., :3], "block1": o[0]},
-    "trans_encoder.1": lambda i, o: {"block2": o[0]},
+    "encoder": named("backbone"),
+    "head.conv_learn_tokens": lambda i, o: {"img_tokens": o},
+    "head.trans_encoder.0": lambda i, o: {"ref_vertices": i[0][..., :3], "block1": o[0]},
+    "head.trans_encoder.1": lambda i, o: {"block2": o[0]},
 }
 GRAPHORMER_TAPS: dict[str, Taps] = {
-    "trans_encoder.0": lambda i, o: {"tokens_in": i[0], "ref_vertices": i[0][:, :445, :3], "block1": o[0]},
-    "trans_encoder.1": lambda i, o: {"block2": o[0]},
-    "trans_encoder.2.bert.encoder.layer.0.graph_conv": lambda i, o: {"graph_conv0_in": i[0], "graph_conv0_out": o},
+    "encoder": named("backbone.global", "backbone.grid"),
+    "head.trans_encoder.0": lambda i, o: {"tokens_in": i[0], "ref_vertices": i[0][:, :445, :3], "block1": o[0]},
+    "head.trans_encoder.1": lambda i, o: {"block2": o[0]},
+    "head.trans_encoder.2.bert.encoder.layer.0.graph_conv": lambda i, o: {"graph_conv0_in": i[0], "graph_conv0_out": o},
 }
 TORE_METRO_TAPS: dict[str, Taps] = {
-    "conv_learn_tokens": lambda i, o: {"img_tokens": o},
-    "trans_encoder.0": lambda i, o: {"ref_joints": i[0][..., :3], "block1": o[0]},
-    "trans_encoder.1": lambda i, o: {"block2": o[0]},
-    "trans_encoder.2": lambda i, o: {"hidden3": o[1].transpose(0, 1)},
-    "transformer_3": token_first("", "", "v3"),
+    "encoder": named("backbone"),
+    "head.conv_learn_tokens": lambda i, o: {"img_tokens": o},
+    "head.trans_encoder.0": lambda i, o: {"ref_joints": i[0][..., :3], "block1": o[0]},
+    "head.trans_encoder.1": lambda i, o: {"block2": o[0]},
+    "head.trans_encoder.2": lambda i, o: {"hidden3": o[1].transpose(0, 1)},
+    "head.transformer_3": token_first("", "", "v3"),
+}
+
+
+SMPLERX_TAPS: dict[str, Taps] = {
+    "encoder": named("img_feat", "task_tokens"),
+    "head.body_position_net": named("body_joint_hm", "body_joint_img"),
+    "head.body_regressor": named("root_pose_6d", "body_pose_6d", "shape", "cam_param"),
+    "head.box_net": lambda i, o: o._asdict(),
+    "head.hand_roi_net": lambda i, o: {"lhand_bbox": i[1], "rhand_bbox": i[2], "hand_feat": o},
+    "head.hand_position_net": lambda i, o: {"hand_joint_img": o[1]},
+    "head.hand_regressor": named("hand_pose_6d"),
+    "head.face_regressor": named("expr", "jaw_pose_6d"),
+}
+
+
+def spin_rounds(net: Any, start: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    features = net.encoder(seeding.seeded_input((1, 3, 224, 224)).to(dtype))
+    found = {"layer4": features, "pooled": features.mean((2, 3))}
+    return found | rounds(net, features)
+
+
+def cliff_rounds(net: Any, start: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    box = seeding.seeded_input((1, 3), seed=1).to(dtype)
+    if start == "head":
+        return regressed(net.head(seeding.seeded_input((1, 2048)).to(dtype)[..., None, None], box), "")
+    x = seeding.seeded_input((1, 3, 256, 192)).to(dtype)
+    features = net.encoder(x)
+    whole = regressed(net(x, box), "iter3.")
+    found = rounds(net, features, box)
+    assert all(torch.equal(value, found[key]) for key, value in whole.items())
+    return found | {"bbox": box, "feat": features.mean((2, 3))}
+
+
+def rounds(net: Any, features: Tensor, *box: Tensor) -> dict[str, Tensor]:
+    """After the first and the last round; the 6D pose of the last is what its read-outs add up to."""
+    corrections: list[Tensor] = []
+    hook = net.head.decpose.register_forward_hook(lambda module, inputs, output: corrections.append(output))
+    last = regressed(net.head(features, *box), "iter3.")
+    hook.remove()
+    first = regressed(net.head(features, *(box or (None,)), rounds=1), "iter1.")
+    return last | first | {"iter3.pose6d": net.head.init_pose + sum(corrections)}
+
+
+def regressed(out: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    rotations = torch.cat((out["global_orient"], out["body_pose"]), dim=1)
+    return {f"{prefix}rotmat": rotations, f"{prefix}betas": out["betas"], f"{prefix}cam": out["cam"]}
+
+
+def whole_body(net: Any, start: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    width = net.encoder.widths[0]
+    if start == "e2e":
+        out = net(seeding.seeded_input((1, 3, 512, 384)).to(dtype))
+    else:
+        tokens = seeding.seeded_input((1, 31, width), seed=1)
+        out = net.head((seeding.seeded_input((1, width, 16, 12)).to(dtype), tokens.to(dtype)))
+    return {
+        "out.joint_img": out["joints_cells"],
+        "out.cam_trans": out["cam"],
+        **{f"out.{side}_bbox": 2 * out[ours] for side, ours in BOXES.items()},  # there in pixels of the crop
+        **{f"out.smplx_{part}_pose": out[ours] for part, ours in ROTATIONS.items()},
+    }
+
+
+BOXES = {"lhand": "left_hand_box", "rhand": "right_hand_box", "face": "face_box"}
+ROTATIONS = {
+    "root": "global_orient",
+    "body": "body_pose",
+    "lhand": "left_hand_pose",
+    "rhand": "right_hand_pose",
+    "jaw": "jaw_pose",
 }
 
 
@@ -104,20 +201,36 @@ def cases() -> dict[str, Case]:
             tolerance=5e-4,
         )
     for backbone in ("r50", "h64", "effb0"):
-        channels = 1280 if backbone == "effb0" else 2048
         found[f"tore_fastmetro_l_{backbone}"] = Case(
             lambda b=backbone: tore.tore_fastmetro(b, MESH),
             tore.official_layout(backbone),
-            lambda c=channels: seeding.seeded_input((1, c, 7, 7)),
             TORE_TAPS,
             tolerance_f64=2e-6,
         )
     found["graphormer_h64"] = Case(
         lambda: graphormer.graphormer("h64", MESH),
         graphormer.official_layout(),
-        lambda: (seeding.seeded_input((1, 2048)), seeding.seeded_input((1, 1024, 7, 7))),
         GRAPHORMER_TAPS,
     )
+    found["spin_hmr_r50"] = Case(iterative.spin, iterative.spin_layout(), run=spin_rounds)
+    for backbone in ("r50", "hr48"):
+        found[f"cliff_{backbone.replace('r50', 'res50')}"] = Case(
+            lambda b=backbone: iterative.cliff(b),
+            iterative.cliff_layout(backbone),
+            run=cliff_rounds,
+            image=(256, 192),
+        )
+    for size in ("s", "b", "l", "h"):
+        found[f"smplerx_{size}"] = Case(
+            lambda s=size: smplerx.smplerx(s),
+            smplerx.official_layout(),
+            SMPLERX_TAPS,
+            whole_body,
+            tolerance=5e-4,
+            tolerance_f64=5e-6,
+            image=(512, 384),
+            uncounted={"torchvision::roi_align": 2},
+        )
     return found
 
 
@@ -150,63 +263,96 @@ def test_costs_are_the_official_ones(name: str) -> None:
     costs = flops.count(net, (1, 3, *CASES[name].image))
     assert sum(p.numel() for p in net.parameters()) == official["params"]
     assert costs.macs == pytest.approx(1e9 * official["macs_G"], rel=5e-3)
-    assert costs.uncounted == {}
+    assert costs.uncounted == CASES[name].uncounted
     assert costs.disagreements == ()
     assert costs.counted_on == "meta"
     encoder = sum(p.numel() for p in net.encoder.parameters())
     assert encoder == official["backbone"]
 
 
-@cache
-def seeded(name: str, dtype: torch.dtype) -> nn.Module:
-    """The network with the weights of the references; kept for the tests of one network, which follow each other."""
-    torch.set_default_dtype(dtype)
+@lru_cache(maxsize=1)
+def seeded(name: str) -> nn.Module:
+    """The network with the weights of the references; kept, since the tests of one network follow each other."""
+    return seeding.seed_module_(CASES[name].build().eval(), ours_to_official(name).__getitem__)
+
+
+@lru_cache(maxsize=1)
+def seeded_f64(name: str) -> nn.Module:
+    """The same in double precision, with fixed numbers that never were rounded to single."""
+    torch.set_default_dtype(torch.float64)
     try:
         net = CASES[name].build().eval()
     finally:
         torch.set_default_dtype(torch.float32)
-    return seeding.seed_module_(net, ours_to_official(name).__getitem__)
+    net.load_state_dict(seeded(name).state_dict())
+    return net
 
 
 @torch.no_grad()
 def outputs(name: str, start: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Outputs, and inner tensors by the names of the references."""
-    case, net = CASES[name], seeded(name, dtype)
+    case = CASES[name]
+    net = seeded(name) if dtype == torch.float32 else seeded_f64(name)
     found: dict[str, Tensor] = {}
 
     def listen(read: Taps) -> Callable[..., None]:
         return lambda module, inputs, output: found.update(read(inputs, output))
 
-    hooks = [net.get_submodule(f"head.{path}").register_forward_hook(listen(read)) for path, read in case.taps.items()]
-    given = case.head_inputs() if start == "head" else seeding.seeded_input((1, 3, *case.image))
-    given = tuple(x.to(dtype) for x in given) if isinstance(given, tuple) else given.to(dtype)
-    out = net.head(given) if start == "head" else net(given)
+    hooks = [net.get_submodule(path).register_forward_hook(listen(read)) for path, read in case.taps.items()]
+    found |= case.run(net, start, dtype)
     for hook in hooks:
         hook.remove()
-    found |= {"v6890" if key == "vertices" else key: value for key, value in out.items()}
-    found["joints17_from_mesh"] = torch.tensor(MESH.joints17.toarray()).to(dtype) @ out["vertices"]
     return found
 
 
-def known(ref: Any, start: str, name: str) -> str | None:
-    """The reference of an inner tensor: asset-free ones have no `formula` in their name."""
-    names = (f"{start}.formula.{name}", f"{start}.{name}")
-    return next((key for key in names if f"{key}.stats" in ref), None)
+def wanted(ref: Any, start: str) -> set[str]:
+    """Names of the references from one starting point, which every name has that does not depend on it."""
+    apart = ("head.", "pos", "roi_unit.") if start == "e2e" else ()
+    names = refio.names(ref)
+    return {n for n in names if n.startswith(f"{start}.") or (apart and not n.startswith((*apart, "e2e.")))}
 
 
-STARTS = [(name, dtype, start) for name in CASES for dtype in ("", "_f64") for start in ("head", "e2e")]
+def place(names: set[str], start: str, name: str) -> str | None:
+    """Where the references keep a tensor: what depends on the mesh matrices has `formula` in its name."""
+    return next((n for n in (f"{start}.formula.{name}", f"{start}.{name}", name) if n in names), None)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "start"), [(n, d, s) for n, d, s in STARTS if (REFS / f"{n}{d}.npz").is_file()]
-)
+def reference_error(ref: Any, name: str, x: Tensor) -> float:
+    """`refio.error`; rotations that the references keep as vectors are compared as matrices."""
+    if name.endswith("_pose"):
+        x, vectors = x.flatten(1), torch.tensor(ref[f"{name}.full"]).to(x.dtype).unflatten(1, (-1, 3))
+        return float((axis_angle_to_matrix(vectors).flatten(1) - x).abs().max())
+    return refio.error(ref, name, x.numpy())
+
+
+def rounding(ref: Any, name: str) -> float:
+    """What storing a float64 reference in float32 may cost, in the units of the error."""
+    _, std, largest = ref[f"{name}.stats"]
+    return float(2.0**-24 * largest / std)
+
+
+def starts() -> Iterator[Any]:
+    for name in CASES:
+        for dtype in ("", "_f64"):
+            for start in ("head", "e2e"):
+                path = REFS / f"{name}{dtype}.npz"
+                if path.is_file() and not (name.startswith("spin") and start == "head"):
+                    yield pytest.param(name, dtype, start, marks=[pytest.mark.slow] if "h64" in name else [])
+
+
+@pytest.mark.parametrize(("name", "dtype", "start"), starts())
 def test_outputs_are_the_official_ones(name: str, dtype: str, start: str) -> None:
-    case = CASES[name]
-    limit = case.tolerance_f64 if dtype else case.tolerance
     with np.load(REFS / f"{name}{dtype}.npz") as file:
         ref = dict(file)
     found = outputs(name, start, torch.float64 if dtype else torch.float32)
-    errors = {key: refio.error(ref, place, x.numpy()) for key, x in found.items() if (place := known(ref, start, key))}
-    missed = {key for key in refio.names(ref) if key.startswith(f"{start}.")} - {known(ref, start, k) for k in found}
-    assert not missed, "references that nothing was compared with"
-    assert max(errors.values()) < limit, errors
+    names = wanted(ref, start)
+    places = {key: at for key in found if (at := place(names, start, key))}
+    assert set(places.values()) == names, "references that nothing was compared with"
+    case = CASES[name]
+    for key, at in places.items():
+        error = reference_error(ref, at, found[key])
+        if key.endswith("_size"):  # two numbers that nearly coincide: their spread is no unit
+            assert error * ref[f"{at}.stats"][1] < 1e-5, key
+        else:
+            limit = case.tolerance_f64 + rounding(ref, at) if dtype else case.tolerance
+            assert error < limit, f"{key}: {error}"
