@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -23,8 +25,7 @@ from hmrbench.errors import UsageError
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.nets.meshes import fastmetro, graphormer, iterative, metro, smplerx, tore
 from hmrbench.nets.meshes.layout import OfficialLayout
-from hmrbench.nets.meshes.mesh import COARSE, JOINTS
-from hmrbench.nets.truncation import Network
+from hmrbench.nets.transformers.encoder_decoder import sine_positions
 
 pytestmark = pytest.mark.usefixtures("calm")
 REFS = Path(__file__).parent / "refs" / "meshes"
@@ -356,3 +357,211 @@ def test_outputs_are_the_official_ones(name: str, dtype: str, start: str) -> Non
         else:
             limit = case.tolerance_f64 + rounding(ref, at) if dtype else case.tolerance
             assert error < limit, f"{key}: {error}"
+
+
+# --------------------------------------------------------------------------- parts on their own
+
+
+@pytest.mark.parametrize(("grid", "channels", "name"), [((7, 7), 512, "pos1"), ((7, 7), 128, "pos2")])
+def test_positions_of_a_grid_are_the_official_ones(grid: tuple[int, int], channels: int, name: str) -> None:
+    ref = np.load(REFS / "fastmetro_s_r50.npz")
+    found = sine_positions(*grid, channels, torch.device("cpu"))
+    assert found.dtype == torch.float32
+    assert refio.error(ref, name, found[:, None].numpy()) < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "channels", "name"), [(39, 512, "pos1"), (14, 128, "pos3")])
+def test_positions_of_a_column_are_the_official_ones(rows: int, channels: int, name: str) -> None:
+    ref = np.load(REFS / "tore_fastmetro_l_r50.npz")
+    found = sine_positions(rows, 1, channels, torch.device("cpu"))
+    assert refio.error(ref, name, found[:, None].numpy()) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def regressor() -> fastmetro.ParameterRegressor:
+    net = fastmetro.ParameterRegressor().eval()
+    return seeding.seed_module_(net, lambda key: f"smpl_parameter_regressor.{key}")
+
+
+@torch.no_grad()
+def test_parameters_from_a_mesh_are_the_official_ones(regressor: fastmetro.ParameterRegressor) -> None:
+    for dtype, suffix, limit in ((torch.float32, "", 1e-4), (torch.float64, "_f64", 1e-6)):
+        ref = np.load(REFS / f"fastmetro_smpl_regressor{suffix}.npz")
+        net = copy.deepcopy(regressor).to(dtype)
+        vertices = (0.5 * seeding.seeded_input((2, 1723, 3))).to(dtype)
+        out = net(vertices)
+        rotations = torch.cat((out["global_orient"], out["body_pose"]), dim=1)
+        assert refio.error(ref, "raw", net.regressor(vertices.flatten(1)).numpy()) < limit
+        assert refio.error(ref, "rotmat", rotations.numpy()) < limit
+        assert refio.error(ref, "betas", out["betas"].numpy()) < limit
+        assert torch.linalg.det(rotations).numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_fastmetro_with_parameters_has_the_official_keys_and_count() -> None:
+    official = LAYOUTS["fastmetro_l_h64"] | LAYOUTS["fastmetro_smpl_regressor"]
+    layout = fastmetro.official_layout("h64", parameters=True)
+    with torch.device("meta"):
+        net = fastmetro.fastmetro("l", "h64", MESH, parameters=True)
+    shapes = {key: list(tensor.shape) for key, tensor in net.state_dict().items()}
+    assert shapes == {layout.ours(key): shape for key, shape in official.items()}
+    extra = sum(p.numel() for p in net.head.smpl_parameter_regressor.parameters())
+    assert extra == COSTS["fastmetro_smpl_regressor"]["params"]
+
+
+@torch.no_grad()
+def test_fastmetro_regresses_parameters_from_its_middle_mesh() -> None:
+    net = fastmetro.FastMETROHead(2048, 1, MESH, parameters=True).eval()
+    out = net(seeding.seeded_input((2, 2048, 7, 7)))
+    expected = net.smpl_parameter_regressor(out["v1723"])
+    assert set(expected) == {"global_orient", "body_pose", "betas"}
+    assert all(torch.equal(out[key], value) for key, value in expected.items())
+    assert out["global_orient"].shape == (2, 1, 3, 3)
+    assert out["body_pose"].shape == (2, 23, 3, 3)
+
+
+@torch.no_grad()
+def test_hands_are_cut_out_as_by_the_official_code() -> None:
+    """Boxes of a size that matters: those of the seeded network are tiny."""
+    for dtype, suffix, limit in ((torch.float32, "", 5e-4), (torch.float64, "_f64", 5e-6)):
+        ref = np.load(REFS / f"smplerx_s{suffix}.npz")
+        net = seeding.seed_module_(smplerx.HandRoI(384).eval(), lambda key: f"hand_roi_net.{key}").to(dtype)
+        features = seeding.seeded_input((1, 384, 16, 12)).to(dtype)
+        left, right = torch.tensor([[[30, 50, 90, 130]], [[100, 40, 170, 150]]], dtype=dtype)
+        assert refio.error(ref, "roi_unit.hand_feat", net(features, left, right).numpy()) < limit
+
+
+def test_a_rotation_in_the_mirror() -> None:
+    vector = torch.tensor([[0.3, -0.8, 1.1], [0.0, 2.0, 0.1]])
+    mirrored = axis_angle_to_matrix(vector * torch.tensor([1.0, -1.0, -1.0]))
+    assert torch.allclose(smplerx.mirrored_rotation(axis_angle_to_matrix(vector)), mirrored, atol=1e-6)
+
+
+def test_an_identity_in_six_numbers() -> None:
+    """The untrained regressors start at the rest pose."""
+    net = iterative.IterativeRegressor()
+    pose = iterative.interleaved_rot6d_to_matrix(net.init_pose.unflatten(1, (24, 6)))
+    assert torch.equal(pose, torch.eye(3).expand(1, 24, 3, 3))
+
+
+# --------------------------------------------------------------------------- use
+
+
+SMALL = ["fastmetro_s_r50", "metro_r50", "tore_metro_r50", "tore_fastmetro_l_effb0", "graphormer_h64"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shapes_of_a_regressed_mesh(name: str, batch: int) -> None:
+    with torch.device("meta"), torch.no_grad():
+        out = on_meta(name)(torch.empty(batch, 3, 224, 224))
+    shapes = {"vertices": (6890, 3), "cam": (3,), "joints14": (14, 3), "v431": (431, 3), "v1723": (1723, 3)}
+    assert {key: tuple(x.shape) for key, x in out.items()} == {key: (batch, *s) for key, s in shapes.items()}
+
+
+@torch.no_grad()
+def test_images_of_a_batch_do_not_meet() -> None:
+    features = seeding.seeded_input((3, 2048, 7, 7))
+    for head in (fastmetro.FastMETROHead(2048, 1, MESH), tore.ToreFastMETROHead(2048, MESH), metro.MetroHead(MESH)):
+        head.eval()
+        together = head(features)
+        apart = [head(one[None]) for one in features]
+        for key, value in together.items():
+            assert torch.allclose(value, torch.cat([out[key] for out in apart]), atol=1e-4), key
+
+
+@torch.no_grad()
+def test_fastmetro_runs_at_another_size() -> None:
+    for head in (fastmetro.FastMETROHead(8, 1, MESH), tore.ToreFastMETROHead(8, MESH)):
+        out = head.eval()(seeding.seeded_input((1, 8, 8, 6)))
+        assert out["vertices"].shape == (1, 6890, 3)
+        assert out["vertices"].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["metro_r50", "tore_metro_r50", "graphormer_h64"])
+def test_networks_with_49_positions_refuse_another_size(name: str) -> None:
+    with torch.device("meta"), pytest.raises(UsageError, match="224x224, not about 256x192"):
+        on_meta(name)(torch.empty(1, 3, 256, 192))
+
+
+def test_cliff_without_box_numbers_takes_zeros_and_refuses_others() -> None:
+    net: Any = on_meta("cliff_res50")
+    with torch.device("meta"):
+        assert net(torch.empty(2, 3, 256, 192))["body_pose"].shape == (2, 23, 3, 3)
+        with pytest.raises(UsageError, match=r"3 numbers of each box, not \(1, 3\) for 2 images"):
+            net(torch.empty(2, 3, 256, 192), torch.empty(1, 3))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: fastmetro.fastmetro("xl", "r50", MESH),
+        lambda: fastmetro.fastmetro("s", "effb0", MESH),
+        lambda: metro.metro("hr48", MESH),
+        lambda: graphormer.graphormer("r50", MESH),
+        lambda: tore.tore_metro("effb0", MESH),
+        lambda: tore.tore_fastmetro("b0", MESH),
+        lambda: iterative.spin("hr48"),
+        lambda: iterative.cliff("h64"),
+        lambda: smplerx.smplerx("xl"),
+    ],
+)
+def test_an_unknown_size_or_backbone_is_refused(build: Callable[[], nn.Module]) -> None:
+    with pytest.raises(UsageError, match="unknown (backbone|size)"):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("layout", "official", "ours"),
+    [
+        (fastmetro.official_layout("r50"), "smpl_parameter_regressor.init_pose", None),
+        (fastmetro.official_layout("r50", True), "smpl_parameter_regressor.x", "head.smpl_parameter_regressor.x"),
+        (fastmetro.official_layout("r50"), "backbone.7.2.bn3.bias", "encoder.layer4.2.bn3.bias"),
+        (metro.official_layout("h64"), "module.backbone.conv1.weight", "encoder.net.conv1.weight"),
+        (smplerx.official_layout(), "module.smplx_layer.betas", None),
+        (smplerx.official_layout(), "module.backbone.last_norm.bias", "encoder.last_norm.bias"),
+        (smplerx.official_layout(), "body_rotation_net.cam_out.0.bias", "head.body_regressor.cam_out.0.bias"),
+        (smplerx.official_layout(), "hand_rotation_net.x", "head.hand_regressor.x"),
+        (iterative.cliff_layout("hr48"), "module.encoder.conv1.weight", "encoder.net.conv1.weight"),
+        (iterative.spin_layout(), "layer1.0.conv1.weight", "encoder.layer1.0.conv1.weight"),
+    ],
+)
+def test_keys_of_official_checkpoints(layout: OfficialLayout, official: str, ours: str | None) -> None:
+    assert layout.ours(official) == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "unread"),
+    [
+        ("metro_h64", 44_833_408 + 2_049_000),
+        ("graphormer_h64", 42_834_624 + 2_049_000 + 4 * (64 * 64 + 64)),
+        ("tore_metro_r50", 44_833_408),
+        ("fastmetro_l_h64", 2_049_000),
+        ("tore_fastmetro_l_effb0", 1_281_000),
+        ("tore_fastmetro_l_r50", 0),
+    ],
+)
+def test_parameters_that_no_forward_reads(name: str, unread: int) -> None:
+    """As many as the official counts say, and none else: their gradients stay empty."""
+    pattern = re.compile(CASES[name].layout.never_read or "$^")
+    net = on_meta(name)
+    assert sum(p.numel() for key, p in net.named_parameters() if pattern.search(key)) == unread
+    with torch.device("meta"):
+        out = net(torch.empty(1, 3, 224, 224))
+        sum(x.sum() for x in out.values()).backward()
+    assert {key for key, p in net.named_parameters() if p.grad is None} == {
+        key for key, _ in net.named_parameters() if pattern.search(key)
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = fastmetro.FastMETROHead(64, 1, MESH).eval()
+    features = seeding.seeded_input((1, 64, 7, 7))
+    exact = head(features)["v431"]
+    with torch.autocast("cpu", dtype):
+        assert (head(features)["v431"] - exact).abs().max() < 0.1 * exact.std()
+    out = head.to(dtype)(features.to(dtype))
+    assert {x.dtype for x in out.values()} == {dtype}
+    assert (out["v431"].float() - exact).abs().max() < 0.1 * exact.std()
