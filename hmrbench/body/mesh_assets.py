@@ -129,3 +129,29 @@ def _filled(columns: Array, values: list[float], shape: tuple[int, int]) -> csr_
     rows = np.repeat(np.arange(len(columns)), columns.shape[1])
     value = np.broadcast_to(np.array(values, np.float32), columns.shape).ravel()
     return csr_array(coo_array((value, (rows, columns.ravel())), shape=shape))
+
+
+# SMPL turned by 3.1416 about x, as its official code rounds that in single precision.
+_UPSIDE_DOWN = np.array([[1, 0, 0], [0, -1, 7.23998e-6], [0, -7.23998e-6, -1]])
+
+
+def turned_template(vertices: Array, joint_regressor: Array) -> Array:
+    """The template that METRO takes from SMPL: the mesh at rest, turned about its root from y up to y down.
+
+    With all betas zero and only the root turned, neither blend shapes nor skinning weights matter.
+
+    Args:
+        vertices: (6890, 3) `v_template` of neutral SMPL in metres.
+        joint_regressor: (24, 6890) `J_regressor`; only its first row is used.
+
+    Returns:
+        (6890, 3) float32.
+
+    Raises:
+        DataError: a shape is another.
+    """
+    if vertices.shape != (FULL, 3) or joint_regressor.shape != (24, FULL):
+        raise DataError(f"a body of {FULL} vertices and 24 joints is needed, not {vertices.shape}, {joint_regressor.shape}")
+    root = joint_regressor[0].astype(np.float64) @ vertices
+    turned: Array = (vertices - root) @ _UPSIDE_DOWN.T + root
+    return turned.astype(np.float32)
