@@ -506,7 +506,7 @@ def test_cliff_without_box_numbers_takes_zeros_and_refuses_others() -> None:
     ],
 )
 def test_an_unknown_size_or_backbone_is_refused(build: Callable[[], nn.Module]) -> None:
-    with pytest.raises(UsageError, match="unknown (backbone|size)"):
+    with pytest.raises(UsageError, match=r"unknown (backbone|size)"):
         build()
 
 

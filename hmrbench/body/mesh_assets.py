@@ -50,7 +50,9 @@ def mesh_matrices(arrays: Mapping[str, Array], name: str) -> MeshMatrices:
     matrices = {key: _sparse({part: arrays[f"{key}.{part}"] for part in _PARTS}, key, name) for key in SHAPES}
     adjacency = matrices["adjacency"]
     if (adjacency.diagonal() == 0).any():
-        raise DataError(f"{name}: adjacency lacks the self loop of vertex {np.flatnonzero(adjacency.diagonal() == 0)[0]}")
+        raise DataError(
+            f"{name}: adjacency lacks the self loop of vertex {np.flatnonzero(adjacency.diagonal() == 0)[0]}"
+        )
     sums = adjacency.sum(axis=1)
     if (np.abs(sums - 1) > 1e-3).any():
         row = int(np.argmax(np.abs(sums - 1)))
@@ -151,7 +153,9 @@ def turned_template(vertices: Array, joint_regressor: Array) -> Array:
         DataError: a shape is another.
     """
     if vertices.shape != (FULL, 3) or joint_regressor.shape != (24, FULL):
-        raise DataError(f"a body of {FULL} vertices and 24 joints is needed, not {vertices.shape}, {joint_regressor.shape}")
+        raise DataError(
+            f"a body of {FULL} vertices and 24 joints is needed, not {vertices.shape}, {joint_regressor.shape}"
+        )
     root = joint_regressor[0].astype(np.float64) @ vertices
     turned: Array = (vertices - root) @ _UPSIDE_DOWN.T + root
     return turned.astype(np.float32)

@@ -88,7 +88,7 @@ def cliff_corners(box_xyxy_px: Array) -> Array:
 
 
 def cliff_center_scale(box_xyxy_px: Array) -> tuple[Array, np.float32]:
-    """Centre (2,) in pixels and height, in units of 200 pixels, of CLIFF's rectangle around a box; float32."""
+    """Centre (2,) in pixels and height, in units of 200 pixels, of CLIFF's rectangle around a box, in float32."""
     box = np.asarray(box_xyxy_px, np.float32)
     if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > box[:2]).all():
         raise DataError(f"box (left, top, right, bottom) = {box.tolist()} is not finite or has no extent")
@@ -154,11 +154,13 @@ def smplerx_matrix(box_xywh_px: Array) -> Array:
     return crop_matrix(center, box_xywh_px[2:], SMPLERX_SIZE, "square").astype(np.float32)
 
 
-def _corners(center_px: Array, scale: float, size: tuple[int, int], whole: Callable[[Array], Array]) -> Array:
+def _corners(
+    center_px: Array, scale: float | np.float32, size: tuple[int, int], whole: Callable[[Array], Array]
+) -> Array:
     """Corners of the rectangle of height 200 * scale that becomes a picture of `size`.
 
-    By way of a matrix and its inverse, as in the official code: a corner that should be a whole number of pixels may
-    come out just below it, and is then cut off to the one before.
+    By way of a matrix and its inverse, in the precision of `scale`, as in the official code: a corner that should be
+    a whole number of pixels may come out just below it, and is then cut off to the one before.
     """
     center = np.asarray(center_px, np.float64)
     if center.shape != (2,) or not np.isfinite([*center, scale]).all() or not 0 < scale * SCALE_PX <= MAX_SIDE_PX:

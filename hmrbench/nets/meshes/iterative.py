@@ -29,7 +29,7 @@ BOX_NUMBERS = 3
 
 def interleaved_rot6d_to_matrix(rot6d: Tensor) -> Tensor:
     """Rotation matrices from 3x2 matrices, flattened by rows, of their first two columns: (..., 6) to (..., 3, 3)."""
-    return rot6d_to_matrix(rot6d.unflatten(-1, (3, 2)).mT.flatten(-2))
+    return rot6d_to_matrix(rot6d.reshape(*rot6d.shape[:-1], 3, 2).mT.flatten(-2))
 
 
 class IterativeRegressor(nn.Module):
@@ -71,7 +71,7 @@ class IterativeRegressor(nn.Module):
             x = self.drop1(self.fc1(torch.cat((known, pose, shape, camera), dim=1)))
             x = self.drop2(self.fc2(x))
             pose, shape, camera = pose + self.decpose(x), shape + self.decshape(x), camera + self.deccam(x)
-        rotations = interleaved_rot6d_to_matrix(pose.unflatten(1, (24, 6)))
+        rotations = interleaved_rot6d_to_matrix(pose.reshape(-1, 24, 6))
         return {"global_orient": rotations[:, :1], "body_pose": rotations[:, 1:], "betas": shape, "cam": camera}
 
 
@@ -93,7 +93,9 @@ class Cliff(Network):
         if box is None:
             box = x.new_zeros(len(x), BOX_NUMBERS)
         if tuple(box.shape) != (len(x), BOX_NUMBERS):
-            raise UsageError(f"CLIFF takes {BOX_NUMBERS} numbers of each box, not {tuple(box.shape)} for {len(x)} images")
+            raise UsageError(
+                f"CLIFF takes {BOX_NUMBERS} numbers of each box, not {tuple(box.shape)} for {len(x)} images"
+            )
         out: dict[str, Tensor] = self.head(self.neck(self.encoder(x)), box)
         return out
 

@@ -12,6 +12,7 @@ matrices, as in SPIN.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,8 @@ class TaskTokenViT(ViT):
         for block in self.blocks:
             x = block(x)
         x = self.last_norm(x)
-        return x[:, TASK_TOKENS:].mT.unflatten(2, GRID), x[:, :TASK_TOKENS]
+        features = x[:, TASK_TOKENS:].mT
+        return features.reshape(*features.shape[:2], *GRID), x[:, :TASK_TOKENS]
 
 
 def soft_argmax(weights: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ def sample(features: Tensor, cells: Tensor) -> Tensor:
 def upsampling(*channels: int) -> nn.Sequential:
     """Transposed convolutions, each to twice the size."""
     layers: list[nn.Module] = []
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers)
 
@@ -214,8 +216,8 @@ class SMPLerXHead(nn.Module):
         `right_hand_pose` (B, 15, 3, 3), `jaw_pose` (B, 1, 3, 3); of `betas` and `expression` (B, 10); of `cam` (B, 3),
         the translation of the root in metres before a camera of focal length 5000 pixels and the 256x192 picture; of
         `joints_cells` (B, 65, 3): 25 joints of the body, 20 of the left and 20 of the right hand, x and y in cells of
-        16 pixels of that picture, z in cells of the part's own volume; of `left_hand_box`, `right_hand_box` and `face_box` (B, 4), corners in pixels of
-        that picture.
+        16 pixels of that picture, z in cells of the part's own volume; of `left_hand_box`, `right_hand_box` and
+        `face_box` (B, 4), corners in pixels of that picture.
     """
 
     def __init__(self, width: int) -> None:

@@ -11,6 +11,8 @@ them; they are kept because the published numbers of parameters count them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +40,8 @@ class GraphBlock(nn.Module):
         y = self.lin1(F.relu(self.pre_norm(x)))
         y = self.conv(F.relu(self.norm1(y)))
         y = self.lin2(F.relu(self.norm2(y)))
-        return x + y
+        out: Tensor = x + y
+        return out
 
 
 class GraphConvolution(nn.Module):
@@ -56,36 +59,65 @@ class GraphConvolution(nn.Module):
         return y
 
 
+class SelfAttention(nn.Module):
+    """Multi-head self-attention of tokens (B, N, width), before its output layer."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = (
+            layer(x).reshape(b, n, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
+
+
+class DenseAndNorm(nn.Module):
+    """A linear layer, what it is added to, and their norm."""
+
+    def __init__(self, in_width: int, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_width, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        y: Tensor = self.LayerNorm(residual + self.dense(x))
+        return y
+
+
 class BertLayer(nn.Module):
     """Post-norm attention and MLP; between them, where there is one, a graph block on the vertices."""
 
     def __init__(self, width: int, heads: int, hidden: int, adjacency: SparseRows | None) -> None:
         super().__init__()
-        self.heads = heads
-        qkv = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
-        self.attention = nn.ModuleDict({"self": qkv, "output": _dense_and_norm(width, width)})
+        self.attention = nn.ModuleDict({"self": SelfAttention(width, heads), "output": DenseAndNorm(width, width)})
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, hidden)})
-        self.output = _dense_and_norm(hidden, width)
+        self.output = DenseAndNorm(hidden, width)
         self.graph_conv = None if adjacency is None else GraphBlock(width, adjacency)
 
-    def attend(self, x: Tensor) -> Tensor:
-        q, k, v = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in self.attention["self"].values())
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        out: Tensor = self.attention["output"]["dense"](y)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention["output"](self.attention["self"](x), x)
+        if self.graph_conv is not None:
+            end = JOINTS + COARSE
+            x = torch.cat((x[:, :JOINTS], self.graph_conv(x[:, JOINTS:end]), x[:, end:]), dim=1)
+        out: Tensor = self.output(F.gelu(self.intermediate["dense"](x)), x)
         return out
+
+
+class Layers(nn.Module):
+    """Layers, one after the other."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention["output"]["LayerNorm"](x + self.attend(x))
-        if self.graph_conv is not None:
-            joints, vertices, grid = x.split((JOINTS, COARSE, x.shape[1] - JOINTS - COARSE), dim=1)
-            x = torch.cat((joints, self.graph_conv(vertices), grid), dim=1)
-        y = self.output["dense"](F.gelu(self.intermediate["dense"](x)))
-        out: Tensor = self.output["LayerNorm"](x + y)
-        return out
-
-
-def _dense_and_norm(in_width: int, width: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"dense": nn.Linear(in_width, width), "LayerNorm": nn.LayerNorm(width, eps=EPS)})
+        for layer in self.layer:
+            x = layer(x)
+        return x
 
 
 class Bert(nn.Module):
@@ -101,14 +133,11 @@ class Bert(nn.Module):
         self.pooler = nn.ModuleDict({"dense": nn.Linear(width, width)})
         self.position_embeddings = nn.Embedding(POSITIONS, width)
         self.img_embedding = nn.Linear(in_width, width)
-        layers = (BertLayer(width, heads, hidden, adjacency) for _ in range(depth))
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        self.encoder = Layers(BertLayer(width, heads, hidden, adjacency) for _ in range(depth))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.position_embeddings.weight[: tokens.shape[1]] + self.img_embedding(tokens)
-        for layer in self.encoder["layer"]:
-            x = layer(x)
-        return x
+        out: Tensor = self.encoder(self.position_embeddings.weight[: tokens.shape[1]] + self.img_embedding(tokens))
+        return out
 
 
 class BertBlock(nn.Module):

@@ -42,7 +42,7 @@ class Attention(nn.MultiheadAttention):
         """(B, N, C), (B, M, C), (B, M, C) to (B, N, C); `seen` (N, M) is True where a query may look."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            F.linear(x, w, b).reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
