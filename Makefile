@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench format clean
+.PHONY: setup demo test test-oldest commands-oldest check bench format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
@@ -23,6 +23,27 @@ test: setup  ## the gates on this project's own costs and demo accuracies, then 
 	$(BIN)/python -m hmrbench check --baseline baselines/demo.json --runs build/gate
 	$(BIN)/python -m pytest
 
+# Every dependency at its lower bound in an environment of its own.
+OLDEST := $(VENV)-oldest
+OLD := $(OLDEST)/bin/python
+
+$(OLDEST)/installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLD) -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev,gdrive]' --editable synth
+	@touch $@
+
+test-oldest: $(OLDEST)/installed  ## all tests with every dependency at its lower bound
+	$(OLD) -m pytest
+
+commands-oldest: $(OLDEST)/installed  ## the commands, and tests of counts, codecs, metrics and tables, the same way
+	rm -rf build/oldest
+	$(OLD) -m hmrbench models
+	$(OLD) -m hmrbench eval swinpose-t-s2 -d demo-pose --limit 8 --runs build/oldest
+	$(OLD) -m hmrbench eval swinhmr2-t-s2 -d demo-mesh --limit 8 --runs build/oldest
+	$(OLD) -m hmrbench profile gmfpose-t-s2 --repeats 2 --device cpu --runs build/oldest
+	$(OLD) -m hmrbench table --runs build/oldest
+	$(OLD) -m pytest $(addprefix tests/test_,$(addsuffix .py,bounds flops codecs mpjpe pck coco_keypoints tables))
+
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check hmrbench synth tests
 	$(BIN)/ruff check hmrbench synth tests
@@ -36,4 +57,4 @@ format: setup
 	$(BIN)/ruff check --fix hmrbench synth tests
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

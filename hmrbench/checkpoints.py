@@ -8,33 +8,38 @@ timm, GroupMixFormer, VMamba and 4D-Humans; the shapes are those of the files th
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmrbench.errors import WeightsError
-
-State = dict[str, Tensor]
+from hmrbench.errors import DataError, WeightsError
+from hmrbench.files import describe_content, in_place_of
+from hmrbench.files.torch_files import Odd, Stored, as_tensor, read_torch
 
 # A stage of a hierarchical encoder: a cut leaves later ones out.
 _STAGE = re.compile(r"^(encoder\.)?(layers|patch_embed_layers|groupmixformer_backbone)\.\d+\.")
 # A repeated block: a file with more of them is of a deeper network, whatever the shapes say.
 _BLOCK = re.compile(r"(^|\.)(blocks|layers|gma_stage)\.\d+\.")
 
-# Where training frameworks put the weights inside a checkpoint, in the order they are tried.
-_WRAPPERS = ("state_dict", "model", "model_state", "module", "model_ema")
-# Configuration objects that frameworks store beside the weights. They are replaced by inert stand-ins: no code of
-# theirs is imported or run, and what they held is not read.
-_INERT = re.compile(r"^(mmengine|mmcv|yacs|omegaconf|argparse|pytorch_lightning|lightning|hydra|typing|collections)\.")
+# Where training frameworks put the weights inside a checkpoint, in the order they are tried: averaged ones first.
+_AVERAGED = (
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "ema", "averaged_model",
+)  # fmt: skip
+_WRAPPERS = (
+    "state_dict", "model", "model_state", "model_state_dict", "module", "network", "net", "params", "weights",
+)  # fmt: skip
+# Prefixes of what wraps a network: torch.compile, DDP and FSDP, Lightning.
+_PREFIXES = ("module.", "model.", "_forward_module.", "network.", "net.")
+_AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "ema.", "averaged_model.", "_averaged_model.", "module_ema.")
+_MAX_NESTING = 8
+# What training keeps beside weights, in tensors too.
+_STATE_OF_TRAINING = re.compile(r"optim|lr_|sched|scaler|amp|callbacks|loops|rng|random|hyper|meta|message_hub|loss")
 # Buffers that code computes from the input size; never learned, so not required and not read.
 _COMPUTED = re.compile(r"(\.attn_mask|\.relative_position_index|\.num_batches_tracked)$")
 
@@ -53,112 +58,142 @@ class LoadReport:
     interpolated: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    part: str = ""  # which of several sets of weights of the file, where it holds averaged ones
+
+
+class State(dict[str, Tensor]):
+    """Tensors by key; `part` names which of several sets of a file they are, such as `state_dict_ema`.
+
+    `before` are the same as they were before each prefix was taken off, which may have been the network's own.
+    """
+
+    part: str = ""
+    before: tuple[dict[str, Tensor], ...] = ()
 
 
 # --------------------------------------------------------------------------- files
 
 
-class _Inert:
-    """Stands for an object of a framework that is not installed and not wanted."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _allowed_globals(path: Path) -> list[Any]:
-    """What unpickling this file may refer to; raises for anything that is neither data nor a known bystander."""
-    reconstruct = getattr(np, "_core", np).multiarray._reconstruct
-    scalar = getattr(np, "_core", np).multiarray.scalar
-    allowed: list[Any] = [np.ndarray, np.dtype]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed += [(reconstruct, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
-    allowed += [type(np.dtype(t)) for t in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")]
-    if not zipfile.is_zipfile(path):  # the old format has no listing; torch's own refusal speaks for it
-        return allowed
-    refused = []
-    known = {"numpy.ndarray", "numpy.dtype"} | {item[1] for item in allowed if isinstance(item, tuple)}
-    for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
-        if name in known or name.startswith("numpy.dtypes."):
-            continue
-        if _INERT.match(name):
-            allowed.append((type(name.rpartition(".")[2], (_Inert,), {}), name))
-        else:
-            refused.append(name)
-    if refused:
-        raise WeightsError(
-            f"{path}: refused; unpickling it would call {', '.join(refused)}, which is not weights. "
-            "Nothing of it was run. Convert it to safetensors where you trust it."
-        )
-    return allowed
-
-
 def read_state(path: str | Path) -> State:
-    """All tensors of a checkpoint file by key, on the CPU.
+    """All tensors of a checkpoint file by key, on the CPU, without what frameworks put around them.
 
-    Reads .safetensors, and PyTorch files through `weights_only` with an allow-list, so that no code in the file runs.
+    Reads .safetensors, and PyTorch files, whatever their names, without running anything in them. Where a file holds
+    averaged (EMA) weights too, those are taken, and `part` says so.
 
     Raises:
-        WeightsError: the file is missing, truncated, holds no tensors, or wants to run something.
+        WeightsError: the file is missing, truncated, holds no tensors or odd ones, or wants to run something.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as e:
-            raise WeightsError(f"{path}: not a readable safetensors file ({e})") from e
-    try:
-        with torch.serialization.safe_globals(_allowed_globals(path)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        reason = str(e).split("Please file an issue")[0].replace("\n", " ").strip()
-        raise WeightsError(f"{path}: refused, nothing of it was run ({reason[:300]})") from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as e:
-        raise WeightsError(f"{path}: not a readable PyTorch checkpoint ({_first_line(e)})") from e
-    state = _unwrap(content)
-    if not state:
+    with path.open("rb") as file:
+        kind = describe_content(file.read(512))
+    if kind == "a safetensors file" or path.suffix == ".safetensors":
+        content: Any = _read_safetensors(path, kind)
+    elif kind not in (None, "a zip archive"):
+        raise WeightsError(f"{path}: not a PyTorch checkpoint but {kind}")
+    else:
+        content = read_torch(path)
+    steps, part = _unwrap(content)
+    if not steps or not steps[0]:
         raise WeightsError(f"{path}: holds no tensors")
+    read = {id(x): x if isinstance(x, Tensor) else as_tensor(path, key, x) for key, x in steps[0].items()}
+    *before, last = [{key: read[id(x)] for key, x in step.items()} for step in steps]
+    state = State(last)
+    state.part, state.before = part, tuple(before)
     return state
 
 
-def _first_line(e: Exception) -> str:
-    """The first line of an error's text, or its name if it says nothing."""
-    return (str(e) or type(e).__name__).splitlines()[0]
+def _read_safetensors(path: Path, kind: str | None) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as e:
+        why = (
+            f"it is {kind}"
+            if kind not in (None, "a safetensors file")
+            else (str(e) or type(e).__name__).splitlines()[0]
+        )
+        raise WeightsError(f"{path}: not a readable safetensors file ({why})") from e
 
 
-def _unwrap(content: Any) -> State:
-    """The weights inside a training checkpoint, without the prefix of data-parallel training."""
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, (Tensor, Stored, Odd))
+
+
+def _unwrap(content: Any) -> tuple[list[dict[str, Any]], str]:
+    """The weights inside a training checkpoint by key, as they are and after each prefix that is taken off, and
+    where they were if there are averaged ones too."""
+    part = ""
+    for _ in range(_MAX_NESTING):
+        if not isinstance(content, Mapping):
+            return [], part
+        inside = {k: _flat(content[k]) for k in (*_AVERAGED, *_WRAPPERS) if isinstance(content.get(k), Mapping)}
+        name = next((k for k, tensors in inside.items() if tensors), None)
+        if name is None:
             break
-    if not isinstance(content, Mapping):
-        return {}
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if state and all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-    return state
+        part = name if name in _AVERAGED else part
+        content = content[name]
+    steps = [_flat(content)]
+    for _ in range(_MAX_NESTING):
+        key, state = _without_prefix(steps[-1])
+        if not key:
+            break
+        steps.append(state)
+        part = key.rstrip(".") if key in _AVERAGED_PREFIXES else part
+    return steps, part
+
+
+def _flat(content: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """Tensors of a nested mapping by their keys, joined by dots; without those of torch.compile's wrapper."""
+    found: dict[str, Any] = {}
+    for key, value in content.items() if isinstance(content, Mapping) and depth < _MAX_NESTING else ():
+        if _is_tensor(value):
+            found[f"{prefix}{key}".replace("_orig_mod.", "")] = value
+        elif isinstance(value, Mapping) and not _STATE_OF_TRAINING.match(str(key)):
+            found |= _flat(value, f"{prefix}{key}.", depth + 1)
+    return found
+
+
+def _without_prefix(state: dict[str, Any], depth: int = 0) -> tuple[str, dict[str, Any]]:
+    """One wrapper's prefix and the weights without it; no prefix, and all as they are, where there is none."""
+    averaged = next((p for p in _AVERAGED_PREFIXES if any(k.startswith(p) for k in state)), None)
+    if averaged is None and _known(state):
+        return "", state
+    for prefix in (averaged,) if averaged else _PREFIXES:
+        inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        # others beside them, a loss's or a metric's, are left out only where what is left can be placed
+        if inner and (len(inner) == len(state) or averaged or _can_be_placed(inner)):
+            return prefix, inner
+    firsts = {k.partition(".")[0] for k in state}
+    for first in sorted(firsts):
+        inner = {k.removeprefix(f"{first}."): v for k, v in state.items() if k.startswith(f"{first}.")}
+        deeper = depth < 3 and inner and _without_prefix(inner, depth + 1)[0]
+        if first not in ("smpl", "discriminator") and (_known(inner) or deeper):
+            return f"{first}.", inner
+    return "", state
+
+
+def _can_be_placed(state: dict[str, Any]) -> bool:
+    return _known(state) or any(k.startswith((*_PREFIXES, *_AVERAGED_PREFIXES)) for k in state)
+
+
+def _known(state: Mapping[str, Any]) -> bool:
+    """Whether the keys are of a known layout."""
+    return any(layout.fits(state) for layout in _LAYOUTS)
 
 
 # --------------------------------------------------------------------------- layouts
 
 
-def _drop(state: State, pattern: str) -> tuple[State, list[str]]:
+def _drop(state: dict[str, Tensor], pattern: str) -> tuple[dict[str, Tensor], list[str]]:
     gone = [k for k in state if re.match(pattern, k)]
     return {k: v for k, v in state.items() if k not in set(gone)}, gone
 
 
-def _swin_microsoft(state: State) -> State:
+def _swin_microsoft(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Microsoft puts a stage's downsample at its end, timm at the start of the next one."""
     return {
         re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", k): v
@@ -166,7 +201,7 @@ def _swin_microsoft(state: State) -> State:
     }
 
 
-def _mmpretrain_vit(state: State) -> State:
+def _mmpretrain_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """mmpretrain's VisionTransformer (mmpose 1.x) -> ViTPose's names.
 
     It has no class position: entry 0 of ours, which is added to every patch, becomes zero.
@@ -179,7 +214,7 @@ def _mmpretrain_vit(state: State) -> State:
         (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
         (r"^layers\.(\d+)\.", r"blocks.\1."),
     )
-    out: State = {}
+    out: dict[str, Tensor] = {}
     for key, value in state.items():
         for pattern, new in names:
             key, hits = re.subn(pattern, new, key)
@@ -192,9 +227,9 @@ def _mmpretrain_vit(state: State) -> State:
     return out
 
 
-def _network_prefixes(state: State) -> State:
+def _network_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`backbone.` and the heads of a whole network -> `encoder.`, `head.`; the norm of the output -> `neck.`"""
-    out: State = {}
+    out: dict[str, Tensor] = {}
     for key, value in state.items():
         key = re.sub(r"^backbone\.(?:out)?norm[0-3]\.", "neck.norm.", key)
         key = re.sub(r"^backbone\.", "encoder.", key)
@@ -203,7 +238,7 @@ def _network_prefixes(state: State) -> State:
     return out
 
 
-def _mmpose1(state: State) -> State:
+def _mmpose1(state: dict[str, Tensor]) -> dict[str, Tensor]:
     backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     rest = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     return {**{f"encoder.{k}": v for k, v in _mmpretrain_vit(backbone).items()}, **_network_prefixes(rest)}
@@ -216,12 +251,17 @@ class _Layout:
     name: str
     whole: bool  # a whole network with its head, or an encoder alone
     marks: tuple[str, ...]  # keys that must be there (regular expressions)
-    rename: Callable[[State], State]
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     classifier: str = r"(?!)"
     optional: str = r"(?!)"  # keys of ours that the layout lacks: they keep their initial value
 
+    def fits(self, keys: Iterable[str]) -> bool:
+        """Whether the marks are all there."""
+        names = list(keys)
+        return all(any(re.match(mark, key) for key in names) for mark in self.marks)
 
-def _same(state: State) -> State:
+
+def _same(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
@@ -246,17 +286,19 @@ _LAYOUTS = (
 )  # fmt: skip
 
 
-def find_layout(state: Mapping[str, Tensor]) -> _Layout:
-    """The layout whose marks are all there.
+def find_layout(state: Mapping[str, Tensor], source: str = "weights") -> _Layout:
+    """The layout whose marks are all there; `source` names the file in messages.
 
     Raises:
         WeightsError: no known layout; some of the keys are listed.
     """
     for layout in _LAYOUTS:
-        if all(any(re.match(mark, key) for key in state) for mark in layout.marks):
+        if layout.fits(state):
             return layout
-    some = ", ".join(list(state)[:5])
-    raise WeightsError(f"unknown checkpoint layout (keys begin: {some}); known: {', '.join(x.name for x in _LAYOUTS)}")
+    some, known = ", ".join(list(state)[:5]), ", ".join(x.name for x in _LAYOUTS)
+    raise WeightsError(
+        f"{source}: unknown checkpoint layout (keys begin: {some}); known: {known}, or the keys of the network itself"
+    )
 
 
 def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -273,7 +315,7 @@ def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     return {"depth": max(depths) + 1, "heads x dim_head": inner[0], "mlp_dim": mlp[0]}
 
 
-def _bare_encoder(state: State) -> State:
+def _bare_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """An encoder saved inside a larger dictionary, without its prefix."""
     for prefix in ("encoder.", "backbone."):
         if state and all(k.startswith(prefix) for k in state):
@@ -284,51 +326,69 @@ def _bare_encoder(state: State) -> State:
 # --------------------------------------------------------------------------- loading
 
 
-def load_network(net: nn.Module, state: State, source: str = "weights") -> LoadReport:
+def load_network(net: nn.Module, state: dict[str, Tensor], source: str = "weights") -> LoadReport:
     """Load a whole network in place, strictly.
 
     Raises:
         WeightsError: unknown layout; weights of an encoder alone; a key missing or of another shape.
     """
-    layout = find_layout(state)
+    if (own := as_own(net, state)) is not None:
+        name = "hmrbench" if _LAYOUTS[0].fits(own) else "the network's own"
+        return _load(net, own, _Layout(name, True, (), _same), source, state)
+    layout = find_layout(state, source)
     if not layout.whole:
         raise WeightsError(
             f"{source}: these are weights of an encoder alone ({layout.name}), a start for training, "
             "not of a whole network: there is no decoder in them"
         )
-    return _load(net, state, layout, source)
+    return _load(net, state, layout, source, state)
 
 
-def load_encoder(encoder: nn.Module, state: State, source: str = "weights") -> LoadReport:
+def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The weights under the keys of the network itself, or None where they are not all there.
+
+    A prefix that was taken off as a wrapper's may have been the network's own.
+    """
+    own = [k for k in net.state_dict() if not _COMPUTED.search(k)]
+    same = (x for x in (state, *getattr(state, "before", ())) if own and x.keys() >= set(own))
+    found = next(same, None)
+    return None if found is None else dict(found)
+
+
+def load_encoder(encoder: nn.Module, state: dict[str, Tensor], source: str = "weights") -> LoadReport:
     """Load an encoder in place from its official file, or from a whole network's; strictly for the stages it has."""
-    state = _bare_encoder(state)
-    layout = find_layout(state)
+    given, bare = state, _bare_encoder(state)
+    layout = find_layout(bare, source)
     if layout.whole:
-        part = layout.rename(state)
-        state = {k.removeprefix("encoder."): v for k, v in part.items() if k.startswith("encoder.")}
+        part = layout.rename(bare)
+        bare = {k.removeprefix("encoder."): v for k, v in part.items() if k.startswith("encoder.")}
         layout = _Layout(layout.name, False, (), _same)
-    return _load(encoder, state, layout, source)
+    return _load(encoder, bare, layout, source, given)
 
 
-def _load(net: nn.Module, state: State, layout: _Layout, source: str) -> LoadReport:
+def _load(
+    net: nn.Module, state: dict[str, Tensor], layout: _Layout, source: str, given: Mapping[str, Tensor]
+) -> LoadReport:
     state, unused = _drop(state, layout.classifier)
     renamed = {k: v for k, v in layout.rename(state).items() if not _COMPUTED.search(k)}
     own = {k: v for k, v in net.state_dict().items() if not _COMPUTED.search(k)}
     missing = [k for k in own if k not in renamed and not re.match(layout.optional, k)]
-    ready: State = {}
+    ready: dict[str, Tensor] = {}
     interpolated, misshapen = [], []
     for key, value in own.items():
         if key not in renamed:
             continue
-        given = renamed[key]
-        if given.shape != value.shape:
-            fitted = _interpolate(key, given, value, net)
+        found = renamed[key]
+        if found.shape != value.shape:
+            fitted = _interpolate(key, found, value, net) if found.is_floating_point() else None
             if fitted is None:
-                misshapen.append(f"{key} is {tuple(given.shape)}, not {tuple(value.shape)}")
+                misshapen.append(f"{key} is {tuple(found.shape)}, not {tuple(value.shape)}")
                 continue
-            given = fitted
+            found = fitted
             interpolated.append(key)
-        ready[key] = given
+        if reason := cannot_be_meant(found, value):
+            raise WeightsError(f"{source}: {key} {reason}: these are not weights of this network")
+        ready[key] = found
     rest = [k for k in renamed if k not in own]
     built = {m[0] for k in own if (m := _STAGE.match(k))}
     later = [k for k in rest if (m := _STAGE.match(k)) and (m[0] not in built or ".downsample." in k)]
@@ -342,7 +402,19 @@ def _load(net: nn.Module, state: State, layout: _Layout, source: str) -> LoadRep
         interpolated=tuple(interpolated),
         unused=(*unused, *later),
         missing=tuple(k for k in own if k not in renamed),
+        part=getattr(given, "part", ""),
     )
+
+
+def cannot_be_meant(given: Tensor, like: Tensor) -> str:
+    """Why a tensor cannot be what the network wants, though its shape is right; empty if it can."""
+    if given.is_complex() and not like.is_complex():
+        return "is complex"
+    if given.is_floating_point() != like.is_floating_point():
+        return f"is {str(given.dtype).removeprefix('torch.')}, not {str(like.dtype).removeprefix('torch.')}"
+    if given.is_floating_point() and not torch.isfinite(given.to(like.dtype)).all():
+        return "is not finite"
+    return ""
 
 
 def _complaint(source: str, layout: str, missing: list[str], misshapen: list[str], surplus: list[str]) -> str:
@@ -380,11 +452,16 @@ def _resample(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tens
 
 
 def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write weights as safetensors, whole or not at all."""
-    import os
+    """Write weights as safetensors, whole or not at all.
 
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    part = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in state.items()}, part, metadata=dict(metadata))
-    os.replace(part, path)
+    try:
+        with in_place_of(path) as part:
+            save_file({k: v.contiguous() for k, v in state.items()}, part, metadata=dict(metadata))
+    except (OSError, SafetensorError) as e:
+        raise DataError(f"{path}: cannot be written ({getattr(e, 'strerror', None) or e})") from e

@@ -10,6 +10,7 @@ HmrbenchError        1  the run, or a model in it, failed
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -41,11 +42,38 @@ class RegressionError(HmrbenchError):
     exit_code = 4
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name nobody knows, listing the nearest known ones."""
+# The signals that end a command; a system may lack one.
+STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end: what is done is kept, as after Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+def nearest(name: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5) -> list[str]:
+    """The known names that are most like a name, whatever their case."""
+    folded = {n.lower(): n for n in sorted(known)}
+    near = difflib.get_close_matches(name.lower()[:_LONGEST], folded, n=count, cutoff=cutoff)
+    return [folded[n] for n in near]
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], more: str = "") -> UsageError:
+    """The error for a name nobody knows, listing the nearest known ones; `more` says where others may be."""
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=5, cutoff=0.5)
+    near = nearest(name, names)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:12])}"
     if not near and len(names) > 12:
         hint += ", ..."
-    return UsageError(f"unknown {kind} '{name}'; {hint}")
+    return UsageError(f"unknown {kind} '{name[:_LONGEST]}'; {hint}{f' ({more})' if more else ''}")
+
+
+_LONGEST = 200  # characters of a wrong name that a message repeats
+
+
+def printable(text: str) -> str:
+    """A text that cannot steer a terminal: control characters are written as escapes, line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

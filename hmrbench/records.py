@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ class Sample:
     """One person to predict.
 
     `box_xywh_px` is the person's box as the data set gives it, in pixels of the image; `padded` says that it already
-    holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes.
+    holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes. `image_wh_px` is
+    the size that the data set says the image has, None where it says nothing.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Sample:
     box_xywh_px: tuple[float, float, float, float]
     score: float = 1.0
     padded: bool = False
+    image_wh_px: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,29 +81,36 @@ class Measurement:
     """What a metric found.
 
     `per_joint` maps a score's name to one value per joint name; `per_sample` holds named arrays from which the scores
-    can be computed again on a resampled data set (for confidence intervals).
+    can be computed again on a resampled data set (for confidence intervals); a sample that does not count is NaN.
+    `remarks` say what a reader of the scores must know of them, such as who was left out.
     """
 
     scores: tuple[Score, ...]
     per_joint: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     per_sample: Mapping[str, Array] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A named way to score predictions, in the order of the samples, against the truth of a data set."""
+    """A named way to score predictions, in the order of the samples, against the truth of a data set.
+
+    `check` refuses (DataError) a truth that cannot be scored, before anything is predicted.
+    """
 
     name: str
     unit: str
     higher_is_better: bool
     compute: Callable[[Sequence[Prediction], Dataset], Measurement]
+    check: Callable[[Dataset], None] | None = None
 
 
 @dataclass(frozen=True)
 class EvalResult:
     """One row: how accurate one model was on one data set, and everything needed to obtain it again.
 
-    Where predictions came out of a file, what made them is not known: those fields are None.
+    Where predictions came out of a file, what made them is not known: those fields are None. `units` and
+    `higher_is_better` say of each of `metrics` what its `Score` said.
     """
 
     model: str
@@ -125,10 +134,20 @@ class EvalResult:
     per_joint: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+    fused: bool | None = None
 
     def row(self) -> dict[str, Any]:
         """The JSON object of this result."""
         return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> EvalResult:
+        """The inverse of `row`, also of another version's: fields unknown here are dropped, absent ones are empty."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in whole_row(cls, row).items() if k in known})
 
 
 @dataclass(frozen=True)
@@ -168,3 +187,15 @@ class ProfileResult:
         known = {f.name for f in fields(cls)} - {"details"}
         details = {k: v for k, v in row.items() if k not in known}
         return cls(**{k: v for k, v in row.items() if k in known}, details=details)
+
+
+def whole_row(kind: type[EvalResult] | type[ProfileResult], row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with all fields of its kind: those it lacks, as rows of an older version do, have their default or None."""
+    empty: dict[str, Any] = {}
+    for f in fields(kind):
+        if f.default_factory is not MISSING:
+            empty[f.name] = f.default_factory()
+        else:
+            empty[f.name] = None if f.default is MISSING else f.default
+    empty.pop("details", None)
+    return {**empty, **row}

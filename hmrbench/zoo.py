@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -12,7 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmrbench.errors import HmrbenchError, UsageError, WeightsError, unknown_name
-from hmrbench.schema import EncoderWeights, ModelCard, Source, import_object, read_yaml, share_dir, validate
+from hmrbench.schema import (
+    EncoderWeights,
+    ModelCard,
+    Source,
+    import_object,
+    kind_of,
+    read_yaml,
+    refuse,
+    share_dir,
+    unknown_key,
+    validate_all,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,19 +46,21 @@ def load_cards(models_dirs: Sequence[Path] = ()) -> dict[str, ModelCard]:
         UsageError: a folder is missing, a file is no card file, or a name stands there twice.
     """
     cards: dict[str, ModelCard] = {}
+    folded: dict[str, ModelCard] = {}
     encoders: dict[str, tuple[Source, ...]] = {}
     for folder in (share_dir() / "models", *map(_models_folder, models_dirs)):
         for path in sorted(folder.glob("*.y*ml")):
             found, sources = _read_cards(path)
             encoders |= sources
             for card in found:
-                if card.name in cards:
-                    raise UsageError(f"{path}: there is already a model named '{card.name}'")
-                cards[card.name] = card
+                if other := folded.get(_fold(card.name)):  # lookup could not tell them apart
+                    raise UsageError(f"{path}: there is already a model named '{other.name}'")
+                cards[card.name] = folded[_fold(card.name)] = card
     for name, card in cards.items():
-        if card.encoder_from is not None and card.encoder_from not in cards:
-            raise unknown_name(f"model in encoder_from of {name}", card.encoder_from, cards)
-        shared = cards[card.encoder_from].weights if card.encoder_from else encoders.get(card.encoder or "", ())
+        start = folded.get(_fold(card.encoder_from)) if card.encoder_from else None
+        if card.encoder_from is not None and start is None:
+            raise unknown_name(f"model in encoder_from of {card.where}", card.encoder_from, cards)
+        shared = start.weights if start else encoders.get(card.encoder or "", ())
         if not card.encoder_weights and shared:
             cards[name] = card.model_copy(update={"encoder_weights": shared})
     return cards
@@ -75,20 +89,34 @@ def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Sour
     weights of an encoder are, for all families that share it.
     """
     content = read_yaml(path)
-    stray = set(content) - {"family", "defaults", "sizes", "models", "encoders"}
-    if stray:
-        known = "family, defaults, sizes, models, encoders"
-        raise UsageError(f"{path}: unknown key {', '.join(sorted(stray))}; there are {known}")
-    if not isinstance(content.get("models", {} if "encoders" in content else None), Mapping):
-        raise UsageError(f"{path}: a family file needs 'models', each under its own name")
-    defaults, sizes = content.get("defaults") or {}, content.get("sizes") or {}
-    cards = []
-    for name, own in content.get("models", {}).items():
-        fields = {"family": content.get("family"), **defaults, **(sizes.get(own.get("size")) or {}), **own}
-        cards.append(validate(ModelCard, path, name, fields))
-    encoders = (content.get("encoders") or {}).items()
-    sources = {n: validate(EncoderWeights, path, n, {"sources": given}).sources for n, given in encoders}
-    return tuple(cards), sources
+    known = ("family", "defaults", "sizes", "models", "encoders")
+    faults = [unknown_key(key, known) for key in content if key not in known]
+    family, defaults, sizes, models, encoders = (content.get(key) for key in known)
+    if not isinstance(models, Mapping) and (models is not None or encoders is None):
+        faults.append("a family file needs 'models', each under its own name")
+    shared = {"defaults": defaults, "sizes": sizes, "encoders": encoders}
+    shared |= {f"sizes.{name}": of_size for name, of_size in sizes.items()} if isinstance(sizes, Mapping) else {}
+    faults += [
+        f"'{key}' must map names to what they are, not be {kind_of(value)}"
+        for key, value in shared.items()
+        if not isinstance(value, Mapping | None)
+    ]
+    if any(not f.startswith("unknown key") for f in faults):
+        refuse(path, faults)  # there are no entries to look at
+    entries: dict[str, Any] = {}
+    for name, own in (models or {}).items():
+        if isinstance(own, Mapping):
+            size = {**(defaults or {}), **own}.get("size")
+            of_size = (sizes or {}).get(size) if isinstance(size, str) else None
+            own = {"family": family, **(defaults or {}), **(of_size or {}), **own}
+        entries[name] = own
+    cards, wrong_cards = validate_all(ModelCard, entries)
+    stated = {name: {"sources": given} for name, given in (encoders or {}).items()}
+    sources, wrong_encoders = validate_all(EncoderWeights, stated)
+    refuse(path, [*faults, *wrong_cards, *wrong_encoders])
+    for card in cards.values():
+        card._file = path
+    return tuple(cards.values()), {name: e.sources for name, e in sources.items()}
 
 
 def _fold(name: str) -> str:
@@ -105,9 +133,11 @@ def find_cards(names: Sequence[str], cards: Mapping[str, ModelCard]) -> list[Mod
     found: dict[str, ModelCard] = {}
     for name in names:
         wanted = _fold(name)
-        hits = [c for c in cards.values() if fnmatchcase(c.name, wanted) or _fold(c.paper_name) == wanted]
+        # A name may hold brackets or stars itself: as it stands it comes before what it means as a glob.
+        hits = [c for c in cards.values() if wanted in (_fold(c.name), _fold(c.paper_name))]
+        hits = hits or [c for c in cards.values() if fnmatchcase(_fold(c.name), wanted)]
         if not hits:
-            raise unknown_name("model", name, cards)
+            raise unknown_name("model", name, cards, "cards of your own: --models-dir DIR")
         found.update((c.name, c) for c in hits)
     return list(found.values())
 
@@ -142,7 +172,18 @@ def find_encoder(name: str) -> Encoder:
 def _make_encoder(name: str, stages: int, **options: Any) -> nn.Module:
     if stages not in (1, 2, 3, 4):
         raise UsageError(f"{name}: stages must be 1 to 4, not {stages}")
-    return find_encoder(name).build(stages, **options)
+    make = find_encoder(name).build
+    known = list(inspect.signature(make).parameters)[1:]
+    if wrong := [unknown_key(key, known) for key in options if key not in known]:
+        raise UsageError(f"options of {name}: {'; '.join(wrong)}")
+    try:
+        encoder: nn.Module = make(stages, **options)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as e:
+        if not options:
+            raise
+        told = ", ".join(f"{key}: {value!r:.60}" for key, value in options.items())
+        raise UsageError(f"options of {name} ({told}) are not right: {e}") from e
+    return encoder
 
 
 def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = None) -> nn.Module:
@@ -164,15 +205,21 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
 def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
     """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone."""
     if card.build is not None:
-        net: nn.Module = import_object(card.build, f"{card.name}: build")(card)
+        build = import_object(card.build, f"{card.where}: build")
+        if not callable(build):
+            raise UsageError(f"{card.where}: build '{card.build}' is no function")
+        net: nn.Module = build(card)
         return net
     from hmrbench.nets.heads.heatmap import HeatmapHead
     from hmrbench.nets.truncation import Network, make_neck
 
     if card.encoder is None:
-        raise UsageError(f"{card.name}: a card needs 'encoder' or 'build'")
-    stages = card.stages or 4
-    encoder: Any = _make_encoder(card.encoder, stages, **card.options, **encoder_options)
+        raise UsageError(f"{card.where}: a card needs 'encoder' or 'build'")
+    stages = 4 if card.stages is None else card.stages
+    try:
+        encoder: Any = _make_encoder(card.encoder, stages, **{**card.options, **encoder_options})
+    except UsageError as e:
+        raise UsageError(f"{card.where}: {e}") from e
     neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder).family.output_norm)
     if card.head.kind == "heatmap":
         return Network(encoder, neck, HeatmapHead(channels))
@@ -180,7 +227,7 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
 
     sizes = card.head.model_dump(exclude={"kind"})
     if None in sizes.values():
-        raise UsageError(f"{card.name}: an smpl head needs {', '.join(sizes)}")
+        raise UsageError(f"{card.where}: an smpl head needs {', '.join(sizes)}")
     head = SMPLHead(channels, **sizes)
     return Network(encoder, neck, head, side_crop=8)
 
@@ -232,7 +279,8 @@ def count_parameters(card: ModelCard) -> dict[str, int | None]:
 def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
     """Parameters of a network, in all and of each of its parts (0 for a part that a foreign network lacks).
 
-    They are not known, None, where PyTorch sees none: another backend has them.
+    They are not known, None, where PyTorch sees none, since another backend has them, and where a lazy module gets
+    them at its first forward.
     """
     counts = {"params": _count(net)}
     counts |= {f"params_{part}": _count(getattr(net, part, None)) for part in ("encoder", "neck", "head")}
@@ -242,7 +290,8 @@ def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
 def _count(module: Any) -> int:
     from torch import nn
 
-    return sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0
+    own = list(module.parameters()) if isinstance(module, nn.Module) else []
+    return 0 if any(map(nn.parameter.is_lazy, own)) else sum(p.numel() for p in own)
 
 
 # --------------------------------------------------------------------------- weights
@@ -272,11 +321,10 @@ def load_model(name: str | ModelCard, weights: str | Path | None = None, models_
 def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadReport | None]:
     """The card's network in eval mode, with the weights of a file or reproducible random ones (path None).
 
-    A network that has a method `load_weights(path: Path | None)` reads its own format by it, and is called
-    with None where random weights are asked for; there is no report then.
+    A network that has a method `load_weights(path: Path)` reads its own format by it; there is no report then.
 
     Raises:
-        UsageError: the network has no random weights.
+        UsageError: the network has no random weights: it is empty before its file is read.
         WeightsError: the file is not of this network.
     """
     import torch
@@ -291,16 +339,26 @@ def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadRep
         torch.manual_seed(0)
         net = build_net(card)
         own: Any = getattr(net, "load_weights", None)
-        if own is not None:
+        if own is not None and path is not None:
             _load_own_format(own, path, card.name)
             return net.eval(), None
     if path is None:
+        if own is not None and not net.state_dict():
+            raise UsageError(f"{card.name} has no random weights: its network is empty before its file is read")
         return net.eval(), None
-    report = checkpoints.load_network(net, state or checkpoints.read_state(path), f"{card.name}: {path}")
-    return net.eval(), report
+    return net.eval(), _load_network(net, state or checkpoints.read_state(path), f"{card.name}: {path}")
 
 
-def _load_own_format(load: Callable[[Path | None], None], path: Path | None, name: str) -> None:
+def _load_network(net: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
+    """Fill a network; the SMPL body that an HMR2.0 checkpoint carries must be the one installed."""
+    from hmrbench import checkpoints
+    from hmrbench.body import check_same_body
+
+    check_same_body(state, source)
+    return checkpoints.load_network(net, state, source)
+
+
+def _load_own_format(load: Callable[[Path], None], path: Path, name: str) -> None:
     try:
         load(path)
     except HmrbenchError:
@@ -386,7 +444,7 @@ def convert_weights(
     from hmrbench.nets.encoders.record import known_encoders
 
     state = checkpoints.read_state(source)
-    layout = checkpoints.find_layout(state)
+    layout = checkpoints.find_layout(state, str(source))
     cards = load_cards(models_dirs)
     if name is not None and name.lower() in known_encoders():
         candidates = [name.lower()]
@@ -423,4 +481,4 @@ def _filled(
         encoder = _make_encoder(name, 4)
         return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")
     net = build_net(cards[name])
-    return net, checkpoints.load_network(net, state, f"{name}: {source}")
+    return net, _load_network(net, state, f"{name}: {source}")

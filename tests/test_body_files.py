@@ -240,7 +240,7 @@ def test_a_truncated_file_is_one_clear_error(tmp_path, suffix, keep):
         np.save(buffer, parts["joint_regressor_extra"])
     path = tmp_path / f"body{suffix}"
     path.write_bytes(buffer.getvalue()[: int(keep * len(buffer.getvalue()))])
-    with pytest.raises(DataError, match=r"body\.\w+: cannot be read"):
+    with pytest.raises(DataError, match=r"body\.\w+: .*(cannot be read|not a readable np|, and holds)"):
         read_body(path)
 
 
@@ -251,7 +251,7 @@ def test_other_files_are_one_clear_error(tmp_path):
     with pytest.raises(DataError, match=r"a body is a \.pkl or \.npz file"):
         read_body(tmp_path / "body.obj")
     np.savez(tmp_path / "objects.npz", v_template=np.array([{}], object))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="it lacks v_template"):
         read_body(tmp_path / "objects.npz")
     np.save(tmp_path / "seven.npy", np.zeros((7, 80)))
     with pytest.raises(DataError, match="no regressor of 19 joints"):
@@ -267,7 +267,7 @@ def without(part):
     [
         (without("weights"), "it lacks weights"),
         (without("kintree_table"), "it lacks kintree_table"),
-        ({**make_parts(), "J_regressor": np.zeros((52, 80))}, "52 joints, not 24"),
+        ({**make_parts(), "J_regressor": np.zeros((52, 80))}, r"SMPL-H \(52 joints\), not SMPL"),
         ({**make_parts(), "weights": np.zeros((81, 24))}, r"weights is \(81, 24\), not \(80.*topologies"),
         ({**make_parts(), "J_regressor": np.zeros((24, 79))}, r"J_regressor is \(24, 79\).*topologies"),
         ({**make_parts(), "posedirs": np.zeros((79, 3, 207))}, r"posedirs is \(79, 3, 207\).*topologies"),

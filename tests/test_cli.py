@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,81 @@ def test_a_folder_that_cannot_be_written_is_named(tiny_coco: Path, tiny_cards: P
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/file")
     assert "Not a directory" in result.stderr
+
+
+def test_a_run_that_cannot_be_written_in_the_end_is_printed(
+    tiny_coco: Path, tiny_cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "write_json", fail)
+    args = ("tiny-a", "tiny-b", "--weights", "random", "--json")
+    result = run_eval(tiny_coco, tiny_cards, tmp_path / "r", *args)
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    assert [r["model"] for r in rows] == ["tiny-a", "tiny-b"]
+    assert "AP" in rows[0]["metrics"]
+    assert f"the run in {tmp_path / 'r'} could not be written (No space left on device)" in result.stderr
+    assert "--resume goes on from there" in result.stderr
+    profiled = hmrbench(
+        "profile", "tiny-a", "--models-dir", tiny_cards, "--runs", tmp_path / "r", "--repeats", 0, "--json"
+    )
+    assert profiled.exit_code == 1
+    assert json.loads(profiled.stdout)[0]["params"] > 0
+    assert "No space left" in profiled.stderr
+
+
+def test_a_damaged_record_is_named_and_passed_over_by_every_command(
+    tiny_coco: Path, tiny_cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs, cards = tmp_path / "r", ("--models-dir", tiny_cards)
+    run_eval(tiny_coco, tiny_cards, runs, "tiny-a", "tiny-b", "--weights", "random")
+    hmrbench("profile", "tiny-a", *cards, "--runs", runs, "--repeats", 0)
+    for command in (
+        ("table",), ("table", "--json"), ("plot", "--untrained"), ("report",), ("compare", "tiny-a", "tiny-b"),
+        ("check", "--baseline", "b.json", "--update"), ("check", "--baseline", "b.json"),
+    ):  # fmt: skip
+        damaged = runs / f"eval-{'-'.join(command).replace('.', '-')}-{'0' * 12}.json"
+        damaged.write_text('{"schema": 1, "kind": "eval"')
+        more = () if command[0] in ("compare", "check") else cards
+        result = hmrbench(*command, "--runs", runs, *more)
+        assert result.exit_code == 0, result.output
+        damaged.unlink()
+
+
+def test_names_with_capitals_are_found_by_every_command(
+    tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "mine.yaml").write_text(
+        "family: Mine\ndefaults: {task: hpe, size: t, input: [64, 48], licence: none, build: 'tiny_net:build'}\n"
+        "models:\n  MyNet-A: {paper_name: My}\n  MyNet-B: {paper_name: My B}\n"
+    )
+    (tmp_path / "sets.yaml").write_text(
+        "My-Set: {task: hpe, title: x, reader: coco, folder: ., licence: x, images: val2017, "
+        "metrics: [coco-keypoints], annotations: annotations/person_keypoints_val2017.json}\n"
+    )
+    cards, sets = ("--models-dir", tmp_path / "cards"), ("--datasets-file", tmp_path / "sets.yaml")
+    common = (*cards, *sets, "--runs", "r", "--data-root", tiny_coco, "--weights", "random", "--json")
+    for names, dataset in ((("MyNet-A", "MyNet-B"), "My-Set"), (("mynet-*",), "my-set")):
+        result = hmrbench("eval", *names, "-d", dataset, *common)
+        assert result.exit_code == 0, result.stderr
+        rows = json.loads(result.stdout)
+        assert [(r["model"], r["dataset"]) for r in rows] == [("MyNet-A", "My-Set"), ("MyNet-B", "My-Set")]
+    for command in (
+        ("models", "MyNet*", *cards), ("models", "mynet-a", *cards), ("show", "MYNET-A", *cards),
+        ("profile", "MyNet-*", *cards, "--runs", "r", "--repeats", 0),
+        ("table", "MyNet-*", *cards, "--runs", "r"), ("table", "mynet-a", *cards, "--runs", "r"),
+        ("plot", "MyNet-*", *cards, "--runs", "r", "--untrained"), ("report", "MyNet*", *cards, "--runs", "r"),
+        ("compare", "MyNet-A", "mynet-b", "--runs", "r"),
+        ("compare", "MyNet-A", "MyNet-B", "--runs", "r", "-d", "my-set"),
+        ("datasets", "check", "MY-SET", *sets, "--data-root", tiny_coco),
+    ):  # fmt: skip
+        result = hmrbench(*command)
+        assert result.exit_code == 0, (command, result.output)
 
 
 def test_eval_prints_a_table_of_80_columns(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
@@ -276,7 +352,18 @@ def test_env_recognises_torch_and_torchvision_of_different_builds(monkeypatch: p
     assert "pip install --force-reinstall torch torchvision" in result.stderr
 
 
-def test_an_interrupt_exits_130_and_resume_finishes(tiny_coco: Path, tiny_cards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signals", "code", "words"),
+    [
+        ([signal.SIGINT], 130, "interrupted"),
+        ([signal.SIGINT] * 2, 130, "interrupted"),
+        ([signal.SIGTERM], 143, "stopped by SIGTERM"),
+        ([signal.SIGHUP, signal.SIGTERM], 129, "stopped by SIGHUP"),
+    ],
+)
+def test_a_signal_ends_a_run_that_resume_finishes(
+    signals: list[signal.Signals], code: int, words: str, tiny_coco: Path, tiny_cards: Path, tmp_path: Path
+) -> None:
     """A real process, a real signal, in the middle of a model."""
     (tiny_cards / "slow.yaml").write_text(
         "family: slow\nmodels:\n  slow: {paper_name: Slow, task: hpe, size: t, input: [64, 48], licence: none, "
@@ -299,10 +386,13 @@ def test_an_interrupt_exits_130_and_resume_finishes(tiny_coco: Path, tiny_cards:
         assert process.stderr is not None
         for _ in range(4):
             assert process.stdout.readline() == "forward\n", process.stderr.read()
-        process.send_signal(signal.SIGINT)
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.05)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "--resume continues" in errors
+    assert errors.splitlines()[-1] == words
     assert "Traceback" not in errors
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,30 +10,28 @@ import numpy as np
 import pytest
 import reference
 import torch
+from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.crop import crop_matrix, expand_boxes, image_to_crop
 from hmrbench.errors import DataError, HmrbenchError
+from hmrbench.files.coco_json import check_coco, make_coco, person_category, restrict
 from hmrbench.metrics.coco_keypoints import (
     METRIC,
     STATS,
-    ap_from_matches,
-    check_coco,
     coco_keypoints,
     coco_results,
     crop_areas,
     evaluate_results,
-    keypoint_similarity,
-    make_coco,
     measure_results,
     oks,
     oks_nms,
-    person_category,
     rescore,
-    restrict,
+    unpredicted,
 )
+from hmrbench.metrics.coco_matches import ap_from_matches, keypoint_similarity
 from hmrbench.records import Dataset, Prediction, Sample
 from hmrbench.skeletons import COCO17
 
@@ -443,23 +441,129 @@ def set_all(key, value):
         (lambda t, r: r[1]["keypoints"].__setitem__(4, float("nan")), "result 1 .*not finite"),
         (lambda t, r: r[1].update(score=float("inf")), "result 1 .*not finite"),
         (lambda t, r: r[1].update(score=None), "result 1 .*not finite"),
-        (lambda t, r: r[1].pop("score"), "result 1 .*not finite"),
+        (lambda t, r: r[1].pop("score"), "result 1 .*has no score"),
         (set_all("area", 0), r"annotation \d+: area"),
         (set_all("area", float("nan")), r"annotation \d+: area"),
         (set_all("num_keypoints", 0), "no annotation has labelled keypoints"),
         (set_all("iscrowd", 1), "no annotation has labelled keypoints"),
         (set_all("keypoints", [1] * 48), r"annotation \d+: 48 numbers for 17"),
-        (set_all("bbox", [0, 0, float("nan"), 1]), r"annotation \d+: keypoints or bbox"),
+        (set_all("bbox", [0, 0, float("nan"), 1]), r"annotation \d+: bbox .*not finite"),
         (lambda t, r: [a.pop("area") for a in t["annotations"]], r"annotation \d+ has no area"),
         (lambda t, r: counting(t)[0].update(id=0), "annotation id 0"),
         (lambda t, r: t["annotations"][1].update(id=100), "same id"),
         (lambda t, r: t["categories"].append({"id": 2, "name": "person"}), "one category person"),
+        (lambda t, r: t["categories"].append({"id": 1, "name": "dog"}), "two categories have the same id 1"),
+        (lambda t, r: t["categories"][0].update(id="1"), "category person: its id is '1'"),
+        (set_all("keypoints", [5, 5, 0] * 17), r"annotation \d+: num_keypoints is \d+, but none .* visible"),
+        (set_all("keypoints", ["5"] * 51), r"annotation \d+: 17 keypoints .*not finite numbers"),
+        (set_all("keypoints", None), r"annotation \d+: None instead of 51 numbers"),
+        (set_all("num_keypoints", -1), r"annotation \d+: num_keypoints is -1"),
+        (set_all("bbox", [5, 5, 0, 9]), r"annotation \d+: its box has no extent: \[5, 5, 0, 9\]"),
+        (set_all("bbox", [5, 5, 9]), r"annotation \d+: 3 numbers for bbox"),
+        (set_all("area", 1e11), r"annotation \d+: area is 1000"),
+        (set_all("area", 10**400), r"annotation \d+: area"),
+        (set_all("iscrowd", 2), r"annotation \d+: iscrowd is 2"),
+        (lambda t, r: t["images"].append(t["images"][0]), "two images have the same id 1"),
+        (lambda t, r: t["images"].append({"id": "x"}), "some image ids are text"),
+        (lambda t, r: [a.update(image_id=77) for a in t["annotations"]], "on one of the 12 images"),
+        (lambda t, r: r[1].update(image_id=[1]), r"number 1: image id \[1\]"),
+        (lambda t, r: r[1].update(score="0.9"), "result 1 .*score: not finite numbers: \\['0.9'\\]"),
+        (lambda t, r: r[1].update(score=10**400), "result 1 .*score: not finite"),
+        (lambda t, r: r[1].update(keypoints=None), "result 1 .*None instead of 51 numbers"),
+        (lambda t, r: r[1].update(keypoints=[[1, 2, 3]] * 51), "result 1 .*not finite"),
+        (lambda t, r: r[0].update(bbox=[1, 2, 3, 4]), r"result 1 .*has no bbox \(the first result has one\)"),
+        (lambda t, r: [x.update(bbox=None) for x in r], "result 0 .*None instead of 4 numbers for bbox"),
+        (lambda t, r: [x.update(segmentation=[[1, 2]]) for x in r], "result 0 .*no run-length code"),
     ],
 )  # fmt: skip
 def test_what_would_score_zero_without_a_word_raises(change, message):
     coco, results = broken(change)
     with pytest.raises(DataError, match=message):
         evaluate_results(coco, results)
+
+
+def areas_of(truth, results):
+    """A box, or a mask, per result, of another size than its keypoints span."""
+    boxes = [[10.0, 10.0, 20.0 + 7 * n % 300, 90.0] for n in range(len(results))]
+    masks = mask.encode(np.asfortranarray(np.triu(np.ones((480, 640), np.uint8), 400)))
+    return [
+        [{**r, "bbox": box} for r, box in zip(results, boxes, strict=True)],
+        [{**r, "segmentation": {**masks, "counts": masks["counts"].decode()}} for r in results],
+        [{**results[0], "bbox": []}, *[{**r, "bbox": [1, 2, 3, 4]} for r in results[1:]]],
+    ]
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_areas_of_results_are_taken_from_where_pycocotools_takes_them(case, tmp_path):
+    truth = make_truth()
+    results = areas_of(truth, make_results(truth))[case]
+    before = copy.deepcopy(results)
+    assert evaluate_results(make_coco(truth), results) == by_hand(truth, results, tmp_path)
+    assert results == before
+    plain = evaluate_results(make_coco(truth), make_results(truth))
+    assert (evaluate_results(make_coco(truth), results) == plain) == (case == 2)
+
+
+def test_what_other_tools_add_changes_nothing():
+    truth = make_truth()
+    results = make_results(truth)
+    more = [{**r, "caption": "x", "id": 7, "area": "?", "iscrowd": None, "center": [1, 2]} for r in results]
+    assert evaluate_results(make_coco(truth), more) == evaluate_results(make_coco(truth), results)
+
+
+@pytest.mark.parametrize("change", ["text ids", "strangers", "persons are 3", "persons are 0", "Person", "lists"])
+def test_unusual_files_score_as_in_pycocotools(change, tmp_path):
+    truth = make_truth()
+    results = make_results(truth)
+    if change == "text ids":
+        for entry in [*truth["annotations"], *results]:
+            entry["image_id"] = f"im{entry['image_id']}"
+        for image in truth["images"]:
+            image["id"] = f"im{image['id']}"
+    elif change == "strangers":  # annotations on images of which the file says nothing
+        truth["annotations"] += [{**a, "id": 9000 + a["id"], "image_id": 777} for a in truth["annotations"]]
+    elif change.startswith("persons are"):
+        number = int(change[-1])
+        truth["categories"] = [{"id": 1, "name": "dog"}, {"id": number, "name": "person"}]
+        for entry in [*truth["annotations"], *results]:
+            entry["category_id"] = number
+        truth["annotations"].append({"id": 5000, "image_id": 1, "category_id": 1, "keypoints": "of a dog"})
+        plain = {**truth, "annotations": truth["annotations"][:-1], "categories": truth["categories"][1:]}
+    elif change == "Person":
+        truth["categories"] = [{"id": 1, "name": "Person"}, {"id": 2, "name": "dog"}]
+        plain = {**truth, "categories": truth["categories"][:1]}
+    else:
+        truth["info"] = json.loads("[" * 300 + "]" * 300)
+        plain = make_truth()
+    plain = truth if change in ("text ids", "strangers") else plain
+    got = evaluate_results(make_coco(truth), results)
+    assert got == by_hand(plain, results, tmp_path)
+    assert got["AP"] > 5
+
+
+def test_whole_numbers_beyond_pictures_do_not_wrap():
+    """numpy squares 2**33 in whole numbers to 0, which would be a perfect match."""
+    truth = make_truth()
+    triples = np.array([a["keypoints"] for a in counting(truth)]).reshape(-1, 17, 3)
+    far = triples + np.array([2**33, 2**33, 0])
+    results = [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": k.ravel().tolist(), "score": 1.0}
+        for a, k in zip(counting(truth), far, strict=True)
+    ]
+    assert evaluate_results(make_coco(truth), results)["AP"] == 0
+
+
+def test_people_without_prediction_are_counted():
+    truth = make_truth()
+    people = counting(truth)
+    results = [{"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0} for a in people]
+    coco = make_coco(truth)
+    assert unpredicted(coco, results) == (0, len(people))
+    assert unpredicted(coco, results[3:]) == (3, len(people))
+    assert unpredicted(coco, [results[0]] * 50) == (
+        len(people) - sum(a["image_id"] == people[0]["image_id"] for a in people),
+        len(people),
+    )
 
 
 def test_check_coco_of_samples():

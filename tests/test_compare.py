@@ -14,6 +14,7 @@ from test_tables import eval_row, save
 
 from hmrbench.compare import bootstrap
 from hmrbench.errors import DataError, UsageError
+from hmrbench.files import coco_json
 from hmrbench.metrics import coco_keypoints
 from hmrbench.metrics.pck import pck_of_distances
 from hmrbench.records import Array, Measurement
@@ -44,7 +45,7 @@ def predict(truth: dict[str, Any], noise_px: float, seed: int = 0) -> list[dict[
 
 
 def measure(truth: dict[str, Any], predictions: list[dict[str, Any]]) -> Measurement:
-    return coco_keypoints.measure_results(coco_keypoints.make_coco(truth), predictions)
+    return coco_keypoints.measure_results(coco_json.make_coco(truth), predictions)
 
 
 def save_pose(folder: Path, model: str, found: Measurement, **fields: Any) -> results.Run:

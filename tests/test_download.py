@@ -115,6 +115,14 @@ def test_reset(server: BadServer, tmp_path: Path, http: Http) -> None:
         ("redirect:/net.pth", "more than 10 redirects", 11),
         ("redirect:ftp://127.0.0.1/net.pth", "redirected from http to ftp", 1),
         ("redirect:file:///etc/passwd", "redirected from http to file", 1),
+        ("redirect:http://[bad", "not an address.*Invalid IPv6 URL", 1),
+        ("redirect:http://[::1", "not an address.*Invalid IPv6 URL", 1),
+        ("redirect:http:///net.pth", "which is no address .no host", 1),
+        ("redirect:http://", "which is no address .no host", 1),
+        ("redirect:http://host:99999/x", "which is no address", 1),
+        ("redirect:http://host:port/x", "which is no address", 1),
+        (f"redirect:http://{'a' * 64}.example/x", "which is no address", 1),
+        ("redirect:http://a..b/x", "which is no address", 1),
     ],
 )
 def test_wrong_to_the_end(

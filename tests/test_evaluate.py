@@ -18,6 +18,7 @@ from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
 from hmrbench.errors import DataError, HmrbenchError, UsageError, WeightsError
 from hmrbench.evaluation import job as evaluate
+from hmrbench.nets.encoders.groupmixformer import GroupMixFormer
 from hmrbench.results import runs as results
 
 Prepare = Callable[..., evaluate.Job]
@@ -73,6 +74,22 @@ def test_no_flip_and_codec_are_in_the_row(prepare: Prepare) -> None:
     plain = evaluate.run(prepare(flip=False, codec="plain"))
     assert (plain.flip, plain.codec) == (False, "plain")
     assert prepare(flip=False).key != prepare().key != prepare(codec="dark").key
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_short_cuts_can_be_turned_off(prepare: Prepare, monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
+    built: list[torch.nn.Module] = []
+
+    def load(*args: object) -> tuple[torch.nn.Module, None]:
+        built.append(GroupMixFormer((20, 20, 20, 20), (1, 1, 1, 1), (2, 2, 2, 2), stages=1))
+        built[0].forward = lambda x: x.new_ones(len(x), 17, 16, 12)  # type: ignore[method-assign]
+        return built[0], None
+
+    monkeypatch.setattr(zoo, "load_weights", load)
+    result = evaluate.run(prepare(fused=fused))
+    assert (result.row()["fused"], result.flip) == (fused, True)
+    assert {m.fused for m in built[0].modules() if hasattr(m, "fused")} == {fused}
+    assert prepare(fused=False).key != prepare().key
 
 
 def test_the_limit_makes_a_partial_row(prepare: Prepare) -> None:
@@ -210,3 +227,106 @@ def test_a_corrupt_picture_is_named_and_finished_work_is_kept(
 
 def test_half_precision_runs(prepare: Prepare) -> None:
     assert evaluate.run(replace(prepare(), dtype="bf16")).dtype == "bf16"
+
+
+# --------------------------------------------------------------------------- nothing is lost
+
+
+def no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def no_prediction(*_: object) -> None:
+    raise AssertionError("nothing is to be predicted")
+
+
+def test_a_score_keeps_its_unit_and_direction_on_disk(prepare: Prepare, tmp_path: Path) -> None:
+    evaluate.run(prepare(boxes="gt"), runs=tmp_path)
+    (saved,) = results.load_runs(tmp_path)
+    assert saved.row["units"].keys() == saved.row["higher_is_better"].keys() == saved.row["metrics"].keys()
+    assert saved.row["units"]["AP"] == "%"
+    assert saved.row["higher_is_better"]["AP"] is True
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_predicted(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluate, "predict", no_prediction)
+    with pytest.raises(HmrbenchError, match=r"file/runs cannot be written: Not a directory"):
+        evaluate.run(prepare(), runs=tmp_path / "file" / "runs")
+    with pytest.raises(HmrbenchError, match=r"file/p\.json cannot be written"):
+        evaluate.run(prepare(), runs=tmp_path / "r", save_predictions=tmp_path / "file" / "p.json")
+
+
+@pytest.mark.parametrize("which", ["run", "predictions"])
+def test_a_last_write_that_fails_loses_nothing(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    job, target = prepare(boxes="det"), tmp_path / "p.json"
+    whole = evaluate.run(job)
+    with monkeypatch.context() as patch:
+        patch.setattr(*((results, "write_json") if which == "run" else (evaluate, "write_predictions")), no_room)
+        with pytest.raises(evaluate.NotWrittenError, match=r"No space left.*9 of 9 predictions.*--resume") as caught:
+            evaluate.run(job, runs=tmp_path / "r", save_predictions=target)
+    assert caught.value.result.metrics == whole.metrics
+    assert ("r could" if which == "run" else "p.json could") in str(caught.value)
+    assert len(results.load_runs(tmp_path / "r")) == (which != "run")
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".") and p.is_file()]
+    monkeypatch.setattr(evaluate, "predict", lambda net, job, index: iter(no_prediction() if index else ()))
+    assert evaluate.run(job, runs=tmp_path / "r", save_predictions=target, resume=True).metrics == whole.metrics
+    assert evaluate.score_file(target, "coco-val", data_root=job.dataset.samples[0].image.parents[1]).metrics == (
+        whole.metrics
+    )
+    assert not list((tmp_path / "r" / ".partial").iterdir())
+
+
+def test_a_metric_that_fails_keeps_the_predictions(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(boxes="det")
+    whole = evaluate.run(job)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the metric's own fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "measure", fail)
+        with pytest.raises(RuntimeError, match="own fault"):
+            evaluate.run(job, runs=tmp_path)
+    monkeypatch.setattr(evaluate, "predict", lambda net, job, index: iter(no_prediction() if index else ()))
+    assert evaluate.run(job, runs=tmp_path, resume=True).metrics == whole.metrics
+
+
+def test_an_unfinished_run_is_saved_by_time(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare(boxes="det", batch_size=2)
+    store = results.PartialRun.of(tmp_path, job.key)
+    kept: list[int] = []
+    monkeypatch.setattr(evaluate, "_SAVE_SECONDS", 0.0)
+    evaluate.run(job, runs=tmp_path, progress=lambda label, done, total: kept.append(store.count()))
+    assert kept == [2, 4, 6, 8, 9]
+
+
+def test_a_disk_that_is_full_meanwhile_is_said_and_stops_nothing(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = prepare(boxes="det")
+    monkeypatch.setattr(evaluate, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(results.PartialRun, "add", no_room)
+    assert evaluate.run(job, runs=tmp_path).metrics == evaluate.run(job).metrics
+    assert "could not be kept (No space left on device)" in caplog.text
+
+
+def test_a_finished_run_of_another_version_is_taken(prepare: Prepare, tmp_path: Path) -> None:
+    job = prepare()
+    first = evaluate.run(job, runs=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    content = json.loads(path.read_text())
+    content["row"]["mood"] = "fine"
+    del content["row"]["seconds"]
+    path.write_text(json.dumps(content))
+    again = evaluate.run(job, runs=tmp_path, resume=True)
+    assert (again.metrics, again.seconds) == (first.metrics, 0.0)
+    path.write_text("{")
+    assert evaluate.run(job, runs=tmp_path, resume=True).metrics == first.metrics
+    assert len(list(tmp_path.glob("*.json"))) == 2

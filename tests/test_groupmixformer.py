@@ -12,9 +12,11 @@ import seeding
 import torch
 from fvcore.nn import FlopCountAnalysis
 from timm.layers import DropPath
+from torch.utils.flop_counter import FlopCounterMode
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders import groupmixformer as gmf
+from hmrbench.nets.fusion import fuse
 
 SIZES = {"tiny": gmf.gmf_t, "small": gmf.gmf_s, "base": gmf.gmf_b}
 STAGES = (1, 2, 3, 4)
@@ -53,12 +55,6 @@ def stage_outputs(net, x):
     for hook in hooks:
         hook.remove()
     return outs
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    """Calling it switches the short cuts of the CPU off."""
-    return lambda: monkeypatch.setattr(gmf, "_cpu_short_cuts", lambda x: False)
 
 
 @pytest.mark.parametrize("stages", STAGES)
@@ -114,11 +110,17 @@ def test_costs_are_official(refs, size):
 
 
 @torch.no_grad()
-def test_short_cuts_change_only_rounding(tiny, plain):
+def test_short_cuts_change_only_rounding_and_can_be_turned_off(tiny):
     x = seeding.seeded_input((2, 3, 256, 192))
-    fast = tiny[4](x)
-    plain()
-    assert relative_error(fast, tiny[4](x)) < 1e-4
+    fast, net = tiny[4](x), copy.deepcopy(tiny[4])
+    fuse(net, False)
+    with FlopCounterMode(display=False) as counter:
+        plain = net(x)
+    assert relative_error(fast, plain) < 1e-4
+    assert torch.ops.aten.addmm in counter.get_flop_counts()["Global"]  # linear layers are convolutions otherwise
+    assert not torch.equal(fast, plain)
+    fuse(net)
+    assert torch.equal(net(x), fast)
 
 
 def test_autograd_changes_only_rounding(tiny):
@@ -141,12 +143,12 @@ def test_memory_format_does_not_matter_and_the_input_stays(tiny):
     before = x.clone()
     out = tiny[3](x)
     net = copy.deepcopy(tiny[3]).to(memory_format=torch.channels_last)
-    assert relative_error(net(x.to(memory_format=torch.channels_last)), out) < 1e-5
+    assert relative_error(net(x.to(memory_format=torch.channels_last)), out) < 1e-4
     assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradients_of_the_short_cuts(frozen, plain):
+def test_gradients_of_the_short_cuts(frozen):
     """The folded BatchNorm passes the gradients that the norm itself would."""
     net = seeding.seed_module_(small_net()).train(not frozen)
     x = seeding.seeded_input((2, 3, 64, 64))
@@ -157,7 +159,7 @@ def test_gradients_of_the_short_cuts(frozen, plain):
         return {name: p.grad.clone() for name, p in net.named_parameters()}
 
     fast = gradients()
-    plain()
+    fuse(net, False)
     slow = gradients()
     noise = 1e-6 * max(g.norm() for g in slow.values())  # a bias before a BatchNorm in training has no gradient
     for name, want in slow.items():
@@ -218,7 +220,7 @@ def test_compiles_in_one_graph(grad):
     x = seeding.seeded_input((1, 3, 64, 64))
     with torch.set_grad_enabled(grad):
         compiled = torch.compile(net, backend="aot_eager", fullgraph=True)(x)
-        assert relative_error(compiled.detach(), net(x).detach()) < 1e-5
+        assert relative_error(compiled.detach(), net(x).detach()) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,17 @@ def test_one_scale_per_person_and_names_in_bytes(people: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"center": None}, "lacks center"),
+        ({"center": None}, r"people\.npz: lacks center"),
+        ({"center": None, "scale": None, "betas": None}, r"people\.npz: lacks center, scale, betas"),
+        ({"center": np.zeros((2, 2))}, r"people\.npz: center is \(2, 2\), expected \(3, 2\)"),
+        ({"center": np.zeros((3, 2), complex)}, r"people\.npz: center holds complex128, expected numbers"),
+        ({"betas": np.array([["1"] * 10] * 3)}, r"people\.npz: betas holds <U1, expected numbers"),
+        ({"betas": np.full((3, 10), np.nan)}, r"people\.npz: betas of person 0 is not finite \(3 people in all\)"),
+        ({"imgname": np.array([], "U3")}, r"people\.npz: holds nobody"),
+        ({"imgname": np.arange(3)}, r"people\.npz: imgname is \(3,\) of int64, expected one text"),
+        ({"imgname": np.array("a.jpg")}, r"people\.npz: imgname is \(\) of <U5"),
+        ({"imgname": np.array(["a.jpg", "", "b.jpg"])}, r"people\.npz: imgname of person 1, '', names no file"),
+        ({"has_betas": np.ones(2)}, r"people\.npz: has_betas is \(2,\), expected \(3,\)"),
         ({"scale": np.ones(2)}, "scale is"),
         ({"body_keypoints_3d": np.zeros((3, 24, 4))}, r"body_keypoints_3d is \(3, 24, 4\), expected \(3, 25, 4\)"),
         ({"body_pose": np.zeros((3, 69))}, r"body_pose is \(3, 69\)"),
@@ -346,3 +356,203 @@ def test_parameters_the_paper_states() -> None:
 @pytest.mark.parametrize("name", ["SwinHMR2.0-S-S3", "HMR2.0-S", "HMR2.0 (ViT-H)", "gmfhmr2.0-t-s2"])
 def test_the_papers_spelling(name: str) -> None:
     assert zoo.load_card(name).task == "hmr"
+
+
+# --------------------------------------------------------------------------- files as they are found
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        np.array([["a.jpg"], ["b.jpg"], ["a.jpg"]]),
+        np.array([[b"a.jpg"], [b"b.jpg"], [b"a.jpg"]]),
+        np.array(["a.jpg", "b.jpg", "a.jpg"], "<U40"),
+        np.array(["a.jpg", "b.jpg", "a.jpg"], ">U5"),
+        np.array([b"a.jpg", b"b.jpg", b"a.jpg"], "S64"),
+    ],
+    ids=lambda n: f"{n.dtype}{n.shape}",
+)
+def test_names_in_any_shape_and_type_of_text(people: Path, names: np.ndarray) -> None:
+    write_people(people / "free", imgname=names)
+    assert [s.image.name for s in opened(people).samples] == ["a.jpg", "b.jpg", "a.jpg"]
+    assert hmr_npz.images(spec_of(people), people / "free") == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_names_in_bytes_of_any_encoding(people: Path, encoding: str) -> None:
+    folder = people / "free" / "pictures"
+    (folder / "a.jpg").rename(folder / "café.jpg")
+    write_people(people / "free", imgname=np.array(["café.jpg".encode(encoding)] * 3))
+    assert {s.image.name for s in opened(people).samples} == {"café.jpg"}
+
+
+def test_who_has_no_body_parameters_does_not_count_in_pve(people: Path) -> None:
+    params = truth_params()
+    pose, betas = params["pose"].flatten(1).numpy().copy(), params["betas"].numpy().copy()
+    pose[1], betas[2] = np.nan, 0
+    write_people(people / "free", body_pose=pose, betas=betas, has_body_pose=np.array([1, 0, 1]),
+                 has_betas=np.array([[1.0], [1.0], [0.0]]))  # fmt: skip
+    predictions = predictions_of_truth(params, CENTERS, SIZE)
+    mesh = evaluate.measure(predictions, spec_of(people), opened(people))[0]
+    assert np.isfinite(mesh.per_sample["PVE"]).tolist() == [True, False, False]
+    assert {s.name: s.value for s in mesh.scores}["PVE"] == pytest.approx(0, abs=1e-3)
+    assert mesh.remarks == ("PVE is that of 1 of 3 people: the others have no body parameters",)
+
+
+def test_joints_of_confidence_0_count_and_are_told(people: Path) -> None:
+    """The protocol of 4D-Humans: all joints of its set count. A row says how many were not labelled."""
+    space = np.load(people / "free" / "people.npz")["extra_keypoints_3d"].copy()
+    space[1, 3] = 0
+    write_people(people / "free", extra_keypoints_3d=space)
+    found = evaluate.measure(predictions_of_truth(truth_params(), CENTERS, SIZE), spec_of(people), opened(people))[0]
+    assert found.per_sample["MPJPE"][[0, 2]] == pytest.approx(0, abs=1e-9)
+    away = 1000 * np.linalg.norm(predictions_of_truth(truth_params(), CENTERS, SIZE)[1].joints_m[28])  # type: ignore[index]
+    assert found.per_sample["MPJPE"][1] == pytest.approx(away / len(JOINTS), rel=1e-6)
+    assert len(found.remarks) == 1
+    assert found.remarks[0].startswith("1 of 42 compared 3D joints have confidence 0")
+
+
+def test_what_a_joint_that_is_not_compared_holds_does_not_matter(people: Path) -> None:
+    space = np.load(people / "free" / "people.npz")["body_keypoints_3d"].copy()
+    space[:, 0] = [np.nan, np.inf, np.nan, 0]
+    write_people(people / "free", body_keypoints_3d=space)
+    assert numbers(predictions_of_truth(truth_params(), CENTERS, SIZE), people)["MPJPE"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("joint", "value", "message"),
+    [
+        (14, 0, "true pelvis, from which all joints are measured, has confidence 0: sample person 1"),
+        (3, np.nan, "truth is not finite: sample person 1"),
+        (14, np.nan, "truth is not finite: sample person 1"),
+    ],
+)
+def test_a_truth_that_cannot_be_scored_is_refused_before_the_weights(
+    people: Path, joint: int, value: float, message: str
+) -> None:
+    space = np.load(people / "free" / "people.npz")["extra_keypoints_3d"].copy()
+    space[1, joint] = value
+    write_people(people / "free", extra_keypoints_3d=space)
+    with pytest.raises(DataError, match=message):
+        evaluate.prepare("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
+
+
+def test_nobody_visible_is_refused_before_the_weights(people: Path) -> None:
+    write_people(people / "free", body_keypoints_2d=np.zeros((3, 25, 3)), extra_keypoints_2d=np.zeros((3, 19, 3)))
+    with pytest.raises(DataError, match="without any visible keypoint"):
+        evaluate.prepare("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
+
+
+def saved_predictions(people: Path, **change: Any) -> Path:
+    ids = np.array([s.id for s in opened(people).samples])
+    arrays = {"id": ids, **results.stack(predictions_of_truth(truth_params(), CENTERS, SIZE)), **change}
+    np.savez(people / "p.npz", **{k: v for k, v in arrays.items() if v is not None})
+    return people / "p.npz"
+
+
+def test_predictions_of_others_score(people: Path) -> None:
+    order = [2, 0, 1]
+    whole = np.load(saved_predictions(people))
+    moved = {k: whole[k][order] for k in whole.files}
+    path = saved_predictions(people, **{**moved, "id": moved["id"].astype("S")})
+    found = evaluate.score_file(path, spec_of(people), data_root=people)
+    assert found.metrics["MPJPE"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": np.array(["person 0", "person 1", "person 0"])}, "person 0 is there more than once"),
+        ({"id": np.array(["person 0", "person 1", "person 9"])}, "no prediction for person 2"),
+        ({"id": np.arange(3)}, "id is .* of int64, expected one text"),
+        ({"id": np.array(["person 0", "person 1"])}, r"is \(3, .*expected \(2"),
+        ({"id": np.array(["person 0", None, "person 2"], object)}, "lacks id"),
+        ({"joints_m": np.zeros((3, 44))}, r"joints_m is \(3, 44\), expected \(3, any, 3\)"),
+        ({"joints_m": np.zeros((3, 24, 3))}, r"person 0: 3D joints expected \(44, 3\), found \(24, 3\)"),
+        ({"joints_m": np.zeros((2, 44, 3))}, r"joints_m is \(2, 44, 3\)"),
+        ({"joints_m": np.array([[["x"] * 3] * 44] * 3)}, "joints_m holds <U1, expected numbers"),
+        ({"joints_m": np.ones((3, 44, 3), complex)}, "joints_m holds complex128"),
+        ({"joints_m": np.stack([np.ones((44, 3)), np.full((44, 3), np.nan), np.ones((44, 3))])}, "of person 1 is not"),
+        ({"joints_m": None}, "person 0: 3D joints expected"),
+        ({"keypoints_px": np.zeros((3, 44, 3))}, r"keypoints_px is \(3, 44, 3\), expected \(3, any, 2\)"),
+        ({"scores": np.zeros(3)}, r"scores is \(3,\)"),
+        ({"crop_area_px2": np.float64(3)}, r"crop_area_px2 is \(\)"),
+        ({"params.betas": np.zeros((3, 9))}, r"person 0: betas expected \(10,\), found \(9,\)"),
+        ({"params.body_pose": np.float32(1)}, r"params.body_pose is \(\)"),
+        ({"params.betas": np.full((3, 10), np.inf)}, "params.betas of person 0 is not finite"),
+    ],
+)
+def test_predictions_that_are_not_right_are_refused_by_entry(
+    people: Path, change: dict[str, Any], message: str
+) -> None:
+    path = saved_predictions(people, **change)
+    with pytest.raises(DataError, match=message):
+        evaluate.score_file(path, spec_of(people), data_root=people)
+
+
+def mutate(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The array as a careless hand would have it: another type, shape, length or content."""
+    with np.errstate(all="ignore"):
+        match rng.integers(12):
+            case 0:
+                kinds = ["f2", "f4", "i1", "i8", "u1", "c8", "?", "U3", "S3", "M8[s]", "V4", ">f8"]
+                kind = kinds[rng.integers(len(kinds))]
+                return array.astype(kind) if array.dtype.kind in "fi" and kind != "V4" else np.zeros(array.shape, kind)
+            case 1:
+                return array[: rng.integers(len(array))] if array.ndim else array
+            case 2:
+                return array[..., None]
+            case 3:
+                return array.reshape(-1)
+            case 4:
+                return array[0] if array.ndim else array
+            case 5:
+                return array.T
+            case 6:
+                return array.astype(object)
+            case 7:
+                return np.repeat(array, 2, axis=0) if array.ndim else array
+            case 8:
+                return np.zeros((0, *array.shape[1:]), array.dtype)
+            case 9 if array.dtype.kind == "f":
+                hit = rng.random(array.shape) < 0.1
+                return np.where(hit, [np.nan, np.inf, -1.0, 0.0, 1e300][rng.integers(5)], array)
+            case 10 if array.dtype.kind in "US":
+                odd = ["", "\0", "é", "../x", "/", "b.jpg\n", "x" * 300, " a.jpg"][rng.integers(8)]
+                return np.array([odd, *array.ravel()[1:].tolist()])
+            case _:
+                return np.flip(array)
+
+
+def test_a_mutated_file_is_read_or_refused_by_name(people: Path) -> None:
+    """Every field, changed in type, shape, length or content: numbers come out, or one error that names the file."""
+    rng = np.random.default_rng(0)
+    with np.load(people / "free" / "people.npz") as file:
+        good = {k: file[k] for k in file.files} | {"has_body_pose": np.ones(3), "has_betas": np.ones(3)}
+    predictions = predictions_of_truth(truth_params(), CENTERS, SIZE)
+    spec, read = spec_of(people), 0
+    messages: list[str] = []
+    for _ in range(200):
+        changed = dict(good)
+        for name in rng.choice(list(good), rng.integers(1, 3), replace=False):
+            changed[name] = mutate(good[name], rng)
+            if rng.random() < 0.1:
+                del changed[name]
+        np.savez(people / "free" / "people.npz", **changed)
+        try:
+            dataset = data.open_dataset(spec, people)
+            found = evaluate.measure(predictions[: len(dataset.samples)], spec, dataset)
+            assert all(np.isfinite(s.value) for m in found for s in m.scores)
+            read += 1
+        except DataError as e:
+            messages.append(str(e))
+    assert all(str(people) in m or "person" in m or "free-3d" in m for m in messages)
+    assert min(read, len(messages)) > 20
+
+
+@pytest.mark.parametrize("keep", [0, 1, 30, 500, 4000, -30, -1])
+def test_a_file_cut_anywhere_is_named(people: Path, keep: int) -> None:
+    path = people / "free" / "people.npz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"people\.npz: annotation file"):
+        opened(people)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from test_data import png_header
 from test_overlay import extent, in_picture, read_obj, read_ply
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
@@ -252,6 +254,76 @@ def test_forms_of_box_files(cards: Path, tmp_path: Path, content: Any) -> None:
     assert [p["box_xywh_px"] for p in people] == [BOX]
 
 
+PERSON, DOG = {"id": 4, "name": "person"}, {"id": 1, "name": "dog"}
+MINE, OTHER = {"image_id": 7, "bbox": BOX}, {"image_id": 7, "bbox": [0, 0, 99, 99]}
+CORNERS = [BOX[0], BOX[1], BOX[0] + BOX[2], BOX[1] + BOX[3]]
+DETECTED = {"labels": [0, 2], "scores": [0.8, 0.9], "bboxes": [CORNERS, [1, 1, 9, 9]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ([{**MINE, "category_id": 0}, {**OTHER, "category_id": 1}], "000007.png"),  # ids that start at 0
+        ([{**OTHER, "category_id": 3}, {**MINE, "category_id": 1}], "000007.png"),
+        ([{**OTHER, "category_name": "dog"}, {**MINE, "category_id": 7, "category_name": "Person"}], "7.png"),
+        ([{"file_name": "val/a.png", "bbox": BOX}], "a.png"),
+        ([{"file_name": "val\\a.png", "bbox": BOX}], "a.png"),
+        ([{"file_name": "x/a.png", "bbox": BOX}, {"file_name": "y/a.png", "bbox": [0, 0, 9, 9]}], "x/a.png"),
+        ([{"file_name": "x/a.png", "bbox": BOX}, {"file_name": "a.png", "bbox": [0, 0, 9, 9]}], "x/a.png"),
+        ({"y/x/a.png": [BOX], "x/a.png": [[0, 0, 9, 9]]}, "y/x/a.png"),
+        ([{"image_id": 7.0, "bbox": BOX}], "7.png"),
+        (
+            {
+                "images": [
+                    {"id": 7, "file_name": "000007.png", "width": 320, "height": 240},
+                    {"id": 8, "file_name": "7.png"},
+                ],
+                "annotations": [
+                    {**MINE, "category_id": 4},
+                    {**OTHER, "category_id": 1},
+                    {**OTHER, "image_id": 8, "category_id": 4},
+                ],
+                "categories": [DOG, PERSON],
+            },
+            "000007.png",
+        ),
+        (
+            {
+                "images": [{"id": 8, "file_name": "000007.png"}, {"id": 7, "file_name": "x.png"}],
+                "annotations": [{**MINE, "image_id": 8, "category_id": 0}, {**OTHER, "category_id": 0}],
+                "categories": [{"id": 0, "name": "person"}],
+            },
+            "000007.png",
+        ),
+        (DETECTED, "a.png"),
+        ({"a.png": DETECTED, "b.png": {"bboxes": [[0, 0, 9, 9]]}}, "a.png"),
+    ],
+)  # fmt: skip
+def test_persons_and_pictures_are_found_as_other_tools_name_them(
+    cards: Path, tmp_path: Path, content: Any, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    path = picture(tmp_path / name)
+    boxes = write(tmp_path / "boxes.json", content)
+    result = predict(cards, "spot", path, "--boxes", boxes, "--json", "-o", tmp_path / "o")
+    assert result.exit_code == 0, result.output
+    assert [p["box_xywh_px"] for p in json.loads(result.stdout)[0]["people"]] == [BOX]
+
+
+def test_boxes_of_mmdetection_are_for_the_picture_of_the_files_name(cards: Path, flat: Path, tmp_path: Path) -> None:
+    other, boxes = picture(tmp_path / "other.png"), write(tmp_path / "flat.json", DETECTED)
+    result = predict(cards, "spot", flat, other, "--boxes", boxes, "--json", "-o", tmp_path / "o")
+    assert result.exit_code == 3
+    assert [Path(row["image"]).name for row in json.loads(result.stdout)] == ["flat.png"]
+    assert "flat.json: no boxes for other.png" in " ".join(result.stderr.split())
+
+
+def test_it_says_that_ids_start_at_0(cards: Path, flat: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boxes = write(tmp_path / "boxes.json", [{"file_name": "flat.png", "bbox": BOX, "category_id": 0}])
+    assert predict(cards, "spot", flat, "--boxes", boxes, "-o", tmp_path / "o").exit_code == 0
+    assert "ids start at 0, so 0 is taken for a person" in caplog.text
+
+
 def test_a_picture_without_people(cards: Path, flat: Path, tmp_path: Path) -> None:
     boxes = write(tmp_path / "boxes.json", {"flat.png": []})
     for model in ("spot", "known"):
@@ -277,6 +349,41 @@ def test_a_picture_without_people(cards: Path, flat: Path, tmp_path: Path) -> No
         ([BOX], "not a file of boxes"),
         (3, "not a file of boxes"),
         ({"images": [], "annotations": 3}, "not a file of boxes"),
+        ([{"file_name": "flat.png", "bbox": BOX, "score": float("nan")}], "box 0 of flat.png is empty or not finite"),
+        ([{"file_name": "flat.png", "bbox": BOX, "score": "0.9"}], "box 0 of flat.png is empty or not finite"),
+        ([{"file_name": "flat.png", "bbox": ["1", "2", "3", "4"]}], "box 0 of flat.png is empty or not finite"),
+        ({"flat.png": ["1234"]}, "box 0 of flat.png is not [x, y, width, height]"),
+        ({"flat.png": [[10**400, 1, 2, 3]]}, "box 0 of flat.png is empty or not finite"),
+        (
+            [{"file_name": "flat.png", "bbox": BOX, "category_id": 3}],
+            "none of its boxes is a person's, they are of category 3",
+        ),
+        (
+            {"labels": [5], "scores": [0.9], "bboxes": [[1, 1, 9, 9]]},
+            "none of its boxes is a person's, they are of category 5",
+        ),
+        ({"labels": [0], "scores": [], "bboxes": [[1, 1, 9, 9]]}, "scores are not 1 as its bboxes are"),
+        ([{"file_name": "flat.png", "bbox": BOX}, {"file_name": None, "bbox": BOX}], "entry 1: file_name is None"),
+        ([{"file_name": "flat.png", "bbox": BOX, "category_id": "1"}], "entry 0: category_id is '1'"),
+        (
+            [{"file_name": f"{folder}/flat.png", "bbox": BOX} for folder in "ab"],
+            "flat.png may be each of ['a/flat.png'",
+        ),
+        (
+            {
+                "images": [{"id": 1, "file_name": "flat.png", "width": 240, "height": 320}],
+                "annotations": [{"image_id": 1, "bbox": BOX}],
+            },
+            "the picture is 320x240 (turned by its EXIF data, perhaps), the annotations say 240x320",
+        ),
+        (
+            {"images": [{"id": 1}, {"id": 1}], "annotations": []},
+            "two images have the same id '1'",
+        ),
+        (
+            {"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]},
+            "must have one category person",
+        ),
     ],
 )
 def test_bad_boxes(cards: Path, flat: Path, tmp_path: Path, content: Any, words: str) -> None:
@@ -297,7 +404,10 @@ def test_a_bad_picture_does_not_stop_the_others(cards: Path, tmp_path: Path) -> 
     cut = tmp_path / "cut.jpg"
     picture(cut)
     cut.write_bytes(cut.read_bytes()[:-200])
-    names = ("missing.png", "junk.jpg", "cut.jpg")
+    (tmp_path / "monster.png").write_bytes(png_header(40000, 40000))
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "empty.png").touch()
+    names = ("missing.png", "junk.jpg", "cut.jpg", "monster.png", "pipe.png", "empty.png")
     result = predict(cards, "spot", good, *(tmp_path / n for n in names), late, "--json", "-o", tmp_path / "o")
     assert result.exit_code == 3
     assert [Path(r["image"]).name for r in json.loads(result.stdout)] == ["good.png", "late.png"]

@@ -11,7 +11,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hmrbench import device as devices
 from hmrbench import environment, files, profile_model, zoo
-from hmrbench.cli.profile import profile_view
+from hmrbench.cli.profile import _news, profile_view
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.profiling import latency, profiler
 from hmrbench.records import ProfileResult
@@ -87,6 +87,34 @@ class Mesh(Net):
         return {"betas": y[:, :10], "cam": y[:, :3]}
 
 
+class Scripted(Net):
+    """A tracer cannot look into its neck, and hooks cannot be put on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = torch.jit.trace(nn.Conv2d(8, 8, 1), torch.zeros(1, 8, 2, 2))
+
+
+class Lazy(Net):
+    """Its head has no parameters before the first forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.LazyConv2d(17, 1)
+
+
+class Cuts(Net):
+    """Notes how it was run; with its short cut it would cost nothing."""
+
+    fused = True
+    was: ClassVar[list[bool]] = []
+
+    def forward(self, x: Tensor) -> Any:
+        if x.device.type != "meta":
+            self.was.append(self.fused)
+        return x.new_zeros(len(x), 17, 16, 12) if self.fused else super().forward(x)
+
+
 class Sleeper(Net):
     def misbehave(self, x: Tensor) -> None:
         time.sleep(0.02)
@@ -95,7 +123,7 @@ class Sleeper(Net):
 def build(card: ModelCard) -> nn.Module:
     if card.name == "unbuilt":
         raise RuntimeError("no such layer")
-    kinds = (Net, Broken, Greedy, Huge, Nan, Mesh, Sleeper)
+    kinds = (Net, Broken, Greedy, Huge, Nan, Mesh, Sleeper, Scripted, Lazy, Cuts)
     return {k.__name__.lower(): k for k in kinds}[card.name.rstrip("2")]()
 
 
@@ -104,7 +132,7 @@ def cards(tmp_path: Path) -> Path:
     """A folder of cards, one for each of the networks above."""
     folder = tmp_path / "cards"
     folder.mkdir()
-    names = ("net", "broken", "greedy", "huge", "nan", "sleeper", "unbuilt")
+    names = ("net", "broken", "greedy", "huge", "nan", "sleeper", "unbuilt", "scripted", "lazy", "cuts")
     (folder / "test.yaml").write_text(
         "family: test\n"
         "defaults: {task: hpe, size: t, input: [64, 48], licence: none, build: 'test_profiler:build'}\n"
@@ -188,6 +216,52 @@ def test_what_another_backend_computes_is_not_counted_as_zero(cards: Path) -> No
     assert row["uncounted"] == {row["backend"]: 1}
     assert row["latency_ms"] > 0
     assert measure("net2", cards, dtype="bf16")["status"] == "failed"
+
+
+def test_counting_that_fails_costs_the_row_its_macs_alone(cards: Path, tmp_path: Path) -> None:
+    row = measure("scripted", cards)
+    assert (row["status"], row["error"], row["params"], row["params_neck"]) == ("ok", None, 545 + 72, 72)
+    assert (row["macs"], row["flops"], row["activations"]) == (None, None, None)
+    assert row["latency_ms"] > 0
+    assert "ScriptModules" in row["count_error"]
+    result = run(cards, tmp_path, "scripted")
+    assert result.exit_code == 0
+    assert "MACs cannot be counted (RuntimeError: register_forward" in " ".join(result.stderr.split())
+    assert profile_view([row]).cells[0][-1] == "unstable, MACs?"
+    row = measure("scripted", cards, repeats=0)  # where nothing else was asked for
+    assert (row["status"], row["params"]) == ("failed", 617)
+    assert row["error"].startswith("MACs cannot be counted: RuntimeError: register_forward")
+
+
+def test_parameters_that_are_not_there_yet_are_not_counted_as_zero(cards: Path) -> None:
+    row = measure("lazy", cards)
+    assert (row["status"], row["params"], row["params_head"]) == ("ok", 545, 153), row["error"]
+    assert row["latency_ms"] > 0
+    assert zoo.count_parameters(zoo.load_card("lazy", [cards]))["params"] is None
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_short_cuts_can_be_turned_off_and_do_not_change_the_count(fused: bool, cards: Path, tmp_path: Path) -> None:
+    Cuts.was.clear()
+    row = measure("cuts", cards, fused=fused)
+    assert set(Cuts.was) == {fused}
+    assert (row["fused"], row["macs"], row["count_disagreements"]) == (fused, 192 * (8 * 48 + 17 * 8), [])
+    result = run(cards, tmp_path, "cuts", "--fuse" if fused else "--no-fuse", "--json")
+    assert json.loads(result.stdout)[0]["fused"] is fused
+    assert set(Cuts.was) == {fused}
+    assert ("not fused" in profile_view([row]).caption) is not fused
+
+
+def test_a_row_says_why_its_macs_were_counted_with_data(cards: Path, tmp_path: Path) -> None:
+    class Peeks(Net):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x) if float(x.sum()) > -math.inf else x
+
+    row = profile_model(Peeks(), device="cpu", repeats=0, input_size=(64, 48)).row()
+    assert (row["macs"], row["counted_on"]) == (192 * (8 * 48 + 17 * 8), "cpu")
+    assert row["not_on_meta"].startswith("RuntimeError: Tensor.item() cannot be called on meta tensors")
+    assert "counted on cpu with data, not on the meta device (RuntimeError: Tensor.item()" in _news(row)
+    assert measure("net", cards, repeats=0)["not_on_meta"] is None
 
 
 def test_an_output_that_is_not_finite_is_said(cards: Path) -> None:

@@ -98,8 +98,9 @@ print(json.dumps(found))
 def found() -> dict[str, float]:
     """What the interpreter found: error over the greatest output, by case."""
     path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(REFS), os.environ.get("PYTHONPATH", "")])
-    # The interpreter must be chosen before triton is imported.
-    env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    # The interpreter must be chosen before triton is imported. It works on the CPU: a GPU stays hidden from it.
+    hidden = dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "")
+    env = {**os.environ, **hidden, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     arguments = [sys.executable, "-c", SCRIPT, json.dumps(CASES), str(REFS / "vmamba_scan_unit.npz")]
     done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

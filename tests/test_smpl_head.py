@@ -39,7 +39,7 @@ def test_outputs_equal_official(refs, head):
     outputs = run(head, seeding.seeded_input((2, 384, 16, 12)))
     assert set(refio.names(ref)) == set(outputs)
     for name, value in outputs.items():
-        assert refio.error(ref, name, value.numpy()) < 1e-5, name
+        assert refio.error(ref, name, value.numpy()) < 2e-4, name  # noise between processors is up to 3.6e-5
 
 
 def test_outputs_equal_official_in_float64(refs, head):
@@ -98,9 +98,10 @@ def test_an_untrained_head_is_near_the_rest_pose():
 
 
 def test_order_of_tokens_does_not_matter_and_input_is_kept(head):
-    x = seeding.seeded_input((1, 384, 16, 12))
+    x = seeding.seeded_input((1, 384, 16, 12)).double()
     before = x.clone()
-    first, second = run(head, x), run(head, x.flip(-1).transpose(2, 3))
+    first, second = run(head.double(), x), run(head, x.flip(-1).transpose(2, 3))
+    head.float()
     assert torch.equal(x, before)
     for name in first:
-        assert torch.allclose(first[name], second[name], atol=1e-5)
+        assert torch.allclose(first[name], second[name], rtol=0, atol=1e-10)

@@ -92,22 +92,27 @@ def test_stage_4_shifts_as_mmpose_even_when_one_window_covers_the_map(official):
     assert 0.2 < refio.error(official, "224x224.stage4", out.numpy()) < 0.3
 
 
+# float64 sees what noise hides in float32, which differs between processors.
+DTYPES = [(torch.float32, 1e-4), (torch.float64, 2e-6)]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES, ids=str)
 @pytest.mark.parametrize("size", ["small", "base"])
 @torch.no_grad()
-def test_every_stage_equals_timm_at_224x224(size):
+def test_every_stage_equals_timm_at_224x224(size, dtype, bound):
     timm = SwinTransformer(always_partition=True, weight_init="skip", **CONFIGS[size]).eval()
-    seeding.seed_module_(timm)
+    seeding.seed_module_(timm).to(dtype)
     with torch.device("meta"):
         ours = SIZES[size]().eval()
     ours.load_state_dict(built_keys(timm.state_dict(), 4), assign=True)
     outputs = []
     for stage in (*ours.layers, *timm.layers):
         stage.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    x = seeding.seeded_input((1, 3, 224, 224))
+    x = seeding.seeded_input((1, 3, 224, 224)).to(dtype)
     assert ours(x).shape[1:] == (8 * ours.widths[0], 7, 7)
     timm.forward_features(x)
     for out, expected in zip(outputs[:4], outputs[4:], strict=True):
-        assert relative_error(out, expected) < 2e-5
+        assert relative_error(out, expected) < bound
 
 
 def from_torchvision(key):
@@ -119,18 +124,19 @@ def from_torchvision(key):
     return key.replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
 
 
+@pytest.mark.parametrize(("dtype", "bound"), DTYPES, ids=str)
 @pytest.mark.parametrize("image", [(256, 192), (300, 212), (224, 148)])
 @torch.no_grad()
-def test_equals_torchvision_where_several_windows_cover_the_map(image):
+def test_equals_torchvision_where_several_windows_cover_the_map(image, dtype, bound):
     """Grids such as 75x53, 38x27, 19x14: padded windows, padded mergings, a side without padding."""
-    theirs = seeding.seed_module_(torchvision.models.swin_t().eval())
+    theirs = seeding.seed_module_(torchvision.models.swin_t().eval()).to(dtype)
     state = {from_torchvision(k): v for k, v in theirs.state_dict().items() if "position_index" not in k}
-    ours = swin.swin_t(3).eval()
+    ours = swin.swin_t(3).eval().to(dtype)
     ours.load_state_dict(built_keys(state, 3))
-    x = seeding.seeded_input((1, 3, *image))
+    x = seeding.seeded_input((1, 3, *image)).to(dtype)
     out = ours(x)
     assert out.shape[-2:] == tuple(math.ceil(side / 16) for side in image)
-    assert relative_error(out, theirs.features[:6](x).permute(0, 3, 1, 2)) < 2e-5
+    assert relative_error(out, theirs.features[:6](x).permute(0, 3, 1, 2)) < bound
 
 
 @torch.no_grad()
@@ -143,7 +149,7 @@ def test_images_are_padded_to_whole_patches():
 @torch.no_grad()
 def test_images_of_a_batch_do_not_meet():
     net, x = seeded(2), seeding.seeded_input((3, 3, 128, 96))
-    assert relative_error(net(x), torch.cat([net(image[None]) for image in x])) < 1e-5
+    assert relative_error(net(x), torch.cat([net(image[None]) for image in x])) < 1e-4
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
@@ -213,14 +219,14 @@ def test_channels_last_gives_the_same():
     net, x = seeded(3), seeding.seeded_input((2, 3, 128, 96))
     exact = net(x)
     out = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    assert relative_error(out, exact) < 1e-5
+    assert relative_error(out, exact) < 1e-4
 
 
 @torch.no_grad()
 def test_compiles_to_one_graph():
     net, x = seeded(2), seeding.seeded_input((2, 3, 64, 48))
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    assert relative_error(compiled(x), net(x)) < 1e-5
+    assert relative_error(compiled(x), net(x)) < 1e-4
 
 
 def test_window_layouts_are_made_once_and_kept_out_of_everything():

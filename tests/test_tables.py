@@ -358,7 +358,7 @@ def test_csv_holds_every_digit(full: tables.Table) -> None:
     row = next(r for r in rows if r["model"] == "gmfpose-t-s3")
     assert float(row["coco-val:AR"]) == 76.25
     assert row["params"] == "9641537"
-    assert json.loads(row["samples"]) == {"coco-val": 1000}
+    assert row["samples:coco-val"] == "1000"
     assert row["3dpw-test:MPJPE"] == ""
 
 

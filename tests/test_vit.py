@@ -131,6 +131,6 @@ def test_half_precision(dtype):
 def test_channels_last_and_compiled_give_the_same():
     net, x = vit.ViT(48, 2, 2, image_size=(64, 48)).eval(), seeding.seeded_input((2, 3, 64, 48))
     exact = net(x)
-    assert relative_error(torch.compile(net, backend="aot_eager", fullgraph=True)(x), exact) < 1e-5
+    assert relative_error(torch.compile(net, backend="aot_eager", fullgraph=True)(x), exact) < 1e-4
     out = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    assert relative_error(out, exact) < 1e-5
+    assert relative_error(out, exact) < 1e-4

@@ -7,8 +7,6 @@ The names are those of the official files (Loper et al. 2015), and of the buffer
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hmrbench import files
 from hmrbench.body.unpickle import read_pickle
 from hmrbench.errors import DataError
 from hmrbench.records import Array
@@ -41,6 +40,13 @@ _CHECKPOINT_NAMES = {
     "faces_tensor": "f",
     "parents": "kintree_table",
     "vertex_joint_selector.extra_joints_idxs": "joint_vertices",
+}
+_FAMILIES = {  # by the number of their joints
+    52: "SMPL-H (52 joints)",
+    55: "SMPL-X (55 joints)",
+    5: "FLAME (5 joints)",
+    16: "MANO (16 joints)",
+    33: "SMAL (33 joints)",
 }
 _REQUIRED = ("v_template", "shapedirs", "J_regressor", "weights", "f", "kintree_table")
 
@@ -78,19 +84,22 @@ class BodyArrays:
         return digest.hexdigest()
 
 
-def read_body(source: str | Path | Mapping[str, Any], regressor: str | Path | None = None) -> BodyArrays:
+def read_body(
+    source: str | Path | Mapping[str, Any], regressor: str | Path | None = None, name: str | None = None
+) -> BodyArrays:
     """A body from an official `.pkl`, an `.npz`, or a mapping of arrays or tensors.
 
     Args:
         source: the file; or arrays by name; or the state dict of an HMR2.0 checkpoint, of which the `smpl.*`
             entries are used.
         regressor: file of the 19 extra joints (`SMPL_to_J19.pkl`), where the body does not hold them.
+        name: the file that a mapping came from, for messages.
 
     Raises:
         DataError: the file cannot be read, a part is missing, there are not 24 joints or fewer than 10 betas,
             or the parts are of different topologies.
     """
-    name = str(source) if isinstance(source, (str, Path)) else "body"
+    name = str(source) if isinstance(source, (str, Path)) else name or "body"
     content = dict(source) if isinstance(source, Mapping) else read_arrays(Path(source))
     if any(key.startswith("smpl.") for key in content):
         content = {key.removeprefix("smpl."): v for key, v in content.items() if key.startswith("smpl.")}
@@ -98,41 +107,45 @@ def read_body(source: str | Path | Mapping[str, Any], regressor: str | Path | No
     if regressor is not None:
         parts["joint_regressor_extra"] = read_regressor(regressor)
     missing = [part for part in _REQUIRED if part not in parts]
+    family = _FAMILIES.get(len(np.atleast_1d(parts["J_regressor"]))) if "J_regressor" in parts else None
+    if family or "hands_componentsl" in parts or "hands_meanl" in parts:
+        raise DataError(f"{name}: this is {family or 'SMPL-H or a later body, with hands'}, not SMPL")
     if missing:
         raise DataError(f"{name}: no body in SMPL's format, it lacks {', '.join(missing)}")
     return BodyArrays(**_geometry(name, parts), **_indices(name, parts), source=name)
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """Arrays by name in a `.pkl`, `.npz` or `.npy` file; an array without a name is called `array`."""
+    """Arrays and texts by name in a `.pkl`, `.npz` or `.npy` file; an array without a name is called `array`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if path.suffix == ".pkl":
+    suffix = path.suffix.lower()
+    if suffix in (".pkl", ".pickle"):
         content = read_pickle(path)
         return content if isinstance(content, dict) else {"array": content}
-    if path.suffix not in (".npz", ".npy"):
-        raise DataError(f"{path}: a body is a .pkl or .npz file, or lies in a checkpoint")
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {"array": content}
-        with content:
-            return {key: content[key] for key in content.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        raise DataError(f"{path}: cannot be read, it is damaged or no body file ({e})") from e
+    if suffix == ".npz":
+        return files.read_arrays(path, "a body file")
+    if suffix == ".npy":
+        return {"array": files.read_npy(path, "a body file")}
+    raise DataError(f"{path}: a body is a .pkl or .npz file, or lies in a checkpoint")
 
 
 def read_regressor(path: str | Path) -> Array:
     """The regressor of the 19 extra joints (19, V) from `SMPL_to_J19.pkl`, or the same as .npy or .npz."""
     content = read_arrays(Path(path))
     array = content.get("array", content.get("joint_regressor_extra"))
-    if array is None or array.ndim != 2 or array.shape[0] != EXTRA:
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[0] != EXTRA:
         raise DataError(f"{path}: no regressor of {EXTRA} joints")
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise DataError(f"{path}: the regressor is not finite numbers")
     return np.asarray(array, np.float32)
 
 
 def _numpy(value: Any) -> Array:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    return np.asarray(value.float() if value.dtype == torch.bfloat16 else value)
 
 
 def _geometry(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
@@ -159,9 +172,12 @@ def _geometry(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
             if array.shape != shape:
                 why = "the parts are of different topologies"
                 raise DataError(f"{name}: {part} is {array.shape}, not {shape}: {why}")
-            if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            if array.dtype.kind not in "biuf":
+                raise DataError(f"{name}: {part} is not finite numbers but {array.dtype}")
+            with np.errstate(over="ignore"):
+                array = np.ascontiguousarray(array, np.float32)
+            if not np.isfinite(array).all():
                 raise DataError(f"{name}: {part} is not finite")
-            array = np.ascontiguousarray(array, np.float32)
         found[part] = array
     return found
 
@@ -173,15 +189,22 @@ def _indices(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
     if picked is None and vertices == SMPL_VERTICES:
         picked = np.array(SMPL_JOINT_VERTICES)
     if picked is not None:
+        if picked.ndim != 1 or len(picked) < len(SMPL_JOINT_VERTICES):
+            raise DataError(f"{name}: joint_vertices is {picked.shape}, not {len(SMPL_JOINT_VERTICES)} vertices")
         picked = picked[: len(SMPL_JOINT_VERTICES)]  # a checkpoint's list goes on with the finger tips
+    if parts["f"].ndim != 2 or parts["f"].shape[1] != 3:
+        raise DataError(f"{name}: f is {parts['f'].shape}, not triangles (F, 3)")
     for part, index in (("f", parts["f"]), ("joint_vertices", picked)):
-        if index is not None and (index.dtype.kind not in "iu" or index.size == 0 or index.max() >= vertices):
+        if index is not None and (
+            index.dtype.kind not in "iu" or index.size == 0 or index.min() < 0 or index.max() >= vertices
+        ):
             why = "it is of another topology"
             raise DataError(f"{name}: {part} points at vertices that are not there: {why}")
-    parents = np.atleast_2d(parts["kintree_table"])[0].astype(np.int64)
+    tree = np.atleast_2d(parts["kintree_table"])
+    parents = tree[0].astype(np.int64) if tree.dtype.kind in "iuf" and tree.size else np.zeros(0, np.int64)
     if parents.shape != (JOINTS,) or any(not 0 <= parent < j for j, parent in enumerate(parents) if j):
         raise DataError(f"{name}: kintree_table is no tree of {JOINTS} joints")
-    if "joint_map" in parts and tuple(parts["joint_map"]) != OPENPOSE_ORDER:
+    if "joint_map" in parts and not np.array_equal(parts["joint_map"], OPENPOSE_ORDER):
         raise DataError(f"{name}: joint_map is not that of 4D-Humans: the joints would be mixed up")
     return {
         "faces": parts["f"].astype(np.int64),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hmrbench.body.arrays import SMPL_VERTICES, BodyArrays, read_arrays, read_body, read_regressor
+from hmrbench import files
+from hmrbench.body.arrays import BETAS, SMPL_VERTICES, BodyArrays, read_arrays, read_body, read_regressor
 from hmrbench.body.model import Body
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.fetch.fetch import cache_dir
-from hmrbench.files import write_arrays
 
 ASSETS = Path(__file__).parent / "assets"
 FREE_BODIES = {"free": "free_body.npz", "free-lite": "free_body_lite.npz"}
@@ -72,31 +73,73 @@ def find_body(name: str = "smpl", folder: Path | None = None, update_hips: bool 
     return body
 
 
-def install_body(source: str | Path | Mapping[str, Any], folder: Path | None = None) -> Path:
+def install_body(source: str | Path | Mapping[str, Any], folder: Path | None = None, name: str | None = None) -> Path:
     """Check SMPL, or its regressor of the extra joints, and keep it for `find_body`.
 
     Args:
         source: an official `.pkl`, an `.npz`, the state dict of an HMR2.0 checkpoint, or `SMPL_to_J19.pkl`.
         folder: where to keep it; default `body_folder()`.
+        name: the file that a mapping came from, for messages.
 
     Returns:
         The file that was written.
 
     Raises:
-        DataError: the file cannot be read, or does not hold SMPL.
+        DataError: the file cannot be read, does not hold SMPL, or holds the female or male one.
     """
+    name = str(source) if isinstance(source, (str, Path)) else name or "body"
     content = dict(source) if isinstance(source, Mapping) else read_arrays(Path(source))
     folder = folder or body_folder()
-    if set(content) <= {"array", "joint_regressor_extra"}:
-        regressor = read_regressor(str(source))
+    if content and set(content) <= {"array", "joint_regressor_extra"}:
+        regressor = read_regressor(name)
         if regressor.shape[1] != SMPL_VERTICES:
-            raise DataError(f"{source}: for {regressor.shape[1]} vertices; SMPL has {SMPL_VERTICES}")
-        return write_arrays(folder / "smpl_joints.npz", {"joint_regressor_extra": regressor})
-    body = read_body(content if isinstance(source, Mapping) else source)
+            raise DataError(f"{name}: for {regressor.shape[1]} vertices; SMPL has {SMPL_VERTICES}")
+        return files.write_arrays(folder / "smpl_joints.npz", {"joint_regressor_extra": regressor})
+    body = read_body(content, name=name)
     if len(body.v_template) != SMPL_VERTICES:
         found = f"{len(body.v_template)} vertices; SMPL has {SMPL_VERTICES}"
         raise DataError(f"{body.source}: {found}: this is another topology")
-    return write_arrays(folder / "smpl.npz", _as_npz(body))
+    if gender := _gender(Path(name).stem, content.get("gender")):
+        raise DataError(
+            f"{name}: by its name or content this is the {gender} body. HMR2.0 and the benchmarks use the neutral one, "
+            "and another gives other numbers; give the neutral file (if it is this one, rename it)"
+        )
+    return files.write_arrays(folder / "smpl.npz", _as_npz(body))
+
+
+def _gender(stem: str, said: Any) -> str | None:
+    """`female` or `male` if a file says so, by what is in it or by its name; None for the neutral body."""
+    said = said.item() if isinstance(said, np.ndarray) and said.size == 1 else said
+    said = said.decode("latin1") if isinstance(said, bytes) else said
+    if not isinstance(said, str) or not said:
+        found = re.search(r"(?i)(?:^|[^a-z])(female|male|f|m)(?:[^a-z]|$)", stem)
+        said = found[1] if found else ""
+    return {"f": "female", "m": "male"}.get(said[:1].lower())
+
+
+def check_same_body(state: Mapping[str, Any], source: str, folder: Path | None = None) -> None:
+    """The body inside an HMR2.0 checkpoint must be the installed one, by which its output is turned into meshes.
+
+    Args:
+        state: the checkpoint's tensors, of which `smpl.*` are the body's.
+
+    Raises:
+        DataError: they differ by more than a millimetre, or a thousandth; names the part.
+    """
+    path = (folder or body_folder()) / "smpl.npz"
+    if "smpl.v_template" not in state or not path.is_file():
+        return
+    installed = files.read_arrays(path, "the installed body")
+    for part, called in (("v_template",) * 2, ("shapedirs",) * 2, ("J_regressor",) * 2, ("lbs_weights", "weights")):
+        if f"smpl.{part}" not in state or called not in installed:
+            continue
+        there, here = np.asarray(state[f"smpl.{part}"].float()), installed[called]
+        there = there[..., :BETAS] if part == "shapedirs" else there
+        if there.shape != here.shape or not np.abs(there - here).max() < 1e-3:
+            raise DataError(
+                f"{source}: the SMPL body in it is not the one installed ({path}): {part} differs; the female or male "
+                "one perhaps. `hmrbench body install` of this checkpoint installs its own"
+            )
 
 
 def body_folder() -> Path:

@@ -1,168 +1,154 @@
-"""Reads the pickles in which SMPL is published, without chumpy and without running anything in them.
+"""Reads the pickles in which SMPL is published, without chumpy, scipy or running anything in them.
 
-The official files were written by Python 2 and hold numpy arrays, scipy's sparse matrices and chumpy's
-arrays. Pickle is a program that may call whatever it names; here every name it may use is replaced by a
-harmless stand-in that only keeps data, and every other name is an error. What the stand-ins keep is then
-turned into numpy arrays.
-
-Layout of the objects: chumpy (`Ch` keeps its array as `x`; `Select` picks `idxs` of the flattened `a` and
-gives them `preferred_shape`; repository mattloper/chumpy, MIT licence), numpy and scipy pickling.
+The official files were written by Python 2 and hold numpy arrays, scipy's sparse matrices and chumpy's arrays. Layout
+of the objects: chumpy (`Ch` keeps its array as `x`; `Select` picks `idxs` of the flattened `a` and gives them
+`preferred_shape`; repository mattloper/chumpy, MIT licence), numpy and scipy pickling.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections import OrderedDict
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hmrbench.errors import DataError
+from hmrbench.files import describe_content
+from hmrbench.files.unpickle import DATA_RULES, Kept, Name, Plain, Rule, read_data
 from hmrbench.records import Array
 
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_SPARSE_CLASSES = ("csc_matrix", "csr_matrix", "csc_array", "csr_array")
-_SPARSE_MODULES = (
-    "scipy.sparse.csc",
-    "scipy.sparse._csc",
-    "scipy.sparse.csr",
-    "scipy.sparse._csr",
-    "scipy.sparse",
-)
+MAX_PICKLE = 1 << 30  # the largest official one, text of Python 2, has a quarter of it
 
 
 def read_pickle(path: Path) -> Any:
-    """What is in a pickle: a numpy array, or a dict of numpy arrays; other values are left out.
+    """What is in a pickle: a numpy array, or a dict of numpy arrays and texts; other values are left out.
 
     Raises:
-        DataError: the file is missing, truncated, no pickle, or names anything that is not on the list.
+        DataError: the file is missing, truncated, too large, no pickle, or names anything that is not on the list.
     """
     try:
-        with path.open("rb") as file:
-            content = _Reader(file, encoding="latin1").load()
-        if isinstance(content, dict):
-            pairs = ((key, _as_array(value)) for key, value in content.items())
-            return {str(key): array for key, array in pairs if array is not None}
-        return _as_array(content)
+        if path.stat().st_size > MAX_PICKLE:
+            raise DataError(f"refused: a pickle of more than {MAX_PICKLE >> 20} MiB")
+        data = path.read_bytes()
+        if kind := describe_content(data[:512]):
+            raise DataError(f"cannot be read, it is {kind}")
+        content = read_data(data, _RULES, _BYSTANDERS)
     except DataError as e:
         raise DataError(f"{path}: {e}") from None
-    except Exception as e:
-        # Broken pickles fail in every way there is: EOFError, UnpicklingError, KeyError, ValueError,
-        # MemoryError ...
-        raise DataError(f"{path}: cannot be read, it is damaged or no body file ({type(e).__name__}: {e})") from e
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from e
+    if isinstance(content, dict):
+        return {str(key): value for key, value in content.items() if _is_numbers(value) or isinstance(value, str)}
+    return content if _is_numbers(content) else None
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that finds stand-ins instead of classes and functions."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._names = _stand_ins()
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._names[module, name]
-        except KeyError:
-            raise DataError(f"refused: the pickle wants to use {module}.{name}, which no body file needs") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise DataError("refused: the pickle refers to objects outside the file")
+def _is_numbers(x: object) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind in "biufc"
 
 
-class _Kept:
-    """What a stand-in made: `vars()` of it is the pickled state."""
+def _need(x: Any, plain: Plain) -> Array:
+    array: Any = plain(x)
+    if isinstance(array, list):
+        plain.spend(8 * len(array))
+        array = np.asarray(array)
+    if not _is_numbers(array):
+        raise DataError("cannot be read, an array is missing inside a chumpy or sparse array")
+    return np.asarray(array)
 
 
-class _KeptArray(_Kept):
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _version, self.shape, self.dtype, self.fortran, self.raw = state
+def _state(note: Kept, plain: Plain) -> dict[Any, Any]:
+    """The attributes of a pickled object."""
+    state = note.state[0] if isinstance(note.state, tuple) and note.state else note.state
+    if not isinstance(state, dict):
+        raise DataError("cannot be read, an object in the pickle is damaged (no attributes)")
+    plain.spend(64 * len(state))
+    return {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in state.items()}
 
 
-def _fill(array: Any, raw: Any, dtype: Any, shape: Any, order: str) -> Any:
-    array.__setstate__((1, shape, dtype, order == "F", raw))
-    return array
+def _chumpy(note: Kept, plain: Plain) -> Any:
+    state = _state(note, plain)
+    if "x" in state:  # chumpy.ch.Ch
+        return plain(state["x"])
+    if "a" not in state or "idxs" not in state:
+        return None
+    source, indices = _need(state["a"], plain).ravel(), _need(state["idxs"], plain)
+    plain.spend(indices.size * source.itemsize + source.nbytes)
+    picked: Array = source[indices]
+    return picked.reshape(state["preferred_shape"]) if "preferred_shape" in state else picked
 
 
-class _KeptSparse(_Kept):
-    pass
+def _old_object(note: Kept, plain: Plain) -> Any:
+    """`copy_reg._reconstructor(class, ...)` makes an object of the class."""
+    cls = note.args[0] if note.args else None
+    if not isinstance(cls, Kept) or cls.name not in _RULES:
+        return None
+    made = Kept(cls.name, ())
+    made.state = note.state
+    return plain(made) if note.state is not None else None
 
 
-class _KeptDtype(_Kept):
-    def __init__(self, spec: str, *_: Any) -> None:
-        self.spec, self.order = spec, "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-
-def _stand_ins() -> dict[tuple[str, str], Any]:
-    """Names a body file may use; made anew for each file, since a hostile one may change these classes."""
-    array = type("ndarray", (_KeptArray,), {})
-    dtype = type("dtype", (_KeptDtype,), {})
-    names: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): array,
-        ("numpy", "dtype"): dtype,
-        ("chumpy.ch", "Ch"): type("Ch", (_Kept,), {}),
-        ("chumpy.reordering", "Select"): type("Select", (_Kept,), {}),
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),
-    }
-    for module in _ARRAY_MODULES:
-        names[module, "_reconstruct"] = lambda *_: array()
-        names[module, "scalar"] = lambda *_: None
-    for module in ("numpy.core.numeric", "numpy._core.numeric"):
-        names[module, "_frombuffer"] = lambda raw, dtype, shape, order: _fill(array(), raw, dtype, shape, order)
-    for module in _SPARSE_MODULES:
-        for name in _SPARSE_CLASSES:
-            names[module, name] = type(name, (_KeptSparse,), {"by_row": name.startswith("csr")})
-    for module in ("builtins", "__builtin__"):
-        names |= {(module, kind.__name__): kind for kind in (object, set, list, dict, tuple)}
-    kept = tuple(x for x in names.values() if isinstance(x, type) and issubclass(x, _Kept))
-    for module in ("copyreg", "copy_reg"):
-        names[module, "_reconstructor"] = lambda cls, *_: cls.__new__(cls) if cls in kept else None
-    return names
-
-
-def _as_array(x: Any) -> Array | None:
-    """The array that was pickled, or None where it was none."""
-    if isinstance(x, _KeptArray):
-        return _dense(x)
-    if isinstance(x, _KeptSparse):
-        return _from_sparse(x)
-    if isinstance(x, _Kept):
-        state = vars(x)
-        if "x" in state:  # chumpy.ch.Ch
-            return _as_array(state["x"])
-        if "a" in state and "idxs" in state:  # chumpy.reordering.Select
-            picked: Array = _need(state["a"]).ravel()[_need(state["idxs"])]
-            return picked.reshape(state["preferred_shape"]) if "preferred_shape" in state else picked
-    return None
-
-
-def _need(x: Any) -> Array:
-    array = _as_array(x)
-    if array is None:
-        raise DataError("an array is missing inside a chumpy or sparse array")
-    return array
-
-
-def _dense(x: _KeptArray) -> Array | None:
-    dtype = np.dtype(x.dtype.spec)
-    if dtype.kind not in "biuf":
-        return None  # strings, objects: nothing a body needs
-    if x.dtype.order in ("<", ">"):
-        dtype = dtype.newbyteorder(x.dtype.order)
-    raw = x.raw.encode("latin1") if isinstance(x.raw, str) else x.raw
-    array: Array = np.frombuffer(raw, dtype).reshape(x.shape, order="F" if x.fortran else "C")
-    return array
-
-
-def _from_sparse(x: Any) -> Array:
-    state = vars(x)
-    data, indices, indptr = (_need(state[key]) for key in ("data", "indices", "indptr"))
+def _dense_zeros(state: dict[Any, Any], dtype: np.dtype[Any], plain: Plain) -> Array:
     shape = state["_shape"] if "_shape" in state else state["shape"]
-    major = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))  # row of each value (csr), column (csc)
-    dense = np.zeros(shape, data.dtype)
-    np.add.at(dense, (major, indices) if x.by_row else (indices, major), data)
+    if not isinstance(shape, tuple) or len(shape) != 2 or any(type(n) is not int or n < 0 for n in shape):
+        raise DataError(f"cannot be read, a sparse matrix has the shape {str(shape)[:80]}")
+    plain.spend(math.prod(shape) * dtype.itemsize)
+    return np.zeros(shape, dtype)
+
+
+def _compressed(note: Kept, plain: Plain) -> Array:
+    """csr and csc matrices: values, their columns (rows), and where each row (column) begins."""
+    state = _state(note, plain)
+    data, indices, starts = (_need(state[key], plain) for key in ("data", "indices", "indptr"))
+    by_row = "csr" in note.name[1]
+    shape = state["_shape"] if "_shape" in state else state["shape"]
+    counts = np.diff(starts)
+    whole = data.ndim == indices.ndim == starts.ndim == 1 and indices.dtype.kind in "iu" and starts.dtype.kind in "iu"
+    lines = shape[0 if by_row else 1] if isinstance(shape, tuple) and len(shape) == 2 else -1
+    if not whole or len(starts) != lines + 1 or (counts < 0).any() or starts[0] != 0 or starts[-1] != len(data):
+        raise DataError("cannot be read, the pointers of a sparse matrix do not fit its values")
+    plain.spend(8 * len(data))
+    major = np.repeat(np.arange(len(counts)), counts)
+    return _filled(state, data, (major, indices) if by_row else (indices, major), plain)
+
+
+def _coordinates(note: Kept, plain: Plain) -> Array:
+    """coo matrices: values and where each stands."""
+    state = _state(note, plain)
+    data = _need(state["data"], plain)
+    pair = state["coords"] if "coords" in state else (state["row"], state["col"])
+    row, column = (_need(x, plain) for x in pair)
+    return _filled(state, data, (row, column), plain)
+
+
+def _lists(note: Kept, plain: Plain) -> Array:
+    """lil matrices: of each row a list of columns and one of values."""
+    state = _state(note, plain)
+    rows, values = plain(state["rows"]), plain(state["data"])
+    plain.spend(32 * sum(len(columns) + len(line) for columns, line in zip(rows, values, strict=True)))
+    row = [i for i, columns in enumerate(rows) for _ in columns]
+    column = [c for columns in rows for c in columns]
+    data = np.array([v for line in values for v in line], np.float64)
+    return _filled(state, data, (np.array(row, np.int64), np.array(column, np.int64)), plain)
+
+
+def _filled(state: dict[Any, Any], data: Array, places: tuple[Array, Array], plain: Plain) -> Array:
+    dense = _dense_zeros(state, data.dtype, plain)
+    for index, size in zip(places, dense.shape, strict=True):
+        if index.shape != data.shape or index.dtype.kind not in "iu" or (index < 0).any() or (index >= size).any():
+            raise DataError("cannot be read, a sparse matrix has values outside its shape")
+    np.add.at(dense, places, data)
     return dense
+
+
+def _rules() -> dict[Name, Rule]:
+    rules: dict[Name, Rule] = {**DATA_RULES, ("chumpy.ch", "Ch"): _chumpy, ("chumpy.reordering", "Select"): _chumpy}
+    kinds = {"csc": _compressed, "csr": _compressed, "coo": _coordinates, "lil": _lists}
+    for kind, rule in kinds.items():
+        for module in ("scipy.sparse", f"scipy.sparse.{kind}", f"scipy.sparse._{kind}"):
+            rules |= {(module, f"{kind}_{form}"): rule for form in ("matrix", "array")}
+    return rules | {(module, "_reconstructor"): _old_object for module in ("copyreg", "copy_reg")}
+
+
+_RULES = _rules()
+_BYSTANDERS = (("builtins", "object"), ("__builtin__", "object"))

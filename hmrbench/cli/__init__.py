@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-import sys
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hmrbench import __version__
+from hmrbench.__main__ import main as main
 from hmrbench.cli import (
     body,
     check,
@@ -29,7 +31,10 @@ from hmrbench.cli import (
     train,
     weights,
 )
-from hmrbench.errors import HmrbenchError
+from hmrbench.cli.options import only_json
+from hmrbench.errors import HmrbenchError, Stopped, printable
+
+SETTINGS = "hmrbench.yaml"  # in the working folder
 
 app = typer.Typer(
     name="hmrbench",
@@ -47,43 +52,49 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _settings(
-    ctx: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    path = Path("hmrbench.yaml")
-    if path.is_file():  # flag > HMRBENCH_* variable > this file > default
-        from hmrbench.schema import read_yaml
-
-        given = {k.replace("-", "_"): v for k, v in read_yaml(path).items()}
-        ctx.default_map = dict.fromkeys(ctx.command.commands, given)  # type: ignore[attr-defined]
-
-
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose known failures end with one line on stderr and their exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with only_json() if kwargs.get("json") else nullcontext():
+                command(*args, **kwargs)
         except HmrbenchError as e:
-            typer.echo(f"error: {e}", err=True)
+            _complain(str(e))
             raise typer.Exit(e.exit_code) from e
         except BrokenPipeError:
             raise
         except OSError as e:  # a folder that may not be written, a full disk
             if e.strerror is None:
                 raise
-            typer.echo(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror}", err=True)
+            _complain(f"{f'{e.filename}: ' if e.filename else ''}{e.strerror}")
             raise typer.Exit(1) from e
         except KeyboardInterrupt as e:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from e
+            stopped = e if isinstance(e, Stopped) else Stopped()
+            typer.echo("interrupted" if stopped.exit_code == 130 else f"stopped by {stopped}", err=True)
+            raise typer.Exit(stopped.exit_code) from e
 
     return run
+
+
+def _complain(what: str) -> None:
+    typer.echo(f"error: {printable(what)}", err=True)
+
+
+@app.callback()
+@guarded
+def _settings(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    if os.path.lexists(SETTINGS):  # flag > HMRBENCH_* variable > this file > default
+        from hmrbench.cli.settings import default_map
+        from hmrbench.schema import read_yaml
+
+        ctx.default_map = default_map(Path(SETTINGS), read_yaml(Path(SETTINGS)), ctx)
 
 
 _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
@@ -118,12 +129,3 @@ for _name, (_help, _group) in _GROUPS.items():
     for _verb, _command in _group.items():
         _sub.command(_verb)(guarded(_command))
     app.add_typer(_sub, name=_name)
-
-
-def main() -> None:
-    """The `hmrbench` command."""
-    try:
-        app()
-    except BrokenPipeError:  # the reader of our output has gone, as in `hmrbench models | head`
-        sys.stderr.close()
-        sys.exit(141)

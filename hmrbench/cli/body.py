@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, make_table, print_json, stderr, stdout
+from hmrbench.cli.options import Json, print_json, show_table, stderr, stdout
 
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 
@@ -24,7 +24,8 @@ def install(
     from hmrbench.checkpoints import read_state
     from hmrbench.errors import DataError
 
-    written = install_body(read_state(path) if path.suffix in _CHECKPOINTS else path)
+    checkpoint = path.suffix.lower() in _CHECKPOINTS
+    written = install_body(read_state(path), name=str(path)) if checkpoint else install_body(path)
     missing = None
     try:
         find_body("smpl")
@@ -45,7 +46,7 @@ def list_bodies(json: Json = False) -> None:
         print_json(rows)
         return
     cells = [[r["name"], r["status"], r["vertices"], r["faces"], (r["sha256"] or "-")[:12], r["licence"]] for r in rows]
-    stdout().print(make_table(["body", "status", "vertices", "faces", "sha256", "licence"], cells))
+    show_table(["body", "status", "vertices", "faces", "sha256", "licence"], cells)
 
 
 def describe() -> list[dict[str, Any]]:

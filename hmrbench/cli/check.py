@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, ModelsDirs, Runs, make_table, print_json, stderr, stdout
+from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json, show_table, stderr, stdout
 
 if TYPE_CHECKING:
     from hmrbench.compare.gate import Verdict
@@ -84,11 +84,10 @@ def _show(verdicts: list[Verdict]) -> None:
          f"{v.verdict}: {v.detail}" if v.detail else v.verdict]
         for v in told
     ]  # fmt: skip
-    out = stdout()
     if told:
-        out.print(make_table(["model", "on", "measure", "baseline", "now", "verdict"], cells))
+        show_table(["model", "on", "measure", "baseline", "now", "verdict"], cells)
     words = [f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)]
-    out.print(f"{len(verdicts)} numbers held against the baseline: {', '.join(words)}")
+    stdout().print(f"{len(verdicts)} numbers held against the baseline: {', '.join(words)}")
 
 
 def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hmrbench.cli.options import Json, Runs, make_table, print_json, stdout
+from hmrbench.cli.options import Json, Runs, print_json, show_table, stdout
 
 if TYPE_CHECKING:
     from hmrbench.results.runs import Run
@@ -57,7 +57,7 @@ def compare(
         ]
         for d in found
     ]
-    out.print(make_table([a.row["dataset"], "A", "B", "B - A", f"{100 * confidence:g} % interval", "verdict"], cells))
+    show_table([a.row["dataset"], "A", "B", "B - A", f"{100 * confidence:g} % interval", "verdict"], cells)
     what = "images" if "AP" in a.row["metrics"] else "samples"
     out.print(f"paired bootstrap over {what}, {resamples} resamples, seed {seed}", style="dim", markup=False)
 

@@ -15,8 +15,8 @@ from hmrbench.cli.options import (
     DatasetName,
     DatasetsFile,
     Json,
-    make_table,
     print_json,
+    show_table,
     stderr,
     stdout,
 )
@@ -50,7 +50,7 @@ def list_datasets(ctx: typer.Context, datasets_file: DatasetsFile = None, json: 
         print_json([s.model_dump(mode="json") for s in specs.values()])
         return
     rows = [[s.name, s.task, s.title, ", ".join(s.boxes), ", ".join(s.metrics)] for s in specs.values()]
-    stdout().print(make_table(["data set", "task", "what", "boxes", "metrics"], rows))
+    show_table(["data set", "task", "what", "boxes", "metrics"], rows)
 
 
 def check(
@@ -146,7 +146,7 @@ def _finish(spec: DatasetSpec, reports: Sequence[PartReport], data_root: Path | 
             [r.part, r.status, f"{r.files:,} of {'?' if r.total is None else f'{r.total:,}'}", r.source]
             for r in reports
         ]
-        stdout().print(make_table(["part", "status", "files", "from"], cells))
+        show_table(["part", "status", "files", "from"], cells)
         if checks:
             _show_checks(spec, checks)
         else:
@@ -166,7 +166,7 @@ def _finish(spec: DatasetSpec, reports: Sequence[PartReport], data_root: Path | 
 
 def _show_checks(spec: DatasetSpec, checks: Sequence[Check]) -> None:
     rows = [[c.part, c.status, c.found, c.expected, c.detail] for c in checks]
-    stdout().print(make_table(["part", "status", "found", "expected", "remark"], rows))
+    show_table(["part", "status", "found", "expected", "remark"], rows)
     stdout().print(f"licence: {spec.licence}", markup=False)
 
 

@@ -42,10 +42,10 @@ def demo(
     _say("plot, report")
     plot.plot(output=out / "accuracy-cost.png", runs=runs, task="hpe")
     report.report(output=out / "report.html", runs=runs, title="hmrbench demo")
-    stdout().print(f"[bold]report    {(out / 'report.html').resolve()}[/bold]", soft_wrap=True)
+    stdout().print(f"report    {(out / 'report.html').resolve()}", style="bold", soft_wrap=True)
     stdout().print(f"pictures  {drawn.resolve()}", soft_wrap=True)
 
 
 def _say(command: str) -> None:
     """The command that the next step stands for."""
-    stdout().print(f"\n[bold]$ hmrbench {command}[/bold]", soft_wrap=True)
+    stdout().print(f"\n$ hmrbench {command}", style="bold", soft_wrap=True)

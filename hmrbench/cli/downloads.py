@@ -31,7 +31,7 @@ def download_bar(console: Console) -> Iterator[Progress]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         DownloadColumn(),
         TransferSpeedColumn(),

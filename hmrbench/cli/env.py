@@ -52,7 +52,7 @@ def env(json: Json = False) -> None:
         out = stdout()
         for title, content in found.items():
             if isinstance(content, dict):
-                out.print(f"[bold]{title}[/bold]")
+                out.print(title, style="bold")
                 for name, value in content.items():
                     out.print(f"  {name:26s} {value}", markup=False, soft_wrap=True)
     if found["problems"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from hmrbench.cli.options import (
     DatasetsFile,
     Device,
     Dtype,
+    Fuse,
     Json,
     Models,
     ModelsDirs,
@@ -24,11 +25,13 @@ from hmrbench.cli.options import (
     Workers,
     print_json,
     progress_bar,
+    show_remarks,
     show_view,
     stderr,
 )
 
 if TYPE_CHECKING:
+    from hmrbench.errors import HmrbenchError
     from hmrbench.evaluation.job import Job
 
 
@@ -42,6 +45,7 @@ def evaluate(
     codec: Annotated[str | None, typer.Option("--codec", help="udp, plain, dark; the card's own if none.")] = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
+    fuse: Fuse = True,
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
     limit: Annotated[
@@ -67,7 +71,7 @@ def evaluate(
     """
     from hmrbench import data, distributed, zoo
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation.job import prepare, run
+    from hmrbench.evaluation.job import NotWrittenError, prepare, run, try_outputs
     from hmrbench.report import tables
 
     distributed.start()
@@ -79,26 +83,31 @@ def evaluate(
         jobs += [
             prepare(
                 card, spec, weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype,
-                batch_size=batch_size, workers=workers, opened=opened,
+                fused=fuse, batch_size=batch_size, workers=workers, opened=opened,
             )
             for card in cards
         ]  # fmt: skip
+    targets = [_predictions_path(save_predictions, job, len(jobs)) for job in jobs]
+    with distributed.together():
+        for job, target in zip(jobs, targets, strict=True) if distributed.is_first() else ():
+            try_outputs(job, runs, target)
     remark = stderr()
     remark.quiet = not distributed.is_first()
-    done, failures = [], []
+    done: list[dict[str, Any]] = []
+    failures: list[HmrbenchError] = []
     with progress_bar(remark, "people") as progress:
-        for job in jobs:
-            target = _predictions_path(save_predictions, job, len(jobs))
+        for job, target in zip(jobs, targets, strict=True):
             try:
-                result = run(job, runs=runs, resume=resume, save_predictions=target, progress=progress)
+                done.append(run(job, runs=runs, resume=resume, save_predictions=target, progress=progress).row())
             except HmrbenchError as e:  # the other models are evaluated all the same
                 failures.append(e)
                 remark.print(f"error: {e}", markup=False, soft_wrap=True)
-                continue
+                if isinstance(e, NotWrittenError):
+                    done.append(e.result.row())
             except KeyboardInterrupt:
                 remark.print("stopped; --resume continues where this run is now", markup=False)
                 raise
-            done.append(result.row())
+    show_remarks(done)
     if not distributed.is_first():
         pass
     elif json:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, ModelsDirs, make_table, print_json, stdout
+from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, show_table, stdout
+from hmrbench.errors import printable
 
 
 def models(
@@ -38,7 +39,7 @@ def models(
         [r["name"], r["task"], r["size"].upper(), r["stages"], r["input"], _millions(r["params"]), _published(c)]
         for r, c in zip(rows, cards, strict=True)
     ]
-    stdout().print(make_table(["model", "task", "size", "stages", "input", "params (M)", "published"], cells))
+    show_table(["model", "task", "size", "stages", "input", "params (M)", "published"], cells)
 
 
 def _millions(count: int | None) -> float | None:
@@ -62,10 +63,11 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
         return
     out = stdout()
     cut = f", cut after stage {card.stages}" if card.encoder and not card.encoder.startswith("vit") else ""
-    out.print(f"[bold]{card.name}[/bold]  ({card.paper_name}; {card.task}; {card.encoder or card.build}{cut})")
+    title = f"{card.name}  ({card.paper_name}; {card.task}; {card.encoder or card.build}{cut})"
+    out.print(printable(title), style="bold", soft_wrap=True)
     rows = [[s["part"], _shape(s["output"]), _millions(s["params"])] for s in shapes]
     rows.append(["all", "", _millions(parameters["params"])])
-    out.print(make_table([f"part at {card.input_text}", "output", "params (M)"], rows))
+    show_table([f"part at {card.input_text}", "output", "params (M)"], rows)
     lines = [("codec", card.codec), ("licence", card.licence)]
     lines += [("published", f"{p.metric} {p.value:g} on {p.dataset}  [{p.source}]") for p in card.published]
     demo = () if card.demo_weights is None else (card.demo_weights,)
@@ -76,7 +78,7 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
             lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]{s.note and f'; {s.note}'}"))
     lines += [("assumed", text) for text in card.assumed] + [("source", text) for text in card.sources]
     for title, text in lines:
-        out.print(f"{title:10s} {text}", markup=False, soft_wrap=True)
+        out.print(printable(f"{title:10s} {text}"), soft_wrap=True)
 
 
 def _shape(output: Any) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from hmrbench.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from hmrbench.report.tables import View
 
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
 def _complete_model(incomplete: str) -> list[str]:
     from hmrbench.zoo import load_cards
 
-    return [name for name in load_cards() if name.startswith(incomplete.lower())]
+    return [name for name in load_cards() if name.lower().startswith(incomplete.lower())]
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
     from hmrbench.data import load_specs
 
-    return [name for name in load_specs() if name.startswith(incomplete.lower())]
+    return [name for name in load_specs() if name.lower().startswith(incomplete.lower())]
 
 
 Model = Annotated[str, typer.Argument(help="A model's name.", autocompletion=_complete_model)]
@@ -58,6 +61,9 @@ ModelsDirs = Annotated[
 Runs = Annotated[Path, typer.Option("--runs", envvar="HMRBENCH_RUNS", help="Where rows are kept.")]
 Device = Annotated[str, typer.Option("--device", envvar="HMRBENCH_DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", envvar="HMRBENCH_DTYPE", help="fp32, tf32, fp16 or bf16.")]
+Fuse = Annotated[
+    bool, typer.Option("--fuse/--no-fuse", help="Short cuts for speed, such as norms folded into weights.")
+]
 BatchSize = Annotated[str, typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="auto or a number.")]
 Workers = Annotated[
     int, typer.Option("--workers", envvar="HMRBENCH_WORKERS", min=1, help="Threads that read and crop pictures.")
@@ -70,49 +76,113 @@ Weights = Annotated[
         help="random, demo, a file, or an address (https:, hf:, gdrive:, file:, pypi:).",
     ),
 ]
-Boxes = Annotated[str | None, typer.Option("--boxes", help="gt or det, where the data set has them.")]
+Boxes = Annotated[
+    str | None, typer.Option("--boxes", envvar="HMRBENCH_BOXES", help="gt or det, where the data set has them.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 
 
+_document: ContextVar[TextIO | None] = ContextVar("_document", default=None)
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """What anything else prints, such as a network of another package, goes to stderr; stdout is `print_json`'s."""
+    token = _document.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _document.reset(token)
+
+
 def print_json(rows: Any) -> None:
-    """One JSON document on stdout."""
+    """One JSON document on stdout; in pure ASCII where the terminal has not all of its characters."""
     from hmrbench.files import to_json
 
-    sys.stdout.write(to_json(rows) + "\n")
+    out = _document.get() or sys.stdout
+    text = to_json(rows)
+    if not _can_print(text, out):
+        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    out.write(text + "\n")
+
+
+def print_text(text: str) -> None:
+    """A text on stdout; lines are drawn with ASCII where the terminal has no others."""
+    drawn = str.maketrans({"─": "-", "╌": "-", "…": "~", "–": "-"})
+    sys.stdout.write(text if _can_print(text, sys.stdout) else text.translate(drawn))
+
+
+def _can_print(text: str, stream: TextIO) -> bool:
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stdout() -> Console:
-    """Where tables go."""
+    """Where tables go; brackets and colons in names are no markup."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> Console:
-    """Where progress and remarks go."""
+    """Where progress and remarks go; brackets and colons in names are no markup."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
-    """A plain table: text to the left, numbers to the right."""
+_NARROW = 12  # the width to which a column of text may be folded
+_LONGEST = 400  # characters of a cell; the end of a longer one is cut off
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a plain table: text to the left and folded where it must be, numbers to the right and always whole.
+
+    Columns for which the terminal has no room stand in further tables below, each with the first column again.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+    out = stdout()
+    cells = [[_cut(format_value(v)) for v in row] for row in rows]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    widths, needs = [], []
     for i, name in enumerate(columns):
-        numeric = all(isinstance(row[i], (int, float)) or row[i] in ("", "-", None) for row in rows)
-        table.add_column(name, justify="right" if numeric and rows else "left", overflow="fold", no_wrap=i == 0)
-    for row in rows:
-        table.add_row(*[format_value(v) for v in row])
-    return table
+        title = max(map(cell_len, name.split() or [""]))
+        widths.append(max([title, *(cell_len(line) for row in cells for line in row[i].split("\n"))]))
+        needs.append(widths[i] if numeric[i] else min(widths[i], _NARROW))
+    parts = [[0]]
+    for i in range(1, len(columns)):
+        if len(parts[-1]) > 1 and sum(needs[k] + 3 for k in [*parts[-1], i]) - 1 > out.width:
+            parts.append([0])
+        parts[-1].append(i)
+    for part in parts:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+        for i in part:
+            justify: Literal["left", "right"] = "right" if numeric[i] else "left"
+            table.add_column(printable(columns[i]), justify=justify, overflow="fold", no_wrap=widths[i] == needs[i])
+        for row in cells:
+            table.add_row(*[row[i] for i in part])
+        out.print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or value in ("", "-", None)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def format_value(value: Any) -> str:
-    """A cell's text: thousands separated, two decimals, nothing for None."""
+    """A cell's text: thousands separated, two decimals, nothing for None, no control characters."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -120,14 +190,21 @@ def format_value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.2f}"
-    return str(value)
+        return f"{value:.2f}" if abs(value) < 1e9 else f"{value:.3g}"
+    return printable(str(value))
 
 
 def show_view(view: View) -> None:
     """A table of `tables`, with its caption below."""
-    stdout().print(make_table(view.columns, view.cells))
-    stdout().print(view.caption, style="dim", markup=False)
+    show_table(view.columns, view.cells)
+    stdout().print(printable(view.caption), style="dim")
+
+
+def show_remarks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a reader of rows of `eval` and `score` must know of them, on stderr."""
+    for row in rows:
+        for remark in row["remarks"]:
+            stderr().print(f"{row['model']} on {row['dataset']}: {remark}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -137,7 +214,7 @@ def progress_bar(console: Console, unit: str) -> Iterator[Callable[[str, int, in
 
     rate = TextColumn("{task.fields[rate]}")
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         rate,

@@ -17,11 +17,10 @@ from hmrbench.cli.options import (
     Model,
     ModelsDirs,
     Weights,
-    make_table,
     print_json,
     progress_bar,
+    show_table,
     stderr,
-    stdout,
 )
 from hmrbench.errors import HmrbenchError, UsageError
 
@@ -42,7 +41,7 @@ def predict(
             "--boxes",
             metavar="full|FILE.json",
             help="'full': the whole picture is one person. Or a file of boxes: COCO results or annotations, "
-            'or {"a.jpg": [[x, y, w, h], ...]}.',
+            'mmdetection\'s, or {"a.jpg": [[x, y, w, h], ...]}.',
         ),
     ] = "full",
     box_score: Annotated[float, typer.Option("--box-score", help="Leave out boxes of lower scores.")] = 0.3,
@@ -88,7 +87,7 @@ def predict(
         raise UsageError(
             f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
         )
-    found = None if boxes == "full" else pictures.read_boxes(Path(boxes))
+    found = None if boxes == "full" else pictures.read_boxes(Path(boxes), list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}
@@ -116,7 +115,7 @@ def predict(
         print_json(done)
     elif done:
         rows = [[Path(d["image"]).name, len(d["people"]), str(out / d["picture"])] for d in done]
-        stdout().print(make_table(["picture", "people", "written"], rows))
+        show_table(["picture", "people", "written"], rows)
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
 

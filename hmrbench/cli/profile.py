@@ -12,6 +12,7 @@ import typer
 from hmrbench.cli.options import (
     Device,
     Dtype,
+    Fuse,
     Json,
     ModelsDirs,
     Runs,
@@ -56,6 +57,7 @@ def profile(
     compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use that memory format.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay a CUDA graph.")] = False,
+    fuse: Fuse = True,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="PyTorch's threads on the CPU; its own choice if none."),
@@ -76,9 +78,10 @@ def profile(
     end. A batch that memory does not hold is a row that says so.
     """
     from hmrbench import zoo
-    from hmrbench.errors import UsageError
+    from hmrbench.errors import HmrbenchError, UsageError
     from hmrbench.fetch import sources
     from hmrbench.profiling import profiler
+    from hmrbench.results import runs as results
 
     if bool(model) == every:
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
@@ -94,18 +97,24 @@ def profile(
         cuda_graph=cuda_graph,
         threads=threads,
         weights=weights,
+        fused=fuse,
     )
     batch_sizes = profiler.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():
         sources.resolve_weights(card, weights)
+    results.try_writing(runs / "profile.json", runs)
     remark = stderr()
     rows: list[dict[str, Any]] = []
+    unwritten: HmrbenchError | None = None
     try:
         for number, card in enumerate(cards, start=1):
             found = profiler.profile_card(card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module)
             for result in found:
                 rows.append(result.row())
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
+    except profiler.NotWrittenError as e:
+        unwritten = e
+        rows.append(e.result.row())
     except KeyboardInterrupt:
         remark.print("stopped; --resume keeps the rows that are there", markup=False)
         raise
@@ -116,6 +125,8 @@ def profile(
         trees = {row["model"]: row for row in rows if row.get("by_module")}
         for row in trees.values():
             stdout().print(module_tree(row))
+    if unwritten is not None:
+        raise unwritten
     if any(row["status"] == "failed" for row in rows):
         raise typer.Exit(1)
 
@@ -126,6 +137,10 @@ def _news(row: Mapping[str, Any]) -> str:
     if row["status"] != "ok":
         return f"{where}: {row['status']}: {row['error']}"
     parts = [] if row["macs"] is None else [f"{row['macs'] / 1e9:.2f} GMACs"]
+    if row.get("count_error"):
+        parts.append(f"MACs cannot be counted ({row['count_error']})")
+    if row.get("not_on_meta"):
+        parts.append(f"counted on {row['counted_on']} with data, not on the meta device ({row['not_on_meta']})")
     if row["latency_ms"] is not None:
         parts.append(f"{row['latency_ms']:.2f} ms")
     if row.get("stable") is False:
@@ -176,6 +191,7 @@ def _caption(row: Mapping[str, Any], several: bool, timed: bool) -> str:
     if not timed:
         return f"weights {row['weights']}; MACs and activations of one image, FLOPs are twice the MACs"
     extras = [name.replace("_", " ") for name in ("compile", "channels_last", "cuda_graph") if row[name]]
+    extras += ["not fused"] if row.get("fused") is False else []
     batch = [] if several else [f"batch size {row['batch_size']}"]
     setting = [
         row["device"],
@@ -193,7 +209,7 @@ def _note(row: Mapping[str, Any]) -> str:
     """What must not be overlooked about a row."""
     if row["status"] != "ok":
         return "no memory" if row["status"] == "out of memory" else str(row["status"])
-    unsure = row.get("uncounted") or row.get("count_disagreements")
+    unsure = row.get("uncounted") or row.get("count_disagreements") or row.get("count_error")
     said = {
         "unstable": row.get("stable") is False,
         "not finite": row.get("output_finite") is False,

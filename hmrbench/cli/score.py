@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hmrbench.cli.options import Boxes, DataRoot, DatasetOption, DatasetsFile, Json, print_json, show_view
+from hmrbench.cli.options import Boxes, DataRoot, DatasetOption, DatasetsFile, Json, print_json, show_remarks, show_view
 
 
 def score(
@@ -22,12 +22,20 @@ def score(
 ) -> None:
     """Score saved predictions against a data set, with the very numbers that `eval` gives."""
     from hmrbench import data
-    from hmrbench.evaluation.job import score_file
+    from hmrbench.evaluation.job import NotWrittenError, score_file
     from hmrbench.report import tables
 
     spec = data.load_spec(dataset, datasets_file)
-    row = score_file(predictions, spec, data_root=data_root, boxes=boxes, model=model, runs=runs).row()
+    failure: NotWrittenError | None = None
+    try:
+        result = score_file(predictions, spec, data_root=data_root, boxes=boxes, model=model, runs=runs)
+    except NotWrittenError as e:
+        failure, result = e, e.result
+    row = result.row()
+    show_remarks([row])
     if json:
         print_json([row])
     else:
         show_view(tables.evaluation_view([row]))
+    if failure is not None:
+        raise failure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json
+from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json, print_text, stdout
 
 if TYPE_CHECKING:
     from hmrbench.report.tables import Table
@@ -42,7 +42,9 @@ def table(
     with_published: WithPublished = False,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Show this score instead of the usual ones; may be repeated."),
+        typer.Option(
+            "--metric", help="Write this number and no others, such as AP, coco-val:AP, macs; may be repeated."
+        ),
     ] = None,
     digits: Annotated[int | None, typer.Option("--digits", min=0, max=6, help="Decimals of scores.")] = None,
     device: SpeedDevice = None,
@@ -63,14 +65,16 @@ def table(
 
     gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     if json or format is Format.json:
+        rows = gathered.flat(metric or [])
         if output is None:
-            print_json(gathered.rows)
+            print_json(rows)
         else:
-            files.write_json(output, gathered.rows)
+            files.write_json(output, rows)
         return
-    text = formats.render(gathered, format.value, metric or [], digits)
+    width = stdout().width if output is None else 80
+    text = formats.render(gathered, format.value, metric or [], digits, width)
     if output is None:
-        typer.echo(text, nl=False)
+        print_text(text)
     else:
         files.write_atomic(output, text.encode())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, Models, ModelsDirs, make_table, print_json, stderr, stdout
+from hmrbench.cli.options import Json, Model, Models, ModelsDirs, print_json, show_table, stderr, stdout
 
 if TYPE_CHECKING:
     from hmrbench.fetch.fetch import Fetched
@@ -65,7 +65,7 @@ def fetch(
     elif rows:
         cells = [[r["model"], r["variant"] or "-", r["sha256"][:12], r["file"]] for r in rows]
         what = "encoder of" if encoder else "weights of"
-        stdout().print(make_table([what, "variant", "sha256", "file"], cells))
+        show_table([what, "variant", "sha256", "file"], cells)
         for licence in dict.fromkeys(f"licence: {r['licence']}  ({r['source']})" for r in rows):
             stdout().print(licence, markup=False, soft_wrap=True)
     if failures:
@@ -132,6 +132,7 @@ def check(
         "file": str(file),
         "sha256": file_sha256(file),
         "layout": report.layout if report else "the network's own",
+        "part": report.part if report else "",
         "interpolated": list(report.interpolated) if report else [],
         "unused": list(report.unused) if report else [],
         "unexpected": list(report.unexpected) if report else [],
@@ -146,7 +147,7 @@ def check(
         ]
         for k, v in found.items()
     ]
-    stdout().print(make_table(["", f"{file.name} fits {card.name}"], rows))
+    show_table(["", f"{file.name} fits {card.name}"], rows)
 
 
 def _remark_unexpected(keys: tuple[str, ...]) -> None:

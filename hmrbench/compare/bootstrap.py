@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.metrics.coco_keypoints import ap_from_matches
+from hmrbench.metrics.coco_matches import ap_from_matches
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import Array
 from hmrbench.results.runs import Run
@@ -45,8 +45,9 @@ def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
         DataError: there is none.
         UsageError: it was run on several data sets, and none is named.
     """
-    own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"] == name.lower()]
-    own = [r for r in own if dataset in (None, r.row["dataset"])]
+    own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"].lower() == name.lower()]
+    own = [r for r in own if r.row["model"] == name] or own
+    own = [r for r in own if dataset is None or dataset.lower() == r.row["dataset"].lower()]
     if not own:
         known = ", ".join(dict.fromkeys(r.row["model"] for r in runs if r.kind in ("eval", "score"))) or "none"
         raise DataError(f"no run of '{name}'{f' on {dataset}' if dataset else ''}; there are runs of: {known}")
@@ -103,7 +104,7 @@ def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, 
     found = []
     for name, value in a.row["metrics"].items():
         if name in b.row["metrics"]:
-            ends = np.percentile(np.concatenate(drawn[name]), [tail, 100 - tail]) if name in drawn else None
+            ends = np.nanpercentile(np.concatenate(drawn[name]), [tail, 100 - tail]) if name in drawn else None
             found.append(_difference(name, value, b.row["metrics"][name], ends))
     return found
 
@@ -160,8 +161,12 @@ def _coco_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> di
 
 def _sample_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
     """Means of what was kept per sample, and PCK out of normalised distances, for sample counts (R, N)."""
-    total = counts.sum(1)
-    scores = {name: counts @ arrays[name] / total for name in metrics if name in arrays and arrays[name].ndim == 1}
+    scores = {}
+    for name in metrics:
+        if name in arrays and arrays[name].ndim == 1:
+            counted = np.isfinite(arrays[name])  # who has no such number does not count
+            with np.errstate(invalid="ignore"):
+                scores[name] = counts @ np.where(counted, arrays[name], 0) / (counts @ counted)
     if "normalised_distance" in arrays:
         distances = arrays["normalised_distance"]  # (N, K)
         seen = counts @ np.isfinite(distances)  # (R, K)

@@ -119,7 +119,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
                 raise DataError(f"{path}: the {row['kind']} row of {row['model']} holds no values")
     except FileNotFoundError:
         raise DataError(f"{path}: no such baseline; --update writes one") from None
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
         raise DataError(f"{path}: not a baseline of hmrbench ({e!r})") from e
     if not content["rows"]:
         raise DataError(f"{path}: a baseline without rows lets everything pass")

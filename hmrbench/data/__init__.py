@@ -10,10 +10,11 @@ from typing import Any
 
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.records import Dataset
-from hmrbench.schema import DatasetSpec, import_object, read_yaml, share_dir, validate
+from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
 
 # Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
-# `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`.
+# `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`; and
+# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples.
 READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
 
 
@@ -48,7 +49,11 @@ def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
     specs: dict[str, DatasetSpec] = {}
     for path in (share_dir() / "datasets.yaml", datasets_file):
         if path is not None:
-            specs |= {name: validate(DatasetSpec, path, name, spec) for name, spec in read_yaml(path).items()}
+            found, faults = validate_all(DatasetSpec, read_yaml(path))
+            folded = {name.lower(): name for name in found}
+            faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
+            refuse(path, faults)
+            specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
     return specs
 
 
@@ -59,9 +64,10 @@ def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
         UsageError: unknown name; the nearest are listed.
     """
     specs = load_specs(datasets_file)
-    if name.lower() not in specs:
-        raise unknown_name("data set", name, specs)
-    return specs[name.lower()]
+    found = specs.get(name) or {known.lower(): spec for known, spec in specs.items()}.get(name.lower())
+    if found is None:
+        raise unknown_name("data set", name, specs, "data sets of your own: --datasets-file FILE")
+    return found
 
 
 def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
@@ -93,16 +99,33 @@ def open_dataset(
         UsageError: boxes that the data set does not have.
         DataError: something is missing or broken, named.
     """
-    boxes = boxes or spec.default_boxes
-    if boxes not in spec.boxes:
-        raise UsageError(f"{spec.name} has no '{boxes}' boxes; there are {', '.join(spec.boxes)}")
-    dataset: Dataset = _reader(spec).read(spec, find_folder(spec, data_root), boxes, limit)
+    dataset: Dataset = _reader(spec).read(spec, find_folder(spec, data_root), _known_boxes(spec, boxes), limit)
     if not dataset.samples:
         raise DataError(f"{spec.name}: there is nobody to predict (boxes: {boxes})")
     missing = missing_images({s.image for s in dataset.samples})
     if missing:
         raise DataError(f"{missing[0]}: image missing ({len(missing)} of {spec.name} in all)")
     return dataset
+
+
+def open_truth(spec: DatasetSpec, data_root: Path | None, boxes: str | None = None) -> Dataset:
+    """What scoring predictions out of a file needs: no picture is looked at, and where the predictions say themselves
+    which image they are for, no boxes either, and there are no samples.
+
+    Raises:
+        UsageError: boxes that the data set does not have.
+        DataError: the annotations are missing or broken.
+    """
+    reader, folder, boxes = _reader(spec), find_folder(spec, data_root), _known_boxes(spec, boxes)
+    found: Dataset = reader.truth(spec, folder) if hasattr(reader, "truth") else reader.read(spec, folder, boxes, None)
+    return found
+
+
+def _known_boxes(spec: DatasetSpec, boxes: str | None) -> str:
+    boxes = boxes or spec.default_boxes
+    if boxes not in spec.boxes:
+        raise UsageError(f"{spec.name} has no '{boxes}' boxes; there are {', '.join(spec.boxes)}")
+    return boxes
 
 
 def check_dataset(spec: DatasetSpec, data_root: Path | None) -> list[Check]:
@@ -127,7 +150,7 @@ def named_images(spec: DatasetSpec, folder: Path) -> list[str]:
     return names
 
 
-def check_images(sizes: Mapping[Path, tuple[int, int] | None], expected: int | None) -> list[Check]:
+def check_images(sizes: Mapping[Path, tuple[float, float] | None], expected: int | None) -> list[Check]:
     """Whether all images are there, decode, and have the (height, width) that the annotations say."""
     from hmrbench.data.images import read_image
 
@@ -146,8 +169,17 @@ def check_images(sizes: Mapping[Path, tuple[int, int] | None], expected: int | N
 
 def missing_images(images: set[Path]) -> list[Path]:
     """Those of the images that do not exist, by listing each folder once."""
-    listed = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {i.parent for i in images}}
+    listed = {folder: _listing(folder) for folder in {i.parent for i in images}}
     return sorted(i for i in images if i.name not in listed[i.parent])
+
+
+def _listing(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except (OSError, ValueError) as e:  # it may not be read, or no file system has such a name
+        raise DataError(f"{str(folder)!r}: folder not readable ({e})") from e
 
 
 def _reader(spec: DatasetSpec) -> Any:

@@ -2,15 +2,15 @@
 
 Schema, as read by `hmr2/datasets/image_dataset.py` (MIT); N people, one entry each:
 
-    imgname                (N,)        path below the spec's `images`, text or bytes
+    imgname                (N,) (N, 1) path below the spec's `images`, text or bytes (UTF-8, else Latin-1)
     center                 (N, 2)      middle of the person's box in pixels of the image
     scale                  (N,) (N, 1) (N, 2)  side, or width and height, of that box in pixels, margin included
     body_keypoints_2d      (N, 25, 3)  OpenPose's 25 joints: x, y in pixels, confidence
     extra_keypoints_2d     (N, 19, 3)  the 19 joints of the extra regressor, likewise
-    body_keypoints_3d      (N, 25, 4)  x, y, z in metres, confidence
+    body_keypoints_3d      (N, 25, 4)  x, y, z in metres, confidence (0: not labelled, the position may be anything)
     extra_keypoints_3d     (N, 19, 4)  likewise
-    body_pose              (N, 72)     axis-angle, global orientation first; with has_body_pose (N,)
-    betas                  (N, 10)     with has_betas (N,)
+    body_pose              (N, 72)     axis-angle, global orientation first; with has_body_pose (N,), 0: not known
+    betas                  (N, 10)     with has_betas (N,), likewise
 
 Keypoints that a file lacks count as not labelled. Nothing is unpickled: fields of Python objects (`extra_info`) are
 not read, and a needed field of that kind is refused.
@@ -18,6 +18,7 @@ not read, and a needed field of that kind is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,20 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
     (default smpl); `pve` adds the true parameters, so that vertices are compared.
 
     Raises:
-        DataError: the file is missing, truncated, lacks a field, or a field is not of its shape.
+        DataError: the file is missing, truncated, holds nobody, lacks a field, or a field is not of its shape or type.
     """
     path = folder / spec.annotations
-    content = _load(path)
-    count = len(content["imgname"])
-    sizes, centers = _sizes(content, path), _field(content, "center", (count, 2), path)
+    content = _load(path, _needed(spec))
+    names = _names(content, path)
+    count = len(names)
+    sizes, centers = _sizes(content, path, count), _field(content, "center", (count, 2), path)
     images = folder / spec.images
     samples = []
-    for i in range(count):
+    for i, name in enumerate(names):
         (x, y), (w, h) = centers[i], sizes[i]
         if not (np.isfinite([x, y, w, h]).all() and w > 0 and h > 0):
-            raise DataError(f"{path}: the box of person {i} ({content['imgname'][i]}) is empty or not finite")
+            raise DataError(f"{path}: the box of person {i} ({name}) is empty or not finite")
         box = (float(x - w / 2), float(y - h / 2), float(w), float(h))
-        name = _text(content["imgname"][i])
         samples.append(Sample(f"person {i}", images / name, name, box, padded=True))
     truth = _truth(content, path, spec, sizes)
     chosen = slice(0, count if limit is None else limit)
@@ -69,41 +70,72 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
 
 def images(spec: DatasetSpec, folder: Path) -> list[str]:
     """The pictures that the annotation file names, below the spec's `images`."""
-    return list(dict.fromkeys(_text(name) for name in _load(folder / spec.annotations)["imgname"]))
+    path = folder / spec.annotations
+    return list(dict.fromkeys(_names(_load(path, ("imgname",)), path)))
 
 
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+def _needed(spec: DatasetSpec) -> tuple[str, ...]:
+    return ("imgname", "center", "scale", *(("body_pose", "betas") if spec.options.get("pve") else ()))
 
 
-def _load(path: Path) -> dict[str, Array]:
+def _load(path: Path, needed: Sequence[str]) -> dict[str, Array]:
     content = read_arrays(path, "annotation file")
-    lacking = [key for key in ("imgname", "center", "scale") if key not in content]
+    lacking = [key for key in needed if key not in content]
     if lacking:
         raise DataError(f"{path}: lacks {', '.join(lacking)} as plain arrays")
     return content
 
 
+def _names(content: dict[str, Array], path: Path) -> list[str]:
+    """The pictures' names, one a person."""
+    names = content["imgname"]
+    if names.dtype.kind not in "US" or names.ndim == 0 or names.size != len(names):
+        raise DataError(f"{path}: imgname is {names.shape} of {names.dtype}, expected one text for each person")
+    if not names.size:
+        raise DataError(f"{path}: holds nobody (imgname is empty)")
+    try:
+        found = [_text(name) for name in names.ravel()]
+        "".join(found).encode()
+    except ValueError as e:  # a code point that is none
+        raise DataError(f"{path}: imgname is not readable as text ({e})") from e
+    for i, name in enumerate(found):
+        if not name or "\0" in name:
+            raise DataError(f"{path}: imgname of person {i}, {name!r}, names no file")
+    return found
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, bytes):
+        return str(name)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
+
+
 def _field(content: dict[str, Array], name: str, shape: tuple[int, ...], path: Path) -> Array:
+    """A field of numbers as float64; (N, 1) is as good as (N,)."""
     if name not in content:
         raise DataError(f"{path}: lacks {name}")
-    if content[name].shape != shape:
-        raise DataError(f"{path}: {name} is {content[name].shape}, expected {shape}")
-    return content[name]
+    found = content[name]
+    if found.shape not in (shape, (*shape, 1) if len(shape) == 1 else shape):
+        raise DataError(f"{path}: {name} is {found.shape}, expected {shape}")
+    if found.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {name} holds {found.dtype}, expected numbers")
+    return found.reshape(shape).astype(np.float64)
 
 
-def _sizes(content: dict[str, Array], path: Path) -> Array:
+def _sizes(content: dict[str, Array], path: Path, count: int) -> Array:
     """Width and height of the boxes in pixels, (N, 2)."""
-    count = len(content["imgname"])
-    scale = content["scale"].reshape(count, -1) if content["scale"].size % max(count, 1) == 0 else content["scale"]
-    if scale.shape not in ((count, 1), (count, 2)):
-        raise DataError(f"{path}: scale is {content['scale'].shape}, expected one or two numbers for {count} people")
-    return np.broadcast_to(scale.astype(np.float64), (count, 2))
+    shape = content["scale"].shape
+    if shape not in ((count,), (count, 1), (count, 2)):
+        raise DataError(f"{path}: scale is {shape}, expected one or two numbers for {count} people")
+    scale = _field(content, "scale", shape, path).reshape(count, -1)
+    return np.broadcast_to(scale, (count, 2))
 
 
-def _keypoints(content: dict[str, Array], path: Path, dimensions: int) -> Array | None:
+def _keypoints(content: dict[str, Array], path: Path, dimensions: int, count: int) -> Array | None:
     """(N, 44, dimensions + 1) coordinates and confidence; None if the file has neither part."""
-    count = len(content["imgname"])
     names = {part: f"{part}_keypoints_{dimensions}d" for part in _JOINTS}
     if not any(name in content for name in names.values()):
         return None
@@ -111,12 +143,13 @@ def _keypoints(content: dict[str, Array], path: Path, dimensions: int) -> Array 
     for part, joints in _JOINTS.items():
         shape = (count, joints, dimensions + 1)
         parts.append(_field(content, names[part], shape, path) if names[part] in content else np.zeros(shape))
-    return np.concatenate(parts, axis=1).astype(np.float64)
+    return np.concatenate(parts, axis=1)
 
 
 def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Array) -> dict[str, Any]:
+    count = len(sizes)
     truth: dict[str, Any] = {"box_size_px": sizes.max(axis=1)}
-    in_image, in_space = _keypoints(content, path, 2), _keypoints(content, path, 3)
+    in_image, in_space = _keypoints(content, path, 2, count), _keypoints(content, path, 3, count)
     if in_image is not None:
         truth |= {"keypoints_px": in_image[..., :2], "confidence": in_image[..., 2]}
     if in_space is not None:
@@ -130,14 +163,24 @@ def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Arra
     if "joints" in spec.options:
         truth |= {"joint_subset": np.array(spec.options["joints"]), "pelvis": spec.options.get("pelvis", 39)}
     if spec.options.get("pve"):
-        count = len(content["imgname"])
-        pose = torch.from_numpy(_field(content, "body_pose", (count, 72), path).astype(np.float32)).view(-1, 24, 3)
+        known = {name: _known(content, name, count, path) for name in ("body_pose", "betas")}
+        pose = torch.from_numpy(known["body_pose"][0].astype(np.float32)).view(-1, 24, 3)
         matrices = axis_angle_to_matrix(pose).numpy()  # (N, 24, 3, 3)
-        betas = _field(content, "betas", (count, 10), path).astype(np.float32)
+        betas = known["betas"][0].astype(np.float32)
         truth["params"] = {"global_orient": matrices[:, :1], "body_pose": matrices[:, 1:], "betas": betas}
-        for name in ("has_body_pose", "has_betas"):  # for training
-            truth[name] = _field(content, name, (count,), path) if name in content else np.ones(count)
+        truth |= {f"has_{name}": has for name, (_, has) in known.items()}
     return truth
+
+
+def _known(content: dict[str, Array], name: str, count: int, path: Path) -> tuple[Array, Array]:
+    """Body parameters and whose are known, (N,); what is not finite of the others is 0."""
+    values = _field(content, name, (count, {"body_pose": 72, "betas": 10}[name]), path)
+    has = _field(content, f"has_{name}", (count,), path) if f"has_{name}" in content else np.ones(count)
+    finite = np.isfinite(values)
+    wrong = np.flatnonzero(~np.isfinite(has) | (~finite.all(1) & (has != 0)))
+    if wrong.size:
+        raise DataError(f"{path}: {name} of person {wrong[0]} is not finite ({wrong.size} people in all)")
+    return np.where(finite, values, 0), has
 
 
 def check(spec: DatasetSpec, folder: Path) -> list[Check]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hmrbench.codecs import Crops
 from hmrbench.data.crop import Geometry, crop_people, crops_of
-from hmrbench.data.images import read_image
+from hmrbench.data.images import check_size, read_image
 from hmrbench.records import Array, Sample
 from hmrbench.schema import Crop
 
@@ -42,10 +42,13 @@ def crop_image(path: Path, samples: Sequence[Sample], settings: CropSettings) ->
     """All crops out of one picture, (n, H, W, 3) uint8 RGB, and where they lie in it.
 
     Raises:
-        DataError: the picture is missing or corrupt.
+        DataError: the picture is missing or corrupt, or not of the size that the data set says.
     """
     crops = crops_of(samples, settings.crop, settings.input)
-    return crop_people(read_image(path), crops.center_px, crops.size_px, settings.input, settings.geometry), crops
+    image = read_image(path)
+    for sample in samples:
+        check_size(sample, image)
+    return crop_people(image, crops.center_px, crops.size_px, settings.input, settings.geometry), crops
 
 
 def batches(

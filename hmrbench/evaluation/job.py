@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +26,18 @@ from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import DTYPES, Normalize, device_name, pick_device, precision
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.fetch import sources
-from hmrbench.files import file_sha256
+from hmrbench.files import coco_json, file_sha256
 from hmrbench.metrics import coco_keypoints
+from hmrbench.nets.fusion import fuse
 from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction, Sample
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.skeletons import COCO17
 
-_SHARD = 512  # people between two saves of an unfinished run
+_log = logging.getLogger(__name__)
+
+_SHARD = 512  # people between two saves of an unfinished run, at most
+_SAVE_SECONDS = 30.0  # likewise: what a run loses that is killed
 Progress = Callable[[str, int, int], None]  # label, people done, people in all
 
 
@@ -51,6 +58,7 @@ class Job:
     dtype: str
     batch_size: int
     workers: int
+    fused: bool = True
 
     @property
     def key(self) -> str:
@@ -68,6 +76,7 @@ class Job:
                 "flip": self.flip,
                 "device": device_name(self.device),
                 "dtype": self.dtype,
+                "fused": self.fused,
                 "batch_size": self.batch_size,
                 "versions": environment.versions(),
                 "commit": environment.commit(),
@@ -142,6 +151,7 @@ def prepare(
     codec: str | None = None,
     device: str = "auto",
     dtype: str = "fp32",
+    fused: bool = True,
     batch_size: str | int = "auto",
     workers: int = 2,
     limit: int | None = None,
@@ -153,6 +163,7 @@ def prepare(
 
     Args:
         weights: see `sources.resolve_weights`; None for the data set's default where the card has it.
+        fused: let the network take its short cuts, see `nets.fusion`.
         opened: the data set, if it was opened before for another model.
 
     Raises:
@@ -171,6 +182,7 @@ def prepare(
     label, path = sources.resolve_weights(card, weights)
     place = pick_device(zoo.fit_backend(card, device, dtype))
     people = opened or data.open_dataset(spec, data_root, boxes, limit)
+    _check_truth(spec, people)
     return Job(
         card=card,
         spec=spec,
@@ -185,6 +197,7 @@ def prepare(
         dtype=dtype,
         batch_size=pick_batch_size(batch_size, place),
         workers=workers,
+        fused=fused,
     )
 
 
@@ -219,18 +232,26 @@ def run(
         save_predictions: also write the predictions here (COCO result json, or npz for meshes).
 
     Raises:
-        HmrbenchError: a prediction is not finite; names the sample.
+        HmrbenchError: a prediction is not finite; names the sample. Or a folder or file cannot be written, which is
+            tried before anything slow.
+        NotWrittenError: the same in the end; it holds the result.
         DataError: a picture is corrupt, or the weights are of another network.
     """
     if runs is not None and resume and save_predictions is None:
         done = results.finished(runs, "eval", job.key)
+        if done is not None:
+            results.PartialRun.of(runs, job.key).discard()  # it was stopped between its two last steps
         row = distributed.from_first(files.to_json(done.row) if done else "")
         if row:
-            return EvalResult(**json.loads(row))
+            return EvalResult.from_row(json.loads(row))
     store = None if runs is None else results.PartialRun.of(runs, job.key)
-    if store is not None and not resume and distributed.is_first():
-        store.discard()
-    net, _ = zoo.load_weights(job.card, job.weights_path)
+    with distributed.together():
+        if distributed.is_first():
+            try_outputs(job, runs, save_predictions)
+            if store is not None and not resume:
+                store.discard()
+    net, report = zoo.load_weights(job.card, job.weights_path)
+    part = f" ({report.part})" if report is not None and report.part else ""
     start = time.monotonic()
     predictions = predict_all(net, job, store, progress)
     seconds = time.monotonic() - start
@@ -239,7 +260,7 @@ def run(
         model=job.card.name,
         task=job.card.task,
         dataset=job.spec.name,
-        weights=job.weights,
+        weights=f"{job.weights}{part}",
         weights_sha256=job.weights_sha256,
         boxes=job.dataset.boxes,
         flip=job.flip,
@@ -255,23 +276,61 @@ def run(
         annotations_sha256=job.dataset.annotations_sha256,
         seconds=round(seconds, 3),
         protocol=job.protocol,
+        fused=job.fused,
         **_numbers(found),
     )
     if not distributed.is_first():
         return result
-    if save_predictions is not None:
-        write_predictions(predictions, job, save_predictions)
+    unwritten: list[str] = []
     if runs is not None:
-        results.save(runs, "eval", result.row(), job.key, _per_sample(found))
+        with _unwritten(unwritten, f"the run in {runs}"):
+            results.save(runs, "eval", result.row(), job.key, _per_sample(found))
+    if save_predictions is not None:
+        with _unwritten(unwritten, str(save_predictions)):
+            write_predictions(predictions, job, save_predictions)
+    if unwritten:
+        kept = 0 if store is None else store.count()
+        retry = f"{kept} of {len(predictions)} predictions are kept{f' in {store.folder}' if store and kept else ''}"
+        retry += ": --resume goes on from there" if kept else ", so repeat it with another folder"
+        raise NotWrittenError(f"{job.card.name} on {job.spec.name}: {'; '.join(unwritten)}; {retry}", result)
     if store is not None:
         store.discard()
     return result
 
 
+class NotWrittenError(HmrbenchError):
+    """All is measured, but a file could not be written: the numbers are in `result`."""
+
+    def __init__(self, message: str, result: EvalResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+@contextmanager
+def _unwritten(failures: list[str], what: str) -> Iterator[None]:
+    """Add to `failures` why `what` could not be written inside."""
+    try:
+        yield
+    except OSError as e:
+        failures.append(f"{what} could not be written ({e.strerror or e})")
+
+
+def try_outputs(job: Job, runs: Path | None, save_predictions: Path | None) -> None:
+    """Whether what `run` leaves behind can be written.
+
+    Raises:
+        HmrbenchError: it cannot; names the folder or file.
+    """
+    if runs is not None:
+        results.try_runs(runs, job.key)
+    if save_predictions is not None:
+        results.try_writing(save_predictions)
+
+
 def write_predictions(predictions: Sequence[Prediction], job: Job, path: Path) -> None:
     """Write predictions for others to score: COCO result json for pose, after rescoring and NMS; npz for meshes."""
     if job.card.task == "hpe":
-        coco = coco_keypoints.person_category(job.dataset.truth)
+        coco = coco_json.person_category(job.dataset.truth)
         found = coco_keypoints.coco_results(predictions, job.dataset.samples, category_id=coco)
         files.write_atomic(path, json.dumps(found).encode())
     else:
@@ -293,12 +352,21 @@ def score_file(
 
     Raises:
         DataError: the file is missing or not of the data set's form, or the data are missing.
+        NotWrittenError: the run could not be written; it holds the result.
     """
+    if runs is not None:
+        results.try_writing(runs / "score.json", runs)
     spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
-    people = data.open_dataset(spec, data_root, boxes)
+    people = data.open_truth(spec, data_root, boxes)
     if spec.task == "hpe":
         predicted = _read_results(path)
-        found = [coco_keypoints.measure_results(people.truth, predicted)]
+        try:
+            found = [coco_keypoints.measure_results(people.truth, predicted)]
+        except DataError as e:  # the truth was found right before
+            raise DataError(f"{path}: {e}") from None
+        lost, of = coco_keypoints.unpredicted(people.truth, predicted)
+        if lost:
+            _log.warning("%s: %d of %d labelled people have no prediction", path, lost, of)
         count = len(predicted)
     else:
         meshes = _read_meshes(path, people)
@@ -326,8 +394,19 @@ def score_file(
     )
     if runs is not None:
         identity = {"file": result.weights_sha256, "dataset": spec.name, "annotations": people.annotations_sha256}
-        results.save(runs, "score", result.row(), results.run_key(identity), _per_sample(found))
+        unwritten: list[str] = []
+        with _unwritten(unwritten, f"the run in {runs}"):
+            results.save(runs, "score", result.row(), results.run_key(identity), _per_sample(found))
+        if unwritten:
+            raise NotWrittenError(f"{path}: {unwritten[0]}", result)
     return result
+
+
+def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
+    """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
+    for check in (metrics.find_metric(name).check for name in spec.metrics):
+        if check is not None:
+            check(people)
 
 
 def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset) -> list[Measurement]:
@@ -349,7 +428,9 @@ def _read_meshes(path: Path, people: Dataset) -> list[Prediction]:
     lacking = [name for name in ("id", "keypoints_px", "scores", "crop_area_px2") if name not in arrays]
     if lacking:
         raise DataError(f"{path}: file of predictions lacks {', '.join(lacking)}")
-    ids = arrays.pop("id").tolist()
+    ids = _ids(arrays.pop("id"), path)
+    for name, array in arrays.items():
+        _check_array(path, name, array, ids)
     predictions = results.unstack(arrays)
     place = {sample_id: i for i, sample_id in enumerate(ids)}
     missing = [s.id for s in people.samples if s.id not in place]
@@ -358,11 +439,52 @@ def _read_meshes(path: Path, people: Dataset) -> list[Prediction]:
     return [predictions[place[s.id]] for s in people.samples]
 
 
+def _ids(array: Array, path: Path) -> list[str]:
+    """Whose predictions a file holds, each person once."""
+    if array.dtype.kind not in "US" or array.ndim == 0 or array.size != len(array):
+        raise DataError(f"{path}: id is {array.shape} of {array.dtype}, expected one text for each prediction")
+    try:
+        ids = [i.decode() if isinstance(i, bytes) else str(i) for i in array.ravel()]
+    except ValueError as e:
+        raise DataError(f"{path}: id is not readable as text ({e})") from e
+    twice = [i for i, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: {twice[0]} is there more than once ({len(twice)} people in all)")
+    return ids
+
+
+# The shape of one person's entry in a file of mesh predictions; None is any number.
+_ENTRIES: Mapping[str, tuple[int | None, ...]] = {
+    "keypoints_px": (None, 2),
+    "scores": (None,),
+    "crop_area_px2": (),
+    "joints_m": (None, 3),
+}
+
+
+def _check_array(path: Path, name: str, array: Array, ids: Sequence[str]) -> None:
+    """Refuse an array that does not hold one entry of finite numbers for each person; areas may be NaN."""
+    wanted = _ENTRIES.get(name, (None,) * (array.ndim - 1))
+    fits = array.ndim == 1 + len(wanted) and all(w in (None, n) for w, n in zip(wanted, array.shape[1:], strict=True))
+    if not fits or len(array) != len(ids) or 0 in array.shape:
+        shape = ", ".join([str(len(ids)), *("any" if w is None else str(w) for w in wanted)])
+        raise DataError(f"{path}: {name} is {array.shape}, expected ({shape})")
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {name} holds {array.dtype}, expected numbers")
+    if name != "crop_area_px2":
+        wrong = np.flatnonzero(~np.isfinite(array.reshape(len(ids), -1)).all(1))
+        if wrong.size:
+            raise DataError(f"{path}: {name} of {ids[wrong[0]]} is not finite ({wrong.size} people in all)")
+
+
 def _numbers(found: Sequence[Measurement]) -> dict[str, Any]:
     """The metrics' numbers as fields of an EvalResult."""
     return {
         "metrics": {score.name: score.value for m in found for score in m.scores},
+        "units": {score.name: score.unit for m in found for score in m.scores},
+        "higher_is_better": {score.name: score.higher_is_better for m in found for score in m.scores},
         "per_joint": {name: values for m in found for name, values in m.per_joint.items()},
+        "remarks": [remark for m in found for remark in m.remarks],
     }
 
 
@@ -390,31 +512,42 @@ def predict_all(
     samples = job.dataset.samples
     done: dict[int, Prediction] = {}
     for index, kept in store.load() if store is not None and distributed.is_first() else ():
-        done.update(zip(index.tolist(), kept, strict=True))
+        done.update((i, p) for i, p in zip(index.tolist(), kept, strict=True) if 0 <= i < len(samples))
     todo = json.loads(distributed.from_first(json.dumps([i for i in range(len(samples)) if i not in done])))
     mine = distributed.my_share(_by_picture(samples, todo), job.batch_size)
     total = len(done) + len(mine)
     fresh: dict[int, Prediction] = {}
+    saved = time.monotonic()
     with distributed.together():
         try:
             for index, predictions in predict(net, job, mine):
-                fresh.update(zip(index.tolist(), predictions, strict=True))
-                if store is not None and len(fresh) >= _SHARD:
-                    store.add(np.array(list(fresh)), list(fresh.values()))
-                    done |= fresh
-                    fresh = {}
+                found = dict(zip(index.tolist(), predictions, strict=True))
+                done |= found
+                fresh |= found
+                if store is not None and (len(fresh) >= _SHARD or time.monotonic() - saved >= _SAVE_SECONDS):
+                    fresh = _keep(store, fresh)
+                    saved = time.monotonic()
                 if progress is not None:
-                    progress(f"{job.card.name} on {job.spec.name}", len(done) + len(fresh), total)
-        except BaseException:
-            if store is not None and fresh:
-                store.add(np.array(list(fresh)), list(fresh.values()))
-            raise
-    done |= fresh
+                    progress(f"{job.card.name} on {job.spec.name}", len(done), total)
+        finally:  # scoring may fail as well
+            if store is not None:
+                _keep(store, fresh)
     if distributed.size() > 1:
         own = {"index": np.array(list(done)), **results.stack(list(done.values()))} if done else {}
         for part in filter(None, distributed.gather_arrays(own)):
             done.update(zip(part.pop("index").tolist(), results.unstack(part), strict=True))
     return [done[i] for i in range(len(samples))]
+
+
+def _keep(store: results.PartialRun, fresh: Mapping[int, Prediction]) -> dict[int, Prediction]:
+    """Write predictions into an unfinished run. What cannot be written now, with a warning, is left for later."""
+    try:
+        if fresh:
+            store.add(np.array(list(fresh)), list(fresh.values()))
+    except OSError as e:
+        _log.warning("%s: what is done so far could not be kept (%s)", store.folder, e.strerror or e)
+        return dict(fresh)
+    return {}
 
 
 def _by_picture(samples: Sequence[Sample], index: Sequence[int]) -> list[int]:
@@ -429,6 +562,7 @@ def _by_picture(samples: Sequence[Sample], index: Sequence[int]) -> list[int]:
 def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
     """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
     net = net.to(job.device).eval()
+    fuse(net, job.fused)
     if job.body is not None:
         job.body.to(job.device)
     geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry

@@ -50,6 +50,8 @@ _BROKEN = (
     UnicodeError,
     NotImplementedError,  # a zip compression that Python lacks
     RuntimeError,  # an encrypted zip member
+    MemoryError,  # a header that declares more than there is
+    OverflowError,
 )
 
 
@@ -242,7 +244,15 @@ def _tar_members(whole: IO[bytes]) -> Iterator[_Member]:
         for info in opened:
             if info.isdir():
                 continue
-            odd = "" if info.isreg() else "link" if info.issym() or info.islnk() else "device"
+            odd = (
+                "sparse file"
+                if info.issparse()
+                else ""
+                if info.isreg()
+                else "link"
+                if info.issym() or info.islnk()
+                else "device"
+            )
             yield info.name, odd, info.size, lambda info=info: opened.extractfile(info)  # type: ignore[misc]
         while opened.fileobj is not None and opened.fileobj.read(_CHUNK):
             pass  # to the end of the stream, where the compressor's checksum stands

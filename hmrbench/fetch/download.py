@@ -108,9 +108,24 @@ def download(
             http.sleep(min(http.longest_wait_s, backoff if error.wait_s is None else error.wait_s))
 
 
+def check_address(url: str) -> None:
+    """Refuse what no request can be sent to: ValueError on a bad port, bracket or character, or without a host."""
+    parts = urlsplit(url)
+    parts.port  # noqa: B018 (reading it checks it)
+    if parts.scheme in ("http", "https"):
+        if not parts.hostname:
+            raise ValueError("no host")
+        parts.hostname.encode("idna")  # a label that is empty or too long
+
+
 def next_hop(url: str, location: str) -> str:
     """The absolute address a redirect leads to; DataError if it leaves https or HTTP altogether."""
-    target = urljoin(url, location)
+    try:
+        check_address(location)  # as it stands: joining would mend `http:///x` in silence
+        target = urljoin(url, location)
+        check_address(target)
+    except ValueError as e:
+        raise DataError(f"redirected to '{location[:200]}', which is no address ({e})") from e
     old, new = urlsplit(url).scheme, urlsplit(target).scheme
     if new not in ("http", "https") or (old == "https" and new == "http"):
         raise DataError(f"redirected from {old} to {new or 'nowhere'} ({target}), which is not followed")
@@ -138,18 +153,27 @@ def _attempt(url: str, part: Path, name: str, known: bool, http: Http, progress:
             return _stream(response, part, name, start, total, http, progress), start > 0
     except requests.exceptions.SSLError as error:
         raise DataError(f"no trusted connection: {_reason(error)}") from error
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise DataError(f"not an address: {error}") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        if isinstance(error, ValueError):  # InvalidURL, InvalidSchema, LocationParseError, InvalidHeader and their like
+            raise DataError(f"not an address, or not an answer to it: {error}") from error
         raise _AgainError(_reason(error)) from error
+    except (ValueError, LookupError) as error:  # what they let through of a malformed proxy, host or header
+        raise DataError(f"not an address, or not an answer to it: {error}") from error
 
 
 def _open(session: requests.Session, url: str, headers: dict[str, str], http: Http) -> requests.Response:
     """The first response that is no redirect."""
+    import requests
+
     for _ in range(http.redirects + 1):
-        response = session.get(
-            url, headers=headers, stream=True, allow_redirects=False, timeout=(http.connect_s, http.stall_s)
-        )
+        try:
+            response = session.get(
+                url, headers=headers, stream=True, allow_redirects=False, timeout=(http.connect_s, http.stall_s)
+            )
+        except OSError as error:
+            if isinstance(error, requests.RequestException):
+                raise
+            raise DataError(str(error)) from error  # the file of certificates that the environment names is not there
         if not response.is_redirect:
             return response
         response.close()
@@ -189,7 +213,9 @@ def _begin(response: requests.Response, part: Path, url: str, total: int | None)
 
 def _resumed_total(response: requests.Response, part: Path, start: int, meta: dict[str, Any]) -> int | None:
     """Length of the whole file, from an answer that goes on at byte `start` of the same file."""
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    found = re.fullmatch(
+        r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "")
+    )
     same = found and int(found[1]) == start and response.headers.get("ETag", meta["etag"]) == meta["etag"]
     total = None if not found or found[3] == "*" else int(found[3])
     if not same or meta["total"] not in (None, total):
@@ -241,9 +267,11 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds to wait from a Retry-After header: a number or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         return float(value)
-    with suppress(ValueError, TypeError):  # an unreadable or zoneless date: back off as usual
+    with suppress(
+        ValueError, TypeError, LookupError, OverflowError
+    ):  # an unreadable or zoneless date: back off as usual
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
     return None
 

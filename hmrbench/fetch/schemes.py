@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from hmrbench.errors import DataError, UsageError
 from hmrbench.fetch.archives import extract
-from hmrbench.fetch.download import NO_ROOM
+from hmrbench.fetch.download import NO_ROOM, check_address
 from hmrbench.schema import Source
 
 _SPELLING = {
@@ -33,6 +33,7 @@ _SPELLING = {
     "pypi": r"pypi:([\w.-]+==(?:\d+!)?[\w.+-]+)!(.+)",
     "manual": r"manual:",
 }
+_LONGEST_NAME = 200  # bytes: what file systems allow, less what is put after a name while a file is brought
 _EXAMPLE = {
     "https": "https://host/path",
     "http": "http://host/path",
@@ -54,6 +55,11 @@ def scheme_of(source: Source) -> str:
         raise UsageError(f"source '{source.url}' has none of the schemes {', '.join(_SPELLING)}")
     if not re.fullmatch(_SPELLING[scheme], source.url):
         raise UsageError(f"source '{source.url}' is not spelled {_EXAMPLE[scheme]}")
+    if source.url.startswith(f"{scheme}://"):
+        try:
+            check_address(source.url)
+        except ValueError as error:
+            raise UsageError(f"source '{source.url}' is no address: {error}") from error
     if source.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{8,64}", source.sha256):
         raise UsageError(f"source '{source.url}' has a malformed sha256: '{source.sha256}'")
     return scheme
@@ -71,15 +77,20 @@ def file_name(source: Source) -> str:
         rest = rest.rpartition("!")[2]
     name = source.member or source.file or PurePosixPath(rest).name
     parts = re.split(r"[/\\]", name)
-    if (not name and scheme != "manual") or (name and {"", ".", ".."} & {*parts}):
-        raise UsageError(f"source '{source.url}' gives no usable file name: '{name}'")
+    unusable = {"", ".", ".."} & {*parts} or max(len(os.fsencode(p)) for p in parts) > _LONGEST_NAME or "\0" in name
+    if (not name and scheme != "manual") or (name and unusable):
+        raise UsageError(f"source '{source.url}' gives no usable file name: '{name[:_LONGEST_NAME]}'")
     return name
 
 
 def local_path(source: Source) -> Path:
     """The path that `file:PATH` or `file:///PATH` names."""
     rest = source.url.partition(":")[2]
-    return Path(unquote(urlsplit(source.url).path) if rest.startswith("//") else rest).expanduser()
+    path = Path(unquote(urlsplit(source.url).path) if rest.startswith("//") else rest)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~NAME of nobody
+        raise UsageError(f"source '{source.url}': {error}") from error
 
 
 def local_file(source: Source) -> Path:

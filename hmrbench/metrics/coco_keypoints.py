@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
@@ -20,36 +20,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hmrbench.errors import DataError, HmrbenchError
+from hmrbench.files.coco_json import Result, area_source, check_coco, make_coco, mask_area, person_category
+from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint
 from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Sample, Score
 from hmrbench.skeletons import COCO17, Skeleton
 
 STATS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")  # in pycocotools' order
-PCK_THRESHOLDS = (0.05, 0.1)  # of the longer side of the ground-truth box
 JOINT_THRESHOLD = 0.2  # joints above it make up a person's score
 NMS_THRESHOLD = 0.9  # OKS above which the lower of two scores is dropped
 
-Result = Mapping[str, Any]
-
 
 # --- similarity
-
-
-def keypoint_similarity(pred_px: Array, gt_px: Array, area_px2: Array, sigmas: Sequence[float] | Array) -> Array:
-    """Similarity exp(-d^2 / (2 area (2 sigma)^2)) of each keypoint.
-
-    Args:
-        pred_px: (..., K, 2) keypoints in pixels.
-        gt_px: (..., K, 2) keypoints in pixels.
-        area_px2: (...) area of the person.
-        sigmas: (K,) OKS constants of the joints.
-
-    Returns:
-        (..., K) in 0..1. Leading dimensions broadcast.
-    """
-    squared = ((np.asarray(pred_px, np.float64) - np.asarray(gt_px, np.float64)) ** 2).sum(-1)
-    area = np.asarray(area_px2, np.float64)[..., None] + np.spacing(1)
-    similarity: Array = np.exp(-(squared / (2 * np.asarray(sigmas)) ** 2 / area / 2))
-    return similarity
 
 
 def oks(pred_px: Array, gt_px: Array, visible: Array | None, area_px2: Array, sigmas: Sequence[float] | Array) -> Array:
@@ -212,115 +193,16 @@ def coco_results(
 # --- results to numbers
 
 
-def make_coco(dataset: Mapping[str, Any]) -> COCO:
-    """The content of a COCO annotation file as a `pycocotools.coco.COCO`, without its messages."""
-    coco = COCO()
-    coco.dataset = dataset
-    with redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def restrict(coco: COCO, image_ids: Iterable[int | str]) -> COCO:
-    """The annotations of those images only."""
-    wanted = set(image_ids)
-    return make_coco(
-        {
-            **coco.dataset,
-            "images": [image for image in coco.dataset["images"] if image["id"] in wanted],
-            "annotations": [a for a in coco.dataset["annotations"] if a["image_id"] in wanted],
-        }
-    )
-
-
-def person_category(coco: COCO) -> int:
-    """The id of the category `person`, or of the only category.
-
-    Raises:
-        DataError: there is neither.
-    """
-    categories = coco.dataset.get("categories", [])
-    people = [category for category in categories if category.get("name") == "person"]
-    if len(people or categories) != 1:
-        raise DataError(f"the annotations must have one category person, not {[c.get('name') for c in categories]}")
-    return int((people or categories)[0]["id"])
-
-
-def check_coco(coco: COCO, items: Sequence[Sample | Result], skeleton: Skeleton = COCO17) -> None:
-    """Find out beforehand what would end in a crash or in a score of zero without a word.
-
-    Args:
-        coco: the ground truth.
-        items: the samples to predict, or results in COCO's format.
-        skeleton: joints and OKS constants.
-
-    Raises:
-        DataError: no items; image ids that are not in the annotations; not one triple per joint and
-            annotation; an area that is not positive; an annotation id that pycocotools takes for "no match";
-            values that are not finite; results of another category.
-    """
-    if not len(items):
-        raise DataError("there are no boxes or results to evaluate")
+def unpredicted(coco: COCO, results: Sequence[Result]) -> tuple[int, int]:
+    """How many of the people that count have no result, since their image has fewer results than people; and of how
+    many."""
     category = person_category(coco)
-    _check_truth(coco, category, skeleton)
-
-    ids = [item.image_id if isinstance(item, Sample) else item.get("image_id") for item in items]
-    known = set(coco.imgs)
-    unknown = [image_id for image_id in ids if image_id not in known]
-    if len(unknown) == len(ids):
-        raise DataError(
-            f"no image id is in the annotations, which have ids like {next(iter(coco.imgs), None)!r}, not {ids[0]!r}"
-        )
-    if unknown:
-        raise DataError(f"image id {unknown[0]!r} is not in the annotations ({len(unknown)} of {len(ids)} are not)")
-
-    for number, item in enumerate(items):
-        if isinstance(item, Sample):
-            continue
-        name = f"result {number} (image {item['image_id']})"
-        if item.get("category_id") != category:
-            raise DataError(f"{name}: category_id is {item.get('category_id')!r}, persons have {category}")
-        keypoints, score = item.get("keypoints", ()), item.get("score")
-        if len(keypoints) != 3 * len(skeleton.joints):
-            raise DataError(f"{name}: {len(keypoints)} numbers for {len(skeleton.joints)} keypoints (x, y, score)")
-        if not _finite([*keypoints, score]):
-            raise DataError(f"{name}: keypoints or score are not finite")
-
-
-def _check_truth(coco: COCO, category: int, skeleton: Skeleton) -> None:
-    joints = len(skeleton.joints)
-    if len(skeleton.sigmas) != joints:
-        raise DataError(f"{skeleton.name} has {len(skeleton.sigmas)} OKS constants for {joints} joints")
-    if len(coco.anns) != len(coco.dataset["annotations"]):
-        raise DataError("two annotations have the same id")
-    labelled = 0
-    for annotation in coco.dataset["annotations"]:
-        if annotation["category_id"] != category:
-            continue
-        name = f"annotation {annotation['id']}"
-        missing = {"keypoints", "num_keypoints", "iscrowd", "area", "bbox"} - annotation.keys()
-        if missing:
-            raise DataError(f"{name} has no {min(missing)}")
-        if len(annotation["keypoints"]) != 3 * joints:
-            raise DataError(f"{name}: {len(annotation['keypoints'])} numbers for {joints} keypoints (x, y, visible)")
-        if annotation["iscrowd"] or not annotation["num_keypoints"]:
-            continue
-        labelled += 1
-        if not annotation["id"]:
-            raise DataError("annotation id 0 means 'no match' to pycocotools: number the annotations from 1")
-        if not (_finite([annotation["area"]]) and annotation["area"] > 0):
-            raise DataError(f"{name}: area is {annotation['area']}, at which no prediction can match")
-        if not _finite([*annotation["keypoints"], *annotation["bbox"]]):
-            raise DataError(f"{name}: keypoints or bbox are not finite")
-    if not labelled:
-        raise DataError("no annotation has labelled keypoints")
-
-
-def _finite(values: Sequence[Any]) -> bool:
-    try:
-        return bool(np.isfinite(np.array(values, np.float64)).all())  # null in JSON becomes NaN here
-    except (TypeError, ValueError):
-        return False
+    people = Counter(
+        a["image_id"]
+        for a in coco.dataset["annotations"]
+        if a["category_id"] == category and a["image_id"] in coco.imgs and a["num_keypoints"] and not a["iscrowd"]
+    )
+    return (people - Counter(result["image_id"] for result in results)).total(), people.total()
 
 
 def evaluate_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17) -> dict[str, float]:
@@ -358,27 +240,34 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
     evaluator = _run_cocoeval(coco, results, skeleton)
     values = _stats(evaluator)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
-    per_joint = _per_joint(evaluator, skeleton)
+    with np.errstate(over="ignore"):
+        by_joint = per_joint(evaluator, skeleton)
     for threshold in PCK_THRESHOLDS:
-        values[f"PCK@{threshold}"] = float(np.mean(list(per_joint[f"PCK@{threshold}"].values())))
+        values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
     scores = tuple(Score(name, value, "%", True) for name, value in values.items())
-    return Measurement(scores, per_joint, _matches(evaluator))
+    return Measurement(scores, by_joint, matches(evaluator))
 
 
 def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> COCOeval:
     """pycocotools on copies, since it writes into what it is given; without its messages."""
     check_coco(coco, results, skeleton)
-    truth = make_coco(
-        {
-            **coco.dataset,
-            "annotations": [
-                {key: value for key, value in annotation.items() if key != "segmentation"}
-                for annotation in coco.dataset["annotations"]
-            ],
-        }
-    )
-    with redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "keypoints")
+    used = {
+        "images": ("id",),
+        "annotations": ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "keypoints", "num_keypoints"),
+        "categories": ("id",),
+    }
+    truth = make_coco({kind: _only(coco.dataset[kind], keys) for kind, keys in used.items()})
+    area_of = area_source(results)
+    keys = ("image_id", "category_id", "keypoints", "score", *(["bbox"] if area_of == "bbox" else []))
+    given = _only(results, keys)
+    for copy in given:  # whole numbers would be squared as such, and wrap
+        copy["keypoints"] = np.array(copy["keypoints"], np.float64).tolist()
+    with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
+        found = truth.loadRes(given)
+        if area_of == "segmentation":
+            for result, copy in zip(results, found.dataset["annotations"], strict=True):
+                copy["area"] = mask_area("result", result)
+        evaluator = COCOeval(truth, found, "keypoints")
         evaluator.params.catIds = [person_category(coco)]
         if skeleton.name != COCO17.name:  # pycocotools' own constants differ from the literals by a rounding
             evaluator.params.kpt_oks_sigmas = np.array(skeleton.sigmas)
@@ -388,116 +277,12 @@ def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> 
     return evaluator
 
 
+def _only(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    return [{key: entry[key] for key in keys if key in entry} for entry in entries]
+
+
 def _stats(evaluator: COCOeval) -> dict[str, float]:
     return {name: float(value) * 100 for name, value in zip(STATS, evaluator.stats, strict=True) if value > -1}
-
-
-def _of_all_areas(evaluator: COCOeval) -> list[dict[str, Any] | None]:
-    """COCOeval's findings per image at area `all`, which comes first; None for images without people or
-    results."""
-    found: list[dict[str, Any] | None] = evaluator.evalImgs[: len(evaluator.params.imgIds)]
-    return found
-
-
-def _per_joint(evaluator: COCOeval, skeleton: Skeleton) -> dict[str, dict[str, float]]:
-    truths, matches = [], []
-    for found in _of_all_areas(evaluator):
-        if found is None:
-            continue
-        for truth_id, match, ignored in zip(found["gtIds"], found["gtMatches"][0], found["gtIgnore"], strict=True):
-            if not ignored:
-                truths.append(evaluator.cocoGt.anns[truth_id])
-                matches.append(int(match))
-    joints = len(skeleton.joints)
-    nobody = np.zeros(3 * joints)
-    keypoints = np.array([truth["keypoints"] for truth in truths], np.float64).reshape(-1, joints, 3)  # (M, K, 3)
-    predicted = [evaluator.cocoDt.anns[match]["keypoints"] if match else nobody for match in matches]
-    pred = np.array(predicted, np.float64).reshape(-1, joints, 3)
-    area = np.array([truth["area"] for truth in truths])  # (M,)
-    size = np.array([max(truth["bbox"][2:]) for truth in truths])  # (M,)
-    hit = np.array(matches) > 0  # (M,)
-
-    gt, labelled = keypoints[..., :2], keypoints[..., 2] > 0
-    similarity = keypoint_similarity(pred[..., :2], gt, area, skeleton.sigmas) * hit[:, None]  # (M, K)
-    distance = np.linalg.norm(pred[..., :2] - gt, axis=-1)
-    found_at = {f"PCK@{t}": (distance < t * size[:, None]) & hit[:, None] for t in PCK_THRESHOLDS}
-    return {
-        name: {
-            joint: float(value[labelled[:, k], k].mean()) * 100
-            for k, joint in enumerate(skeleton.joints)
-            if labelled[:, k].any()
-        }
-        for name, value in {"OKS": similarity, **found_at}.items()
-    }
-
-
-# --- resampling
-
-
-def _matches(evaluator: COCOeval) -> dict[str, Array]:
-    """What AP is made of, at area `all` and 20 results per image; detections sorted as pycocotools sorts
-    them.
-
-    image_ids (I,), truths (I,) people that count per image, detection_image (D,) index into image_ids,
-    detection_score (D,), matched (D, 10) and ignored (D, 10) at each OKS threshold.
-    """
-    thresholds = len(evaluator.params.iouThrs)
-    truths, image, score = [], [], [np.zeros(0)]
-    matched, ignored = [np.zeros((0, thresholds), bool)], [np.zeros((0, thresholds), bool)]
-    for index, found in enumerate(_of_all_areas(evaluator)):
-        truths.append(int(np.count_nonzero(found["gtIgnore"] == 0)) if found else 0)
-        if found:
-            image += [index] * len(found["dtScores"])
-            score.append(np.array(found["dtScores"], np.float64))
-            matched.append(found["dtMatches"].T > 0)
-            ignored.append(found["dtIgnore"].T > 0)
-    scores = np.concatenate(score)
-    order = np.argsort(-scores, kind="stable")
-    return {
-        "image_ids": np.array(evaluator.params.imgIds),
-        "truths": np.array(truths, np.int64),
-        "detection_image": np.array(image, np.int64)[order],
-        "detection_score": scores[order],
-        "matched": np.concatenate(matched)[order],
-        "ignored": np.concatenate(ignored)[order],
-    }
-
-
-def ap_from_matches(per_sample: Mapping[str, Array], image_counts: Array | None = None) -> float:
-    """AP when each image is taken so many times, equal to pycocotools' for every image once.
-
-    Args:
-        per_sample: of a Measurement of this metric.
-        image_counts: (I,) how often each image is taken, for example `numpy.bincount(drawn, minlength=I)`;
-            None for once.
-
-    Returns:
-        AP in percent.
-
-    Raises:
-        DataError: the counts do not fit, or no person that counts is in the images taken.
-    """
-    truths, image = per_sample["truths"], per_sample["detection_image"]
-    counts = np.ones(len(truths)) if image_counts is None else np.asarray(image_counts, np.float64)
-    if counts.shape != truths.shape:
-        raise DataError(f"{counts.shape} counts for {len(truths)} images")
-    people = counts @ truths
-    if not people > 0:
-        raise DataError("no person that counts is in the images taken")
-    weight = counts[image]  # (D,)
-    recalls = np.linspace(0.0, 1.0, 101)
-    precisions = []
-    for matched, ignored in zip(per_sample["matched"].T, per_sample["ignored"].T, strict=True):
-        hits = np.flatnonzero(matched & ~ignored)  # precision can only peak, recall only rise, at a hit
-        right = np.cumsum(weight[hits])
-        precision = right / (np.cumsum(weight * ~ignored)[hits] + np.spacing(1))
-        best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-        at = np.searchsorted(right / people, recalls, side="left")
-        precisions.append(np.append(best_from_here, 0.0)[at])  # 0 at a recall never reached
-    return float(np.mean(precisions)) * 100
-
-
-# --- the metric
 
 
 def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: Skeleton = COCO17) -> Metric:

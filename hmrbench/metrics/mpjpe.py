@@ -6,7 +6,10 @@ joints is compared, for PA-MPJPE after the best similarity transform. Here every
 
 The truth of a data set measured with this metric (`Dataset.truth`) is a mapping that holds
 
-    joints_m      (N, J, 3)  joints in metres, any frame up to a translation; J as in `Prediction.joints_m`
+    joints_m      (N, J, 3)  joints in metres, any frame up to a translation; J as in `Prediction.joints_m`. Those that
+                             are not compared may be anything, NaN too
+    joints_confidence (N, J) 0 where nobody labelled the joint (absent: all are labelled). As in 4D-Humans such a joint
+                             counts like any other where it is compared, which a remark says; a pelvis must be labelled
     joint_subset  (S,)       which of the J joints are compared (absent: all)
     pelvis        int, (P,)  the joint, or the joints whose mean, is moved to the origin (absent: joint 0)
     joint_names   (J,)       names for the per-joint scores (absent: those of the skeleton with J joints)
@@ -19,6 +22,7 @@ where the predictions' `params` hold `vertices_m` (V, 3) as well, or
 
     body                     the body model (a `hmrbench.body.Body`)
     params                   its `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3) and `betas` (N, 10)
+    has_body_pose, has_betas (N,)  0 for people whose parameters are not known (absent: all are), who have no PVE
 
 where the predictions' `params` hold the same three for the same body.
 """
@@ -139,14 +143,16 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
     """MPJPE and PA-MPJPE, and PVE where truth and predictions have vertices or body parameters.
 
     Raises:
-        DataError: a prediction has no joints, or others than the truth, or is not usable; names the sample.
+        DataError: a prediction has no joints, or others than the truth, or is not usable; names the sample. Or the
+            truth is not usable, see `check`.
     """
     truth: Mapping[str, Any] = dataset.truth
     ids = [sample.id for sample in dataset.samples]
+    check(dataset)
     pred, gt = _joints(predictions, dataset, ids)
     pred_pelvis, gt_pelvis = (_pelvis(joints, truth.get("pelvis", 0)) for joints in (pred, gt))
     names = joint_names(gt.shape[1], truth.get("joint_names"))
-    subset = np.asarray(truth.get("joint_subset", range(len(names))))
+    subset = _subset(truth)
     pred, gt = (pred - pred_pelvis)[:, subset], (gt - gt_pelvis)[:, subset]  # (N, S, 3)
     errors = {"MPJPE": _errors_mm(pred, gt), "PA-MPJPE": _aligned_errors_mm(pred, gt, ids)}  # (N, S)
     per_joint = {
@@ -154,18 +160,67 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
         for metric, mm in errors.items()
     }
     per_sample = {metric: mm.mean(1) for metric, mm in errors.items()}
-    pelvis = truth.get("pelvis", 0)
+    pelvis, known = truth.get("pelvis", 0), _posed(truth, len(gt))
     vertex_errors = [
-        _errors_mm(v, w).mean(1) for v, w in _vertices(predictions, truth, ids, pred_pelvis, gt_pelvis, pelvis)
+        _errors_mm(v, w).mean(1) for v, w in _vertices(predictions, truth, ids, pred_pelvis, gt_pelvis, pelvis, known)
     ]
     if vertex_errors:
-        per_sample["PVE"] = np.concatenate(vertex_errors)
-    scores = tuple(Score(name, float(mm.mean()), "mm", False) for name, mm in per_sample.items())
-    return Measurement(scores=scores, per_joint=per_joint, per_sample=per_sample)
+        per_sample["PVE"] = np.full(len(gt), np.nan)
+        per_sample["PVE"][known] = np.concatenate(vertex_errors)
+    scores = tuple(Score(name, float(np.nanmean(mm)), "mm", False) for name, mm in per_sample.items())
+    return Measurement(scores, per_joint, per_sample, _remarks(truth, known))
+
+
+def check(dataset: Dataset) -> None:
+    """Refuse a truth that cannot be scored.
+
+    Raises:
+        DataError: a joint that is compared, or the pelvis, is not finite, or the pelvis has confidence 0; names the
+            samples.
+    """
+    truth: Mapping[str, Any] = dataset.truth
+    ids = [sample.id for sample in dataset.samples]
+    gt = np.asarray(truth["joints_m"], np.float64)
+    subset, pelvis = _subset(truth), np.atleast_1d(truth.get("pelvis", 0))
+    for what, joints in (("joints", subset), ("pelvis", pelvis)):
+        if not joints.size or joints.dtype.kind not in "iu" or joints.min() < 0 or joints.max() >= gt.shape[1]:
+            raise DataError(f"{dataset.name}: {what} must be among 0 to {gt.shape[1] - 1}, not {joints.tolist()}")
+    used = np.union1d(subset, pelvis)
+    _reject(~np.all(np.isfinite(gt[:, used]), axis=(1, 2)), "truth is not finite", ids)
+    confidence = truth.get("joints_confidence")
+    if confidence is not None:
+        labelled = np.all(np.asarray(confidence)[:, pelvis] > 0, axis=1)
+        _reject(~labelled, "the true pelvis, from which all joints are measured, has confidence 0", ids)
+
+
+def _subset(truth: Mapping[str, Any]) -> Array:
+    """The joints that are compared, (S,)."""
+    return np.asarray(truth.get("joint_subset", range(np.shape(truth["joints_m"])[1])))
+
+
+def _posed(truth: Mapping[str, Any], count: int) -> Array:
+    """Whose body parameters are known, (N,) bool."""
+    flags = [np.asarray(truth[name]) > 0 for name in ("has_body_pose", "has_betas") if name in truth]
+    known: Array = np.all([np.ones(count, bool), *flags], axis=0)
+    return known
+
+
+def _remarks(truth: Mapping[str, Any], known: Array) -> tuple[str, ...]:
+    remarks = []
+    if "joints_confidence" in truth:
+        compared = np.asarray(truth["joints_confidence"])[:, _subset(truth)] > 0
+        if not compared.all():
+            remarks.append(
+                f"{(~compared).sum():,} of {compared.size:,} compared 3D joints have confidence 0, that is, are not "
+                f"labelled, in {(~compared).any(1).sum():,} people; they count all the same, as in 4D-Humans"
+            )
+    if "params" in truth and not known.all():
+        remarks.append(f"PVE is that of {known.sum():,} of {len(known):,} people: the others have no body parameters")
+    return tuple(remarks)
 
 
 def _joints(predictions: Sequence[Prediction], dataset: Dataset, ids: Sequence[str]) -> tuple[Array, Array]:
-    """Predicted and true joints (N, J, 3), all there and finite."""
+    """Predicted joints (N, J, 3), all there and finite, and the true ones, where what is not finite is 0."""
     gt = np.asarray(dataset.truth["joints_m"])
     if len(predictions) != len(gt) or not predictions:
         raise DataError(f"{dataset.name}: {len(predictions)} predictions for {len(gt)} poses")
@@ -175,7 +230,7 @@ def _joints(predictions: Sequence[Prediction], dataset: Dataset, ids: Sequence[s
             found = "none" if prediction.joints_m is None else str(prediction.joints_m.shape)
             raise DataError(f"sample {sample_id}: 3D joints expected {gt.shape[1:]}, found {found}")
         joints.append(prediction.joints_m)
-    return _poses(np.stack(joints), gt, ids)
+    return _poses(np.stack(joints), np.where(np.isfinite(gt), gt, 0), ids)
 
 
 def _vertices(
@@ -185,8 +240,10 @@ def _vertices(
     pred_pelvis: Array,
     gt_pelvis: Array,
     pelvis: Any,
+    known: Array,
 ) -> Iterator[tuple[Array, Array]]:
-    """Predicted and true vertices, pelvis at the origin, some samples at a time; nothing where either side has none.
+    """Predicted and true vertices of the `known` samples, pelvis at the origin, some samples at a time; nothing where
+    either side has none.
 
     Vertices that are given lie in the frame of the joints; those of a posed body are centred on that body's own pelvis,
     since parameters say nothing of where the person stands.
@@ -195,16 +252,22 @@ def _vertices(
     posed = "body" in truth and all(key in p.params for p in predictions for key in BODY_PARAMS)
     if not given and not posed:
         return
-    for start in range(0, len(predictions), VERTEX_CHUNK):
-        rows = slice(start, start + VERTEX_CHUNK)
-        params = [p.params for p in predictions[rows]]
+    for key in ("vertices_m",) if given else BODY_PARAMS:
+        wanted = np.shape(truth[key] if given else truth["params"][key])[1:]
+        for sample_id, p in zip(ids, predictions, strict=True):
+            if p.params[key].shape != wanted:
+                raise DataError(f"sample {sample_id}: {key} expected {wanted}, found {p.params[key].shape}")
+    places = np.flatnonzero(known)
+    for start in range(0, len(places), VERTEX_CHUNK):
+        rows = places[start : start + VERTEX_CHUNK]
+        params = [predictions[i].params for i in rows]
         if given:
             pred = np.stack([p["vertices_m"] for p in params]) - pred_pelvis[rows]
             gt = truth["vertices_m"][rows] - gt_pelvis[rows]
         else:
             pred = _pose(truth["body"], {key: np.stack([p[key] for p in params]) for key in BODY_PARAMS}, pelvis)
             gt = _pose(truth["body"], {key: truth["params"][key][rows] for key in BODY_PARAMS}, pelvis)
-        yield _poses(pred, gt, ids[rows])
+        yield _poses(pred, gt, [ids[i] for i in rows])
 
 
 def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
@@ -217,4 +280,4 @@ def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
     return vertices
 
 
-METRIC = Metric(name="mpjpe", unit="mm", higher_is_better=False, compute=compute)
+METRIC = Metric(name="mpjpe", unit="mm", higher_is_better=False, compute=compute, check=check)

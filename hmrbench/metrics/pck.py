@@ -121,4 +121,16 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
     return Measurement(scores=tuple(scores), per_joint=per_joint, per_sample={"normalised_distance": distances})
 
 
-METRIC = Metric(name="pck", unit="%", higher_is_better=True, compute=compute)
+def check(dataset: Dataset) -> None:
+    """Refuse a truth that cannot be scored.
+
+    Raises:
+        DataError: nobody has a visible keypoint, or one that is visible is not finite; names the sample.
+    """
+    gt, visible = np.asarray(dataset.truth["keypoints_px"]), np.asarray(dataset.truth["confidence"]) > VISIBLE_ABOVE
+    ids = [sample.id for sample in dataset.samples]
+    distances = normalised_distances(np.zeros_like(gt), gt, visible, dataset.truth["box_size_px"], ids)
+    pck_of_distances(distances, THRESHOLDS[0])
+
+
+METRIC = Metric(name="pck", unit="%", higher_is_better=True, compute=compute, check=check)

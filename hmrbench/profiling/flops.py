@@ -8,7 +8,8 @@ fused or not; matrix products that broadcast; einsum at the products that it bec
 at the official price, 9 B L D N + B L D. Activations are the elements that convolutions and matrix products
 put out, of attention both scores and result.
 
-The tensors are on the meta device, so that nothing is computed. The count is held against that of
+The tensors are on the meta device, so that nothing is computed, and networks count without their short cuts
+(`nets.fusion`), whatever they run with. The count is held against that of
 torch.utils.flop_counter, which sees other operators by other means: those below autograd, where attention has
 fallen apart into products.
 """
@@ -21,7 +22,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -32,10 +34,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmrbench.nets.encoders.selective_scan import selective_scan_macs
+from hmrbench.nets.fusion import fuse
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore compiles losses when it is imported
-    from fvcore.nn import FlopCountAnalysis, jit_analysis
+    from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import conv_flop_jit
 
 TOLERANCE = 0.01  # the two counters may differ by this before it is reported
@@ -80,7 +83,7 @@ class Costs:
     `by_module` maps a module's dotted name to its parameters and MACs, those of the modules in it included.
     `uncounted` maps operators that nobody has a price for to how often they ran. `disagreements` says where
     fvcore and PyTorch's counter differ by more than 1 %. `counted_on` is the device: meta, unless the network
-    needs data to run.
+    needs data to run; `not_on_meta` is then the error that it made there.
     """
 
     macs: int
@@ -90,42 +93,67 @@ class Costs:
     uncounted: Mapping[str, int] = field(default_factory=dict)
     disagreements: tuple[str, ...] = ()
     counted_on: str = "meta"
+    not_on_meta: str | None = None
 
 
-def count(net: nn.Module, input_shape: Sequence[int], by_module: bool = False) -> Costs:
+def count(net: nn.Module, input_shape: Sequence[int]) -> Costs:
     """MACs and activations of one forward in evaluation mode; the network is left as it is.
 
     Args:
         net: maps one float tensor to a tensor, or to a tuple, list or dict of them; on any device.
         input_shape: of that tensor, (B, 3, H, W).
-        by_module: tell all modules apart, not just the parts of the network; takes up to twice as long.
+
+    Raises:
+        Exception: whatever the network, or the tracer that looks into it, makes of a forward with data.
     """
+    _fill_gap_of_meta_device()
     try:
-        return _count(_twin(net, "meta"), torch.empty(*input_shape, device="meta"), by_module)
-    except Exception:
+        return _count(_twin(net, "meta"), torch.empty(*input_shape, device="meta"))
+    except Exception as e:
         device = next((t.device for t in (*net.parameters(), *net.buffers())), torch.device("cpu"))
         if device.type == "meta":
             raise
         # A network that looks at numbers, or holds tensors of its own, does not run without data.
-        return _count(_twin(net), torch.zeros(*input_shape, device=device), by_module)
+        costs = _count(_twin(net), torch.zeros(*input_shape, device=device))
+        return replace(costs, not_on_meta=said(e))
+
+
+def said(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
+
+
+@cache
+def _fill_gap_of_meta_device() -> None:
+    """Give the meta device the operator that `_convolution` comes down to there, which PyTorch before 2.12 lacks."""
+    x = torch.empty(1, 1, 1, 1, device="meta")
+    try:
+        torch._convolution(x, x, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, False, False, False, False)
+    except NotImplementedError:
+        kernel = torch.ops.aten.convolution.default
+        _ATEN.impl("convolution_overrideable", kernel, "Meta")  # type: ignore[no-untyped-call]
+
+
+_ATEN = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]  # what it registers lasts as long as it
 
 
 def _twin(net: nn.Module, device: str | None = None) -> nn.Module:
-    """A copy with the same parameters and buffers, or with some on the meta device, which take no memory."""
+    """A plain copy with the same parameters and buffers, or with some on the meta device, which take no memory."""
     shared: dict[int, Any] = {}
     for tensor in (*net.parameters(), *net.buffers()):
         other = tensor if device is None else torch.empty_like(tensor, device=device)
         is_parameter = isinstance(tensor, nn.Parameter)
         shared[id(tensor)] = nn.Parameter(other, requires_grad=False) if is_parameter and device else other
-    return copy.deepcopy(net, shared).eval()
+    twin = copy.deepcopy(net, shared).eval()
+    fuse(twin, False)
+    return twin
 
 
-def _count(net: nn.Module, x: Tensor, by_module: bool) -> Costs:
+def _count(net: nn.Module, x: Tensor) -> Costs:
     analysis = FlopCountAnalysis(_Plain(net), x)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     analysis.set_op_handle(**_handles())
-    depth = None if by_module else 1
-    with x.device, torch.no_grad(), _mha_slow_path(), _RecordedConvolutions(), _scopes(depth):
+    with x.device, torch.no_grad(), _mha_slow_path(), _RecordedConvolutions():
         raw = analysis.by_module_and_operator()
     counts = {name.removeprefix("net."): found for name, found in raw.items() if name != "net"}
     with (
@@ -138,7 +166,7 @@ def _count(net: nn.Module, x: Tensor, by_module: bool) -> Costs:
         net(x)
     total = {k: int(v) for k, v in counts[""].items()}
     activations = total.pop(_ACTIVATIONS, 0)
-    sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in _modules(net, depth)}
+    sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in net.named_modules()}
     return Costs(
         macs=sum(total.values()),
         activations=activations,
@@ -148,11 +176,6 @@ def _count(net: nn.Module, x: Tensor, by_module: bool) -> Costs:
         disagreements=_disagreements(total, other.get_flop_counts().get("Global", {})),
         counted_on=x.device.type,
     )
-
-
-def _modules(net: nn.Module, depth: int | None) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by dotted name, or only those at most `depth` levels below the network."""
-    return ((name, m) for name, m in net.named_modules() if depth is None or name.count(".") < depth)
 
 
 def _macs(counts: Mapping[str, float]) -> int:
@@ -286,20 +309,6 @@ def _mha_slow_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _scopes(depth: int | None) -> Iterator[None]:
-    """Let fvcore tell only the modules at one depth apart: the tracer pays for scopes within scopes."""
-    original = jit_analysis._named_modules_without_dup
-    if depth is not None:
-        jit_analysis._named_modules_without_dup = lambda plain: (
-            (name, module) for name, module in original(plain) if name.count(".") == depth
-        )
-    try:
-        yield
-    finally:
-        jit_analysis._named_modules_without_dup = original
 
 
 _DIMENSIONS = {

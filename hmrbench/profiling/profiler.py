@@ -24,6 +24,7 @@ from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
+from hmrbench.nets.fusion import fuse
 from hmrbench.profiling import flops, latency
 from hmrbench.records import Array, ProfileResult, Sample
 from hmrbench.results import runs as results
@@ -48,6 +49,7 @@ class Setup:
     cuda_graph: bool = False
     threads: int | None = None
     weights: str | None = None
+    fused: bool = True
 
     def row(self) -> dict[str, Any]:
         """What a row says of it; the device stands there under its product name."""
@@ -71,6 +73,7 @@ def prepare(
     cuda_graph: bool = False,
     threads: int | None = None,
     weights: str | Path | None = None,
+    fused: bool = True,
 ) -> Setup:
     """Check how networks are to be run.
 
@@ -85,6 +88,7 @@ def prepare(
         threads: of PyTorch on the CPU; None leaves its own choice.
         weights: None for untrained ones, which cost the same (the card's where another backend computes it); else
             as for `sources.resolve_weights`.
+        fused: let the network take its short cuts, see `nets.fusion`; MACs are those of the plain network anyway.
 
     Raises:
         UsageError: something that cannot be.
@@ -113,6 +117,7 @@ def prepare(
         cuda_graph,
         threads,
         None if weights is None else str(weights),
+        fused,
     )
 
 
@@ -206,10 +211,22 @@ def _rows(session: _Session, batch_sizes: Sequence[int], runs: Path | None, resu
                 continue
             result, samples = session.measure(batch_size)
             if runs is not None:
-                results.save(runs, "profile", result.row(), key, None if samples is None else {"samples_ms": samples})
+                arrays = None if samples is None else {"samples_ms": samples}
+                try:
+                    results.save(runs, "profile", result.row(), key, arrays)
+                except OSError as e:
+                    raise NotWrittenError(f"{runs}: the row could not be written ({e.strerror or e})", result) from e
             yield result
     finally:
         session.close()
+
+
+class NotWrittenError(HmrbenchError):
+    """A row was measured but could not be written: it is in `result`."""
+
+    def __init__(self, message: str, result: ProfileResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class _Session:
@@ -257,6 +274,8 @@ class _Session:
             with devices.bounded_memory(self.setup.device):
                 self.counted = self.counted or self._count()
                 known |= self.counted
+                if self.setup.repeats == 0 and known.get("count_error"):  # nothing else was asked for
+                    raise HmrbenchError(f"MACs cannot be counted: {known['count_error']}")
                 if self.setup.repeats != 0:
                     measured, samples = self._time(batch_size)
                     known |= measured
@@ -291,13 +310,14 @@ class _Session:
         return self.net
 
     def _count(self) -> dict[str, Any]:
-        """Parameters, MACs and activations of one image, as fields of a row."""
+        """Parameters, MACs and activations of one image, as fields of a row; parameters alone if counting fails."""
         backend = None if self.card is None else zoo.backend_of(self.card)
         if self.card is not None and backend is not None:  # whose work PyTorch does not see
             return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
         net, costs = self._counted_net()
+        if isinstance(costs, Exception):
+            return {**zoo.parameters_by_part(net), "count_error": flops.said(costs), "backend": None}
         scans = "selective_scan" in costs.by_operator
-        spread = {name: list(both) for name, both in costs.by_module.items()}
         return {
             **zoo.parameters_by_part(net),
             "macs": costs.macs,
@@ -308,19 +328,26 @@ class _Session:
             "uncounted": dict(costs.uncounted),
             "count_disagreements": list(costs.disagreements),
             "counted_on": costs.counted_on,
+            "not_on_meta": costs.not_on_meta,
             "backend": scan_backend(self.setup.device) if scans else None,
-            **({"by_module": spread} if self.by_module else {}),
+            **({"by_module": {name: list(both) for name, both in costs.by_module.items()}} if self.by_module else {}),
         }
 
-    def _counted_net(self) -> tuple[nn.Module, flops.Costs]:
+    def _counted_net(self) -> tuple[nn.Module, flops.Costs | Exception]:
+        """The network and its costs, or why they cannot be counted: custom operators, compiled parts."""
         shape = (1, 3, *self.size)
         if self.card is not None and self.net is None:
             with suppress(Exception):  # it may need data to be built; any other fault comes up again below
                 with torch.device("meta"):
                     net = zoo.build_net(self.card).eval()
-                return net, flops.count(net, shape, self.by_module)
+                return net, flops.count(net, shape)
         net = self._network()
-        return net, flops.count(net, shape, self.by_module)
+        try:
+            return net, flops.count(net, shape)
+        except Exception as e:
+            if devices.is_out_of_memory(e):
+                raise
+            return net, e
 
     def _time(self, batch_size: int) -> tuple[dict[str, Any], Array]:
         """Latency, peak memory and energy at one batch size, as fields of a row, and the samples in ms."""
@@ -328,6 +355,7 @@ class _Session:
         devices.keep_freed_memory(device)
         layout = torch.channels_last if setup.channels_last else torch.contiguous_format
         net = self._network().to(device)
+        fuse(net, setup.fused)
         net = net.to(memory_format=layout) if setup.channels_last else net
         x = torch.randn(batch_size, 3, *self.size, generator=torch.Generator().manual_seed(0))
         x = x.to(device).contiguous(memory_format=layout)

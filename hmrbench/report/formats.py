@@ -10,14 +10,16 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
+from rich.cells import cell_len, chop_cells
+
+from hmrbench.errors import printable
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.report.tables import Row, Table, in_words
@@ -53,11 +55,11 @@ class Column:
         if self.key == "flip":
             return "yes" if value else "no"
         if self.key == "weights":
-            return str(value).rpartition("/")[2]
+            return printable(str(value).rpartition("/")[2])
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             shown = round(value / self.scale, self.digits) + 0.0  # never a negative zero
             return f"{shown:{'+' if self.signed else ''},.{self.digits}f}"
-        return str(value)
+        return printable(str(value)).replace("\n", " ")
 
 
 @dataclass(frozen=True)
@@ -81,26 +83,31 @@ def sheets(table: Table, metrics: Sequence[str] = (), digits: int | None = None)
     """The tables to write, pose first.
 
     Args:
-        metrics: the scores to show; those of a paper's table if none.
+        metrics: the numbers to show and no others (see `Table.find_numbers`); those of a paper's table if none.
         digits: decimals of scores and of speed; one if None.
+
+    Raises:
+        UsageError: no row has such a number.
     """
-    return [_sheet(table, task, metrics, digits) for task in table.tasks()]
+    chosen = table.find_numbers(metrics)
+    return [_sheet(table, task, chosen, digits) for task in table.tasks()]
 
 
-def _sheet(table: Table, task: str, metrics: Sequence[str], digits: int | None) -> Sheet:
+def _sheet(table: Table, task: str, chosen: Sequence[str], digits: int | None) -> Sheet:
     rows = [r for r in table.rows if r["task"] == task]
     measured = [r for r in rows if r["kind"] == "measured"]
     published = [r for r in rows if r["kind"] == "published"]
     differ = [k for k in _IDENTITY if _differs(k, rows if k == "input" else measured)]
     columns = [Column("model", "", "model"), *(Column(k, "", k) for k in differ)]
-    columns += [_column(k, digits) for k in table.columns() if _is_shown(k, rows, metrics)]
+    columns += [_column(k, digits) for k in table.columns() if _is_shown(k, rows, chosen)]
     keys = {c.key for c in columns}
     notes = [_shared(k, measured) for k in _IDENTITY if k not in differ]
     notes = [", ".join(filter(None, notes)), *_people(measured)]
     notes += [phi.DEFINITIONS[k] for k in COMPOSITES if keys & {k, f"published:{k}", f"difference:{k}"}]
+    notes += [f"{k}: of that data set alone" for k in keys if k.partition(":")[2] in COMPOSITES and k[:4] != "publ"]
     notes += [_MEANING["macs"]] if any("macs" in k for k in keys) else []
     notes += [n for n in table.notes if keys & set(SPEEDS) or not n.startswith("speed")]
-    notes += [n for n in table.changes if n.startswith(TITLES[task])]
+    notes += [n for n in table.changes if n.startswith(TITLES.get(task, task))]
     if published or any(k.startswith("published:") for k in keys):
         sources = [r["published:source"] for r in measured if r.get("published:source")]
         own = "; ".join(dict.fromkeys(sources))
@@ -137,24 +144,27 @@ def _people(rows: Sequence[Row]) -> list[str]:
     return [f"samples: {', '.join(words)}"] if words else []
 
 
-def _is_shown(key: str, rows: Sequence[Row], metrics: Sequence[str]) -> bool:
+def _is_shown(key: str, rows: Sequence[Row], chosen: Sequence[str]) -> bool:
     if not any(r.get(key) is not None for r in rows):
         return False
+    if chosen:
+        return key in chosen
     prefix, _, rest = key.partition(":")
     name = key.rpartition(":")[2]
     scored = name not in (*COUNTS, *SPEEDS)
-    if name not in MEASURES and name not in metrics:
-        return False
+    if name not in MEASURES:  # a score of another package, or what is no number
+        return ":" in key and prefix not in ("published", "change", "difference") and _has_number(key, rows)
     if prefix in ("change", "difference"):
-        wanted = metrics or _CHANGE_SHOWN
-        return (prefix == "difference") == scored and (name in wanted if scored else name in _COST_SHOWN)
+        return (prefix == "difference") == scored and name in (_CHANGE_SHOWN if scored else _COST_SHOWN)
     if not scored:
         return key in _COST_SHOWN
-    if metrics:
-        return name in metrics or key in metrics
     label = rest.rpartition(":")[0] if prefix == "published" else prefix
     has_ap = any(r.get(f"{label}:AP") is not None for r in rows)
     return name in COMPOSITES or name in _SHOWN or (name in _SHOWN_WITHOUT_AP and not has_ap)
+
+
+def _has_number(key: str, rows: Sequence[Row]) -> bool:
+    return any(isinstance(r.get(key), (int, float)) for r in rows)
 
 
 def _column(key: str, digits: int | None) -> Column:
@@ -178,20 +188,25 @@ def _column(key: str, digits: int | None) -> Column:
 # --------------------------------------------------------------------------- writers
 
 
-def render(table: Table, format: str, metrics: Sequence[str] = (), digits: int | None = None) -> str:
-    """The table in a format: text, csv, markdown, latex or html."""
+def render(table: Table, format: str, metrics: Sequence[str] = (), digits: int | None = None, width: int = 80) -> str:
+    """The table in a format: text of a width, csv, markdown, latex or html.
+
+    Raises:
+        UsageError: no row has a number of a name in `metrics`.
+    """
     if format == "csv":
-        return write_csv(table)
-    return WRITERS[format](sheets(table, metrics, digits))
+        return write_csv(table, metrics)
+    found = sheets(table, metrics, digits)
+    return write_text(found, width) if format == "text" else WRITERS[format](found)
 
 
-def write_csv(table: Table) -> str:
-    """Every key and digit of every row; an empty cell where there is no value."""
+def write_csv(table: Table, metrics: Sequence[str] = ()) -> str:
+    """Every key and digit of every row, or of the numbers wanted; an empty cell where there is no value."""
+    rows = table.flat(metrics)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, table.columns(), lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    for row in table.rows:
-        writer.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()})
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
@@ -204,17 +219,17 @@ def _text_lines(sheet: Sheet, width: int) -> Iterator[str]:
     yield sheet.title
     for columns in _parts(sheet, width):
         told = _told(sheet, columns)
-        widths = _widths(columns, told[0] + told[1])
+        widths = _widths(columns, told[0] + told[1], width)
         line = "─" * (sum(widths) + 2 * len(widths) - 2)
         yield ""
         if any(c.group for c in columns):
             yield _group_line(columns, widths).rstrip()
-        yield "  ".join(_pad(c.title, c, w) for c, w in zip(columns, widths, strict=True)).rstrip()
+        yield from _folded([c.title for c in columns], columns, widths)
         for rows, rule in zip(told, (line, f"─ {_PUBLISHED} {line}"[: len(line)]), strict=True):
             if rows:
                 yield rule
             for row in rows:
-                yield "  ".join(_pad(_cell(c, row), c, w) for c, w in zip(columns, widths, strict=True)).rstrip()
+                yield from _folded([_cell(c, row) for c in columns], columns, widths)
     yield ""
     for note in sheet.notes:
         yield from textwrap.wrap(note, width, subsequent_indent="  ", break_on_hyphens=False)
@@ -239,25 +254,53 @@ def _cell(column: Column, row: Row) -> str:
     return re.sub(r" \(published (\[\d+\])\)$", r" \1", text) if column.key == "model" else text
 
 
+def _folded(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterator[str]:
+    """The lines of one row: a name that is longer than its column goes on in the next line."""
+    told = [chop_cells(text, width) for text, width in zip(cells, widths, strict=True)]
+    for line in zip_longest(*told, fillvalue=""):
+        yield "  ".join(_pad(t, c, w) for t, c, w in zip(line, columns, widths, strict=True)).rstrip()
+
+
 def _pad(text: str, column: Column, width: int) -> str:
-    return text.ljust(width) if column.group == "" else text.rjust(width)
+    blanks = " " * (width - cell_len(text))
+    return text + blanks if column.group == "" else blanks + text
 
 
-def _widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
-    widths = [max(len(c.title), *(len(_cell(c, r)) for r in rows)) if rows else len(c.title) for c in columns]
-    for group, members in groupby(range(len(columns)), key=lambda i: columns[i].group):
-        index = list(members)
-        lacking = len(group) - (sum(widths[i] for i in index) + 2 * len(index) - 2)
-        widths[index[0]] += max(0, lacking)
+_NARROW = 6  # the width to which a column of names may be folded
+_TITLE = 16  # the width that a title or a group's name may ask for where its numbers are narrower
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[int]:
+    """Widths in cells. Names that would leave numbers too little room are folded, the widest first; numbers never."""
+    widths = []
+    for c in columns:
+        title = cell_len(c.title) if c.group == "" else min(cell_len(c.title), _TITLE)
+        widths.append(max([title, *(cell_len(_cell(c, r)) for r in rows)]))
+    for group, index in _groups(columns):
+        span = sum(widths[i] for i in index) + 2 * len(index) - 2
+        if group:
+            widths[index[0]] += max(0, min(cell_len(group), max(_TITLE, width // 3)) - span)
+    names = [i for i, c in enumerate(columns) if c.group == ""]
+    numbers = [w for i, w in enumerate(widths) if i not in names]
+    room = min(width * 6 // 10, width - max(numbers, default=0) - 2 * len(names))
+    while sum(widths[i] for i in names) > room and max(widths[i] for i in names) > _NARROW:
+        widths[max(names, key=lambda i: widths[i])] -= 1
     return widths
+
+
+def _groups(columns: Sequence[Column]) -> Iterator[tuple[str, list[int]]]:
+    """The headings that neighbours share, each with the places of its columns."""
+    for group, members in groupby(range(len(columns)), key=lambda i: columns[i].group):
+        yield group, list(members)
 
 
 def _group_line(columns: Sequence[Column], widths: Sequence[int]) -> str:
     cells = []
-    for group, members in groupby(range(len(columns)), key=lambda i: columns[i].group):
-        index = list(members)
+    for group, index in _groups(columns):
         span = sum(widths[i] for i in index) + 2 * len(index) - 2
-        cells.append(f"{group} ".ljust(span, "╌").rjust(span) if group and len(index) > 1 else group.rjust(span))
+        told = group if cell_len(group) <= span else f"{chop_cells(group, span - 1)[0]}…"
+        room = " " * (span - cell_len(told))
+        cells.append(f"{told} ".ljust(span, "╌") if group and room and len(index) > 1 else room + told)
     return "  ".join(cells)
 
 
@@ -280,7 +323,7 @@ def _parts(sheet: Sheet, width: int) -> list[list[Column]]:
 
 def _fits(sheet: Sheet, columns: Sequence[Column], width: int) -> bool:
     measured, published = _told(sheet, columns)
-    widths = _widths(columns, measured + published)
+    widths = _widths(columns, measured + published, width)
     return sum(widths) + 2 * len(widths) - 2 <= width
 
 
@@ -290,16 +333,21 @@ def write_markdown(found: Sequence[Sheet]) -> str:
 
 
 def _markdown(sheet: Sheet) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
 
     head = [f"{c.group} {c.title}" if c.group not in ("", "cost", "composite") else c.title for c in sheet.columns]
-    lines = [line(head), line([":--" if c.group == "" else "--:" for c in sheet.columns])]
-    lines += [line([c.text(r) for c in sheet.columns]) for r in sheet.measured]
+    lines = [line(map(_markdown_cell, head)), line([":--" if c.group == "" else "--:" for c in sheet.columns])]
+    lines += [line([_markdown_cell(c.text(r)) for c in sheet.columns]) for r in sheet.measured]
     for row in sheet.published:
-        lines.append(line([f"*{t}*" if (t := c.text(row)) else "" for c in sheet.columns]))
+        lines.append(line([f"*{_markdown_cell(t)}*" if (t := c.text(row)) else "" for c in sheet.columns]))
     notes = [f"- {_escape_markdown(n)}" for n in sheet.notes]
     return "\n".join([f"**{sheet.title.capitalize()}**", "", *lines, "", *notes, ""])
+
+
+def _markdown_cell(text: str) -> str:
+    """A name as it is: no emphasis, link, tag or end of the cell."""
+    return re.sub(r"([\\`*<|]|(?<=\])\(|\b_\B|\B_\b)", r"\\\1", text)
 
 
 def _escape_markdown(text: str) -> str:
@@ -345,6 +393,7 @@ def _latex(sheet: Sheet) -> str:
         for row in rows:
             cells = [number(c.text(row)) for c in sheet.columns]
             name = row["model"] if row["kind"] == "published" else row.get("paper_name") or row["model"]
+            name = printable(name).replace("\n", " ")
             cells[0] = f"\\textit{{{_tex(name)}}}" if row["kind"] == "published" else _tex(name)
             lines.append(" & ".join(cells) + r" \\")
         blocks.append("\n".join(lines))
@@ -379,7 +428,7 @@ def _html(sheet: Sheet) -> str:
     notes = [f"<li>{_html_title(n)}</li>" for n in sheet.notes]
     return "\n".join(
         [
-            f'<section id="{sheet.task}">',
+            f'<section id="{html.escape(sheet.task)}">',
             f"<h2>{html.escape(sheet.title.capitalize())}</h2>",
             '<div class="scroll"><table>',
             f"<thead><tr>{''.join(spans)}</tr>",

@@ -8,20 +8,21 @@ reported of the same model as `published:DATASET:METRIC`, and what changes again
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hmrbench.errors import DataError, UsageError
+from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
-from hmrbench.schema import ModelCard, read_yaml, share_dir
+from hmrbench.schema import ModelCard, describe_fault, read_yaml, refuse, share_dir
 from hmrbench.zoo import family_order
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def evaluation_view(rows: Sequence[Row]) -> View:
     """Rows of `eval`, narrow enough for a terminal: what differs in columns, what is shared in a caption."""
     flat = [{**r, **r["metrics"]} for r in rows]
     numbers = [m for m in _EVALUATION if any(m in r["metrics"] for r in rows)][:8]
+    numbers += dict.fromkeys(m for r in rows for m in r["metrics"] if m not in MEASURES)  # of other packages
     differ = [k for k in PROTOCOL if len({str(r[k]) for r in rows}) > 1]
     columns = ["model", *differ, *numbers]
     caption = ", ".join(filter(None, (in_words(k, rows[0][k]) for k in PROTOCOL if k not in differ)))
@@ -106,7 +108,7 @@ class Reference(_Checked):
     """A row that somebody else reported: scores by data set and metric, millions of parameters, 10^9 MACs."""
 
     model: str
-    task: str = ""
+    task: Literal["hpe", "hmr"]
     source: str = ""
     metrics: dict[str, dict[str, float]]
     input: str | None = None
@@ -123,16 +125,20 @@ def load_references(path: Path | None = None) -> list[Reference]:
         UsageError: the file is missing or says something that no such row has; names the entry.
     """
     path = path or share_dir() / "published.yaml"
-    found = []
-    for source in read_yaml(path).get("sources", ()):
+    found, faults = [], []
+    sources = read_yaml(path).get("sources") or ()
+    for source in sources if isinstance(sources, Sequence) else [sources]:
+        rows = source.get("rows") if isinstance(source, Mapping) else None
+        if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+            faults.append("each of 'sources' needs 'rows', a list of rows that map names to numbers")
+            continue
         shared = {k: v for k, v in source.items() if k != "rows"}
-        for row in source["rows"]:
+        for row in rows:
             try:
                 found.append(Reference(**{**shared, **row}))
             except ValidationError as e:
-                first = e.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                raise UsageError(f"{path}: '{row.get('model')}' is not right at {where}: {first['msg']}") from e
+                faults += [f"'{row.get('model')}' {describe_fault(Reference, fault)}" for fault in e.errors()]
+    refuse(path, faults)
     return found
 
 
@@ -165,6 +171,44 @@ class Table:
         """All keys, in the order of their first row."""
         return list(dict.fromkeys(k for row in self.rows for k in row))
 
+    def numbers(self) -> list[str]:
+        """The keys under which some row has a number."""
+        return [k for k in self.columns() if any(_is_number(row.get(k)) for row in self.rows)]
+
+    def find_numbers(self, names: Sequence[str]) -> list[str]:
+        """The keys of numbers that names mean: a whole key, or its last part (`AP`), whatever the case.
+
+        Raises:
+            UsageError: no row has such a number; lists the nearest.
+        """
+        known = self.numbers()
+        found: dict[str, None] = {}
+        for name in names:
+            keys = [k for k in known if name.lower() in (k.lower(), k.lower().rpartition(":")[2])]
+            if not keys:
+                raise unknown_name("score", name, {k.rpartition(":")[2] for k in known} | set(known))
+            found |= dict.fromkeys(keys)
+        return [k for k in known if k in found]
+
+    def flat(self, metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The rows with one value in each cell: what a row counts per data set has a key for each, `samples:coco-val`.
+
+        Args:
+            metrics: the numbers wanted (see `find_numbers`); all if none.
+        """
+        dropped = set(self.numbers()) - set(self.find_numbers(metrics)) if metrics else set()
+        rows: list[dict[str, Any]] = []
+        for row in self.rows:
+            rows.append({})
+            for key, value in row.items():
+                if isinstance(value, Mapping):
+                    rows[-1] |= {f"{key}:{inner}": v for inner, v in value.items()}
+                elif key not in dropped:
+                    rows[-1][key] = value
+        nested = {key for row in self.rows for key, value in row.items() if isinstance(value, Mapping)}
+        keys = dict.fromkeys(k for row in rows for k in row if k not in nested)
+        return [{k: row.get(k) for k in keys} for row in rows]
+
     def frame(self) -> pd.DataFrame:
         """The rows as a pandas table."""
         import pandas as pd
@@ -175,6 +219,10 @@ class Table:
     def tasks(self) -> list[str]:
         """The tasks that have rows, pose first."""
         return sorted({r["task"] for r in self.rows}, reverse=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def gather(
@@ -197,7 +245,7 @@ def gather(
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [r for r in runs if not patterns or any(fnmatchcase(r.row["model"], p.lower()) for p in patterns)]
+    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns)]
     accuracy = _accuracy(wanted)
     costs, notes = _costs(wanted, speed or Speed())
     models = list(dict.fromkeys([*(row["model"] for row in accuracy), *costs]))
@@ -210,11 +258,17 @@ def gather(
     changes: list[str] = []
     if against is not None:
         rows, changes = _changes(rows, against)
-    shown = [r for r in references if not patterns or any(fnmatchcase(r.model.lower(), p.lower()) for p in patterns)]
+    shown = [r for r in references if _is_wanted(r.model, patterns)]
     rows += [_reference_row(r) for r in shown]
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
     return Table(_same_keys(rows), tuple(notes), tuple(changes), tuple(dict.fromkeys(_source(r) for r in shown)))
+
+
+def _is_wanted(model: str, patterns: Sequence[str]) -> bool:
+    """Whether a name or glob among the patterns, if there are any, means this model; case does not matter."""
+    name = model.lower()
+    return not patterns or any(p.lower() == name or fnmatchcase(name, p.lower()) for p in patterns)
 
 
 def _names(model: str, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
@@ -313,9 +367,10 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, Any], str]) ->
     joined["boxes"] = ", ".join(dict.fromkeys(str(r["boxes"]) for r in group))
     joined["samples"] = {labels[_people(r)]: r["samples"] for r in group}
     joined["partial"] = any(r["partial"] for r in group)
-    for row in group:
-        joined |= {f"{labels[_people(row)]}:{m}": v for m, v in row["metrics"].items() if m not in COMPOSITES}
     found = {name: value for name in COMPOSITES if (value := phi.phi(name, group)) is not None}
+    for row in group:  # a composite of one data set stands with it where it is not that of the whole row
+        own = {m: v for m, v in row["metrics"].items() if m not in found or not math.isclose(found[m], v or 0)}
+        joined |= {f"{labels[_people(row)]}:{m}": v for m, v in own.items()}
     if found:
         joined |= found | {"definitions": "; ".join(phi.DEFINITIONS[name] for name in found)}
     return joined
@@ -432,7 +487,7 @@ def _changes(rows: Sequence[dict[str, Any]], against: str) -> tuple[list[dict[st
     for task in dict.fromkeys(r["task"] for r in found):
         for other in sorted({r["cut"] for r in found if r["task"] == task and "against" in r}, reverse=True):
             own = {r["model"]: r for r in found if r["task"] == task and r.get("cut") == other and "against" in r}
-            means.append(f"{TITLES[task]}, {other} against {cut}: {_mean_changes(list(own.values()))}")
+            means.append(f"{TITLES.get(task, task)}, {other} against {cut}: {_mean_changes(list(own.values()))}")
     return found, means
 
 

@@ -2,14 +2,11 @@
 
 `last.ckpt` holds weights, averaged weights, optimizer, loss scaler, random numbers of every process, the sums
 of the log, the best validation so far, and what the run is: with other settings it is not resumed. It is
-written whole or not at all and read with `weights_only`, so nothing in it is executed.
+written whole or not at all, and nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hmrbench import distributed
-from hmrbench.errors import DataError, UsageError
+from hmrbench import distributed, files
+from hmrbench.errors import DataError, UsageError, WeightsError
+from hmrbench.files.torch_files import load_all, read_torch
 
 VERSION = 1
 
@@ -40,14 +38,16 @@ def set_random_state(states: list[dict[str, torch.Tensor]]) -> None:
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        torch.save({"version": VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    try:
+        with files.in_place_of(path) as part, part.open("wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+    except (OSError, RuntimeError) as e:  # torch reports a full disk as either
+        raise DataError(f"{path}: cannot be written ({getattr(e, 'strerror', None) or str(e).splitlines()[0]})") from e
 
 
 def read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,18 +61,13 @@ def read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: it is of another run; names what differs.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_all(path, read_torch(path))
         version, found = state["version"], state["identity"]
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        KeyError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as e:
+        identity.keys() | found.keys()
+    except (WeightsError, KeyError, TypeError, AttributeError) as e:
         raise DataError(f"{path}: not a readable checkpoint of a training run ({e})") from e
+    if not isinstance(version, int):
+        raise DataError(f"{path}: not a readable checkpoint of a training run (version {_short(version)})")
     if version > VERSION:
         raise DataError(f"{path}: written by a newer hmrbench (version {version}, this one reads {VERSION})")
     other = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))

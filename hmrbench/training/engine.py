@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hmrbench import distributed
+from hmrbench.errors import STOPPING, Stopped
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,18 +50,18 @@ def make_engine(device: torch.device, dtype: str) -> Fabric:
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM that came while inside: the step ends first; a second one interrupts at once."""
+    """SIGINT, SIGTERM and SIGHUP that came while inside: the step ends first; a second one interrupts at once."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if came:
-            raise KeyboardInterrupt
+            raise Stopped(number)
         came.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, note) for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN}
     try:
         yield came
     finally:

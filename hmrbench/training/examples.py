@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 
 from hmrbench.codecs import Codec
 from hmrbench.data.crop import crops_of, warp
-from hmrbench.data.images import read_image
+from hmrbench.data.images import check_size, read_image
 from hmrbench.errors import DataError
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import ModelCard
@@ -75,7 +75,9 @@ def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augm
             keypoints[i, :, 2],
         )
         view = draw_pose(rng, augment, wh[i], upright_view(sample, card), points, visible)
-        return pose_example(read_image(sample.image), points, visible, view, card, codec)
+        image = read_image(sample.image)
+        check_size(sample, image)
+        return pose_example(image, points, visible, view, card, codec)
 
     return Examples(len(dataset.samples), make)
 

@@ -166,7 +166,7 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
 def _find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    known = {p.stem: p for p in recipe_dir().glob("*.yaml")}
+    known = {p.stem.lower(): p for p in recipe_dir().glob("*.yaml")}
     if name.lower() not in known:
         raise unknown_name("recipe", name, known)
     return known[name.lower()]

@@ -48,14 +48,19 @@ def _load(net: Any, card: ModelCard, path: Path) -> str:
     state = checkpoints.read_state(path)
     source = f"{card.name}: {path}"
     own = net.state_dict()
-    if own.keys() <= state.keys() and all(state[k].shape == v.shape for k, v in own.items()):
-        net.load_state_dict({k: state[k] for k in own})
+    same = checkpoints.as_own(net, state)
+    if same is not None and all(same[k].shape == v.shape for k, v in own.items() if k in same):
+        checkpoints.load_network(net, state, source)
         return "all weights"
     if not isinstance(getattr(net, "encoder", None), nn.Module):
         raise WeightsError(f"{source}: not the weights of this network")
     checkpoints.load_encoder(net.encoder, state, source)
     neck = {k: v for k, v in own.items() if k.startswith("neck.")}
     if neck and all(k in state and state[k].shape == v.shape for k, v in neck.items()):
+        if reason := next(
+            (f"{k} {why}" for k, v in neck.items() if (why := checkpoints.cannot_be_meant(state[k], v))), ""
+        ):
+            raise WeightsError(f"{source}: {reason}")
         net.load_state_dict({k: state[k] for k in neck}, strict=False)
         return "encoder and neck"
     return "encoder"

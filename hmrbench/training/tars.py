@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import tarfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +33,15 @@ import torch
 from hmrbench.data import Check
 from hmrbench.errors import DataError, UsageError
 from hmrbench.fetch.fetch import cache_dir
-from hmrbench.files import write_arrays
+from hmrbench.files import arrays_of, read_arrays, write_arrays
+from hmrbench.files.unpickle import read_data
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.training.examples import Example, Examples, MeshTruth, mesh_example
 from hmrbench.training.recipes import Recipe
 
+MAX_MEMBER = 256 << 20  # bytes of one picture, or of its people
 PIXEL_STD = 200.0  # the unit of `scale`
 _PICTURES = ("jpg", "jpeg", "png")
 _PEOPLE = ("data.pyd", "data.npz")
@@ -168,9 +168,10 @@ def _index(shards: Sequence[Path], filters: Filters) -> Array:
     name = hashlib.sha256((_name(shards, filters) + times).encode()).hexdigest()[:32]
     kept = cache_dir() / "tars" / f"{name}.npz"
     if kept.is_file():
-        with np.load(kept, allow_pickle=False) as file:
-            found: Array = file["index"]
-        return found
+        try:
+            return read_arrays(kept, "an index of tars")["index"]
+        except (DataError, KeyError):
+            pass  # damaged: it is made anew
     rows = [(i, *entry) for i, path in enumerate(shards) for entry in _entries(path, filters)]
     index = np.array(rows, np.int64).reshape(-1, 6)
     write_arrays(kept, {"index": index})
@@ -200,6 +201,10 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
             for member in tar:
                 if not member.isfile():
                     continue
+                if member.issparse():
+                    raise DataError(f"{path}: {member.name} is stored with holes (sparse), which is not read")
+                if member.size > MAX_MEMBER:
+                    raise DataError(f"{path}: {member.name} declares more than {MAX_MEMBER >> 20} MiB")
                 head, _, base = member.name.rpartition("/")
                 stem, _, kind = base.partition(".")
                 key = f"{head}/{stem}" if head else stem
@@ -208,7 +213,7 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                     parts = {}
                 current = key
                 parts[kind.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as e:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as e:
         raise DataError(f"{path}: not a readable tar, truncated perhaps ({e})") from e
     if parts:
         yield current, parts
@@ -236,55 +241,34 @@ def _decode(content: bytes, source: str) -> Array:
 # --------------------------------------------------------------------------- people
 
 
-class _Reader(pickle.Unpickler):
-    """Numbers, text, containers and numpy arrays; nothing else has a name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in (
-            "_reconstruct",
-            "scalar",
-        ):
-            return getattr(getattr(np, "_core", np).multiarray, name)
-        # Functions written in Python are made anew each time: a hostile file may change what it is given.
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return lambda buffer, dtype, shape, order, *_: np.frombuffer(buffer, dtype).reshape(shape, order=order)
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding="latin1": text.encode("latin1")
-        raise DataError(f"refused: the pickle wants to use {module}.{name}, which is not data")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise DataError("refused: the pickle refers to objects outside the file")
-
-
 def _people(content: bytes, source: str) -> list[Person]:
     """The people of one picture, with their fields of the shapes they should have."""
     people = _from_npz(content, source) if content.startswith(b"PK") else _from_pickle(content, source)
     for number, person in enumerate(people):
         for name, shape in _SHAPES.items():
-            if not isinstance(person, Mapping) or name not in person or np.shape(person[name]) != shape:
-                there = np.shape(person[name]) if isinstance(person, Mapping) and name in person else "missing"
+            value = np.asarray(person[name], object) if isinstance(person, Mapping) and name in person else None
+            if value is None or value.shape != shape:
+                there = "missing" if value is None else value.shape
                 raise DataError(f"{source}: {name} of person {number} is {there}, expected {shape}")
+            if np.asarray(person[name]).dtype.kind not in "biuf":
+                raise DataError(f"{source}: {name} of person {number} is not of numbers")
     return people
 
 
 def _from_npz(content: bytes, source: str) -> list[Person]:
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-        return [{k: v[i] for k, v in arrays.items()} for i in range(len(arrays["center"]))]
-    except (ValueError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile) as e:
-        raise DataError(f"{source}: not an npz of people ({e})") from e
+    arrays = arrays_of(io.BytesIO(content), source, "an npz of people")
+    lengths = {name: len(array) if array.ndim else None for name, array in arrays.items() if name in _SHAPES}
+    if None in lengths.values() or len(set(lengths.values())) != 1:
+        raise DataError(f"{source}: not an npz of people, its fields are of different lengths: {lengths}")
+    count = next(iter(lengths.values())) or 0
+    return [{k: v[i] for k, v in arrays.items() if v.ndim and len(v) == count} for i in range(count)]
 
 
 def _from_pickle(content: bytes, source: str) -> list[Person]:
     try:
-        found = _Reader(io.BytesIO(content)).load()
+        found = read_data(content)
     except DataError as e:
         raise DataError(f"{source}: {e}") from None
-    except Exception as e:  # broken pickles fail in every way there is
-        raise DataError(f"{source}: cannot be read, it is damaged ({type(e).__name__}: {e})") from e
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
@@ -304,7 +288,7 @@ def _reprojection(person: Person) -> float | None:
     losses = info.get("fitting_loss") if isinstance(info, Mapping) else None
     losses = losses.item() if isinstance(losses, np.ndarray) and losses.shape == () else losses
     found = losses.get("reprojection_loss") if isinstance(losses, Mapping) else None
-    return None if found is None else float(found)
+    return float(found) if isinstance(found, (int, float, np.number)) else None
 
 
 def clean(person: Person, filters: Filters) -> dict[str, Any]:

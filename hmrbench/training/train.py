@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmrbench import data
+from hmrbench import data, distributed
 from hmrbench.codecs import find_codec
 from hmrbench.device import pick_device
 from hmrbench.errors import UsageError
 from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
+from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
 from hmrbench.training import checkpoint, examples, losses
 from hmrbench.training.examples import Examples
@@ -180,6 +181,9 @@ def run(
     last = out / "last.ckpt"
     if last.exists() and not resume:
         raise UsageError(f"{out}: holds a training run already; --resume goes on with it")
+    with distributed.together():
+        if distributed.is_first():
+            results.try_writing(last)
     trainer = Trainer(job, out, progress)
     if resume and last.exists():
         trainer.restore(checkpoint.read(last, job.identity))

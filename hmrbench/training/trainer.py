@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hmrbench import checkpoints, distributed, environment, files
 from hmrbench.device import Normalize, device_name
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import HmrbenchError, Stopped, UsageError
 from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
@@ -168,8 +168,8 @@ class Trainer:
                     self.save()
                     logged += time.monotonic() - pause
                 if agreed == _STOP and not last:
-                    if distributed.highest(len(interrupted)):
-                        raise KeyboardInterrupt
+                    if number := distributed.highest(max(interrupted, default=0)):
+                        raise Stopped(number)
                     return False
         return True
 

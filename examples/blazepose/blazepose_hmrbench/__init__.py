@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from hmrbench.codecs import Codec, Crops
 from hmrbench.codecs.heatmap import to_image
-from hmrbench.errors import UsageError
 from hmrbench.records import Array
 from hmrbench.schema import ModelCard
 from hmrbench.skeletons import Skeleton
@@ -31,10 +30,8 @@ class BlazePose(nn.Module):
         super().__init__()
         self.interpreter: Any = None
 
-    def load_weights(self, path: Path | None) -> None:
+    def load_weights(self, path: Path) -> None:
         """Read the .tflite file, which holds the graph as well."""
-        if path is None:
-            raise UsageError("BlazePose has no random weights: its graph and its weights are one file")
         from ai_edge_litert.interpreter import Interpreter
 
         self.interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())

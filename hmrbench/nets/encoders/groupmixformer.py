@@ -5,7 +5,8 @@ Origin of sizes and key names: github.com/AILab-CVC/GroupMixFormer (3d3f409), MI
 load without renaming once `norm4`, `head` and the stages that are not built are left out.
 
 Maps are (B, H, W, C): fastest for depthwise convolutions, free for LayerNorm and linear layers. In float32 on
-a CPU, linear layers run as convolutions and BatchNorm goes into the weights: only the rounding changes.
+a CPU, linear layers run as convolutions and BatchNorm goes into the weights: only the rounding changes, and
+`nets.fusion.fuse(net, False)` turns it off.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CONV_ROWS, CONV_MACS = 16, 4e6  # below either, a 1x1 convolution loses against 
 
 
 def _cpu_short_cuts(x: Tensor) -> bool:
-    """Whether the short cuts apply; traces, and so FLOP counters, see the plain layers."""
+    """Whether the short cuts apply; traces see the plain layers."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return x.is_cpu and x.dtype == torch.float32 and not tracing
 
@@ -40,10 +41,10 @@ def _hardswish(x: Tensor) -> Tensor:
     return F.hardswish(x, inplace=not torch.is_grad_enabled())
 
 
-def _conv_norm_act(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """(B, H, W, C) to (B, h, w, D); in evaluation the norm goes into the weights."""
+def _conv_norm_act(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, fused: bool) -> Tensor:
+    """(B, H, W, C) to (B, h, w, D); in evaluation the norm goes into the weights, if `fused`."""
     mean, var, x = norm.running_mean, norm.running_var, x.permute(0, 3, 1, 2)
-    if norm.training or mean is None or var is None or not _cpu_short_cuts(x):
+    if norm.training or mean is None or var is None or not (fused and _cpu_short_cuts(x)):
         x = norm(conv(x))
     else:
         scale = norm.weight * torch.rsqrt(var + norm.eps)
@@ -55,10 +56,12 @@ def _conv_norm_act(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 class _Linear(nn.Linear):
     """(B, H, W, C) to (B, H, W, D); oneDNN's convolution is twice as fast as some CPUs' BLAS."""
 
+    fused = True
+
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
         large = B * H >= CONV_ROWS and x.numel() * self.out_features >= CONV_MACS
-        if not (large and _cpu_short_cuts(x)):
+        if not (self.fused and large and _cpu_short_cuts(x)):
             return F.linear(x, self.weight, self.bias)
         # image rows are the batch: on one thread PyTorch keeps smaller batches than 16 from oneDNN
         rows = x.reshape(B * H, 1, W, C).permute(0, 3, 1, 2)
@@ -72,6 +75,8 @@ class _Gelu(nn.Module):
 
 
 class _Stem(nn.Module):
+    fused = True
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj1 = nn.Conv2d(3, dim // 2, 3, stride=2, padding=1)
@@ -81,12 +86,14 @@ class _Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        x = _conv_norm_act(self.proj1, self.norm1, x)
-        return _conv_norm_act(self.proj2, self.norm2, x)  # (B, H/4, W/4, C)
+        x = _conv_norm_act(self.proj1, self.norm1, x, self.fused)
+        return _conv_norm_act(self.proj2, self.norm2, x, self.fused)  # (B, H/4, W/4, C)
 
 
 class _Separable(nn.Module):
     """Depthwise and pointwise convolution; if a norm is given, then that and Hardswish."""
+
+    fused = True
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -96,7 +103,7 @@ class _Separable(nn.Module):
     def forward(self, x: Tensor, norm: nn.BatchNorm2d | None = None) -> Tensor:
         x = _on_nchw(self.conv1, x)
         conv = self.pointwise_conv
-        return _on_nchw(conv, x) if norm is None else _conv_norm_act(conv, norm, x)
+        return _on_nchw(conv, x) if norm is None else _conv_norm_act(conv, norm, x, self.fused)
 
 
 class _PatchEmbed(nn.Module):

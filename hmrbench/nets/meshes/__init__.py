@@ -1,0 +1,1 @@
+"""Whole networks for human mesh recovery: one file per family, named after it."""

@@ -1,0 +1,1 @@
+"""Transformers that several whole networks share."""
