@@ -1,14 +1,14 @@
-"""ResNet-50 as of torchvision, without its classifier.
+"""ResNet-50 as of timm, without its classifier.
 
 Paper: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the stride is in the 3x3 convolution.
-Origin: pytorch/vision (BSD-3-Clause), whose key names mmpose shares.
+Origin: huggingface/pytorch-image-models (Apache-2.0); torchvision and mmpose share its key names and numbers.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-import torchvision
+from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 
@@ -19,5 +19,5 @@ class ResNet50(nn.Sequential):
     strides = (4, 8, 16, 32)
 
     def __init__(self) -> None:
-        layers = torchvision.models.resnet50().named_children()
-        super().__init__(OrderedDict((name, layer) for name, layer in layers if name not in ("avgpool", "fc")))
+        layers = ResNet(Bottleneck, (3, 4, 6, 3)).named_children()  # type: ignore[arg-type]
+        super().__init__(OrderedDict((name, layer) for name, layer in layers if name not in ("global_pool", "fc")))
