@@ -36,7 +36,7 @@ def crops_of(ref):
 
 @pytest.mark.parametrize("version", MSRA)
 def test_heatmaps_decode_as_officially(refs, version):
-    ref = np.load(refs / "msra_codec.npz")
+    ref = np.load(refs / "poses/msra_codec.npz")
     heatmaps = torch.from_numpy(ref["heatmaps"])
     before = heatmaps.clone()
     keypoints, scores = MSRA[version].decode(heatmaps, crops_of(ref))
@@ -91,7 +91,7 @@ def test_flipped_heatmaps_move_one_cell_right():
 
 
 def test_target_heatmaps_are_the_official_ones(refs):
-    ref = np.load(refs / "msra_codec.npz")
+    ref = np.load(refs / "poses/msra_codec.npz")
     heatmaps, weights = msra.encode(ref["target.keypoints"], ref["target.visible"], INPUT)
     np.testing.assert_allclose(heatmaps[0], ref["target.heatmaps"], atol=1e-6)
     np.testing.assert_array_equal(weights, ref["target.weights"])
@@ -111,7 +111,7 @@ def test_target_heatmaps_grow_with_the_input():
 @pytest.mark.parametrize("flip", [False, True], ids=["single", "flip"])
 @pytest.mark.parametrize("version", SIMCC)
 def test_simcc_decodes_as_officially(refs, version, flip):
-    ref = np.load(refs / "simcc_codec.npz")
+    ref = np.load(refs / "poses/simcc_codec.npz")
     codec, rule = SIMCC[version]
     output = (torch.from_numpy(ref["x"]), torch.from_numpy(ref["y"]))
     if flip:
@@ -184,7 +184,7 @@ def test_half_precision_is_read_in_single(version):
     ],
 )
 def test_simcc_targets_are_the_official_ones(refs, name, encode):
-    ref = np.load(refs / "msra_codec.npz")
+    ref = np.load(refs / "poses/msra_codec.npz")
     (x, y), weights = encode(ref["target.keypoints"], ref["target.visible"], INPUT)
     assert x.dtype == y.dtype == weights.dtype == np.float32
     np.testing.assert_allclose(x[0], ref[f"target.{name}.x.full"].reshape(17, 384), atol=1e-6)

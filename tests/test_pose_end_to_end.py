@@ -14,7 +14,7 @@ import torch
 from hmrbench.codecs import Crops, msra, simcc
 from hmrbench.data.crop import crop_people, expand_boxes
 from hmrbench.data.images import read_image
-from hmrbench.nets.record import known_networks, own_key
+from hmrbench.nets.poses.record import known_networks, own_key
 from hmrbench.skeletons import COCO17
 
 INPUT = (256, 192)
@@ -27,7 +27,7 @@ def people(coco_mini, refs):
     truth = json.loads((coco_mini / "annotations" / "person_keypoints_val2017.json").read_text())
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     persons = {person["id"]: person for person in truth["annotations"]}
-    chosen = [persons[int(i)] for i in np.load(refs / "pose_end_to_end.npz")["ann_ids"]]
+    chosen = [persons[int(i)] for i in np.load(refs / "poses/end_to_end.npz")["ann_ids"]]
     center, size = expand_boxes(np.array([person["bbox"] for person in chosen]), aspect=192 / 256)
     pixels = np.empty((len(chosen), *INPUT, 3), np.float32)
     for i, person in enumerate(chosen):
@@ -38,7 +38,7 @@ def people(coco_mini, refs):
 
 
 def test_pictures_are_the_official_ones(people, refs):
-    with np.load(refs / "pose_end_to_end.npz") as official:
+    with np.load(refs / "poses/end_to_end.npz") as official:
         assert refio.error(official, "input", people[0].numpy()) < 1e-5
 
 
@@ -47,11 +47,11 @@ def test_pictures_are_the_official_ones(people, refs):
 def test_keypoints_are_the_official_ones(people, refs, name):
     images, crops = people
     family, key = known_networks()[name], name.replace("-", "_")
-    layouts = json.loads(gzip.decompress((refs / "layouts" / "pose_networks.json.gz").read_bytes()))
+    layouts = json.loads(gzip.decompress((refs / "poses" / "layouts.json.gz").read_bytes()))
     official_key = {own_key(k, family.keys): k for k in layouts[key]}
     net = seeding.seed_module_(family.networks[name].build(INPUT).eval(), official_key.__getitem__)
     output, mirrored = net(images), net(images.flip(-1))
-    with np.load(refs / "pose_end_to_end.npz") as official:
+    with np.load(refs / "poses/end_to_end.npz") as official:
         if family.output == "heatmap":
             output = (output + msra.flip_back_shifted(mirrored, COCO17)) / 2
             assert refio.error(official, f"{key}.heatmap_flip_avg_shifted", output.numpy()) < 2e-3

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import timm
 import torch
 
 from hmrbench.nets.encoders.hrnet import HRNet
-from hmrbench.nets.record import MMPOSE_KEYS, known_networks, own_key
+from hmrbench.nets.poses.record import MMPOSE_KEYS, known_networks, own_key
 from hmrbench.profiling.flops import count
 
 FAMILY_OF = known_networks()
@@ -32,6 +32,10 @@ SMALLEST = (
     "meme-p0",
     "litepose-auto-xs",
 )
+REFS = Path(__file__).parent / "refs" / "poses"
+NUMBERS = {torch.float32: REFS / "networks.npz", torch.float64: REFS / "networks_f64.npz"}
+LAYOUTS = json.loads(gzip.decompress((REFS / "layouts.json.gz").read_bytes()))
+COSTS = json.loads((REFS / "official_costs.json").read_text())
 FLOAT32, FLOAT64 = 1e-4, 2e-6  # of the README of the reference numbers
 
 
@@ -39,19 +43,14 @@ def official_name(name):
     return name.replace("-", "_").replace("meme_", "meme_eeffpose_")
 
 
-@functools.cache
-def layouts(refs):
-    return json.loads(gzip.decompress((refs / "layouts" / "pose_networks.json.gz").read_bytes()))
-
-
 def build_meta(name, size=None):
     with torch.device("meta"):
         return NETS[name].build(size or NETS[name].input_sizes[0]).eval()
 
 
-def seeded(name, refs, size=None, dtype=torch.float32):
+def seeded(name, size=None, dtype=torch.float32):
     """The network with the weights of the references, which depend on the official keys."""
-    official_key = {own_key(k, FAMILY_OF[name].keys): k for k in layouts(refs)[official_name(name)]}
+    official_key = {own_key(k, FAMILY_OF[name].keys): k for k in LAYOUTS[official_name(name)]}
     net = NETS[name].build(size or NETS[name].input_sizes[0])
     return seeding.seed_module_(net.eval(), official_key.__getitem__).to(dtype)
 
@@ -61,7 +60,7 @@ def run(name, net, x):
     maps = net.encoder(x)
     fused = net.neck(maps)
     outputs = net.head(fused)
-    found = {"outputs": outputs}
+    found = {}
     if FAMILY_OF[name].output == "heatmap":
         found["heatmap"] = outputs
     elif FAMILY_OF[name].output == "simcc":
@@ -105,8 +104,8 @@ def prefixes(layout):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_official_keys_load_strictly(refs, name):
-    official = layouts(refs)[official_name(name)]
+def test_official_keys_load_strictly(name):
+    official = LAYOUTS[official_name(name)]
     family = FAMILY_OF[name]
     variants = {"own": official} | (prefixes(official) if family.keys is MMPOSE_KEYS else {})
     net = build_meta(name)
@@ -125,8 +124,8 @@ def test_first_rule_that_matches_names_the_key():
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_parameters_and_shapes(refs, name):
-    official = json.loads((refs / "official_costs_pose.json").read_text())[official_name(name)]
+def test_parameters_and_shapes(name):
+    official = COSTS[official_name(name)]
     record, family = NETS[name], FAMILY_OF[name]
     for height, width in record.input_sizes:
         net = build_meta(name, (height, width))
@@ -144,8 +143,8 @@ def test_parameters_and_shapes(refs, name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_macs(refs, name):
-    official = json.loads((refs / "official_costs_pose.json").read_text())[official_name(name)]
+def test_macs(name):
+    official = COSTS[official_name(name)]
     height, width = NETS[name].input_sizes[0]
     costs = count(build_meta(name), (1, 3, height, width))
     assert costs.macs == official["macs"][f"{height}x{width}"]
@@ -156,11 +155,11 @@ def test_macs(refs, name):
 # --------------------------------------------------------------------------- numbers
 
 
-def check(refs, file, name, size, dtype, tolerance):
-    net = seeded(name, refs, size, dtype)
+def check(name, size, dtype, tolerance):
+    net = seeded(name, size, dtype)
     found = run(name, net, seeding.seeded_input((1, 3, *size)).to(dtype))
     prefix = f"{official_name(name)}.{size[0]}x{size[1]}."
-    with np.load(refs / file) as official:
+    with np.load(NUMBERS[dtype]) as official:
         wanted = [key.removeprefix(prefix) for key in refio.names(official) if key.startswith(prefix)]
         wanted = [tensor for tensor in wanted if not tensor.startswith(("strong", "keypoint_feature"))]
         assert {"heatmap", "x", "out0"} & set(wanted)
@@ -168,40 +167,32 @@ def check(refs, file, name, size, dtype, tolerance):
             assert refio.error(official, prefix + tensor, found[tensor].numpy()) < tolerance, tensor
 
 
-def pytest_generate_tests(metafunc):
-    for dtype in ("32", "64"):
-        if metafunc.function.__name__ == f"test_equals_the_official_code_in_float{dtype}":
-            file = metafunc.config.rootpath / "tests/refs" / ("pose_networks" + "_f64" * (dtype == "64") + ".npz")
-            metafunc.parametrize(("name", "size"), cases(file))
-
-
+@pytest.mark.parametrize(("name", "size"), cases(NUMBERS[torch.float32]))
 @torch.no_grad()
-def test_equals_the_official_code_in_float32(refs, name, size):
-    check(refs, "pose_networks.npz", name, size, torch.float32, FLOAT32)
+def test_equals_the_official_code_in_float32(name, size):
+    check(name, size, torch.float32, FLOAT32)
 
 
+@pytest.mark.parametrize(("name", "size"), cases(NUMBERS[torch.float64]))
 @torch.no_grad()
-def test_equals_the_official_code_in_float64(refs, name, size):
-    check(refs, "pose_networks_f64.npz", name, size, torch.float64, FLOAT64)
+def test_equals_the_official_code_in_float64(name, size):
+    check(name, size, torch.float64, FLOAT64)
 
 
-def test_every_kind_of_network_has_reference_numbers(refs):
+def test_every_kind_of_network_has_reference_numbers():
     """Sizes without any are built by the same code."""
-    have = {name for name, _ in cases(refs / "pose_networks.npz")}
-    assert have == {name for name, _ in cases(refs / "pose_networks_f64.npz")}
+    have = {name for name, _ in cases(NUMBERS[torch.float32])}
+    assert have == {name for name, _ in cases(NUMBERS[torch.float64])}
     assert {re.sub(r"-(w\d+|t|[sml]|xs|18|30|p\d)$", "", n.removesuffix("-384x288")) for n in NETS} - {
         re.sub(r"-(w\d+|t|[sml]|xs|18|30|p\d)$", "", n) for n in have
     } == {"simcc-vipnas-mbv3"}  # encoder of vipnas-mbv3, head of simcc-res50
 
 
-@pytest.mark.parametrize(
-    ("dtype", "file", "tolerance"),
-    [(torch.float32, "pose_networks.npz", FLOAT32), (torch.float64, "pose_networks_f64.npz", FLOAT64)],
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)])
 @torch.no_grad()
-def test_attention_of_rtmpose(refs, dtype, file, tolerance):
+def test_attention_of_rtmpose(dtype, tolerance):
     """The plain seeds leave so little of it that only these changed ones show a mistake."""
-    net = seeded("rtmpose-t", refs)
+    net = seeded("rtmpose-t")
     net.head.mlp[0].g.fill_(1)
     net.head.gau.ln.g.fill_(1)
     net.head.gau.res_scale.scale.fill_(1)
@@ -212,17 +203,17 @@ def test_attention_of_rtmpose(refs, dtype, file, tolerance):
     tokens = net.head.mlp(net.head.final_layer(features).flatten(2))
     x, y = net.head(features)
     found = {"tokens": tokens, "gau": net.head.gau(tokens), "x": x, "y": y}
-    with np.load(refs / file) as official:
+    with np.load(NUMBERS[dtype]) as official:
         for tensor, value in found.items():
             assert refio.error(official, f"rtmpose_t.256x192.strong.{tensor}", value.numpy()) < tolerance, tensor
 
 
 @torch.no_grad()
-def test_maps_of_simcc_hrnet(refs):
+def test_maps_of_simcc_hrnet():
     """The 1x1 convolution before the linear layers, and the order in which its maps are flattened."""
-    net = seeded("simcc-hrnet-w32", refs)
+    net = seeded("simcc-hrnet-w32")
     maps = net.head.final_layer(net.encoder(seeding.seeded_input((1, 3, 256, 192))))
-    with np.load(refs / "pose_networks.npz") as official:
+    with np.load(NUMBERS[torch.float32]) as official:
         assert refio.error(official, "simcc_hrnet_w32.256x192.keypoint_feature", maps.numpy()) < FLOAT32
 
 
@@ -237,13 +228,6 @@ def test_hrnet_gives_the_features_of_the_imagenet_network():
     assert relative_error(ours(x), theirs.forward_features(x)) < 1e-6
 
 
-@pytest.mark.parametrize("width", [48, 64])
-def test_hrnet_puts_out_all_branches(width):
-    with torch.device("meta"):
-        maps = HRNet(width, "branches")(torch.empty(1, 3, 64, 96))
-    assert [tuple(x.shape[1:]) for x in maps] == [(width << i, 16 >> i, 24 >> i) for i in range(4)]
-
-
 # --------------------------------------------------------------------------- use
 
 
@@ -253,7 +237,7 @@ def tensors(outputs):
 
 @pytest.mark.parametrize("name", SMALLEST)
 @torch.no_grad()
-def test_images_of_a_batch_do_not_meet_and_the_input_stays(refs, name):
+def test_images_of_a_batch_do_not_meet_and_the_input_stays(name):
     size = (64, 64)
     torch.manual_seed(0)
     net, x = NETS[name].build(size).eval(), seeding.seeded_input((2, 3, *size))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.models.hrnet import HighResolutionNet
 from torch import Tensor, nn
 
-Output = Literal["finest", "branches", "features"]
+Output = Literal["finest", "features"]
 
 
 def _stages(width: int) -> dict[str, object]:
@@ -36,9 +36,9 @@ class HRNet(nn.Module):
 
     Args:
         width: channels of the finest branch: 32, 48 or 64.
-        output: `finest`, the map of stride 4, where the last module has no other fusion (pose networks);
-            `branches`, all four; `features`, these brought to one map of stride 32 and 2048 channels by what
-            stands before the classifier of the ImageNet network (mesh networks).
+        output: `finest`, the map of stride 4, where the last module has no other fusion (pose networks); `features`,
+            all four brought to one map of stride 32 and 2048 channels by what stands before the classifier of the
+            ImageNet network (mesh networks).
     """
 
     strides = (4, 8, 16, 32)
@@ -59,8 +59,8 @@ class HRNet(nn.Module):
             self.incre_modules, self.downsamp_modules = net.incre_modules, net.downsamp_modules
             self.final_layer = net.final_layer
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(B, 3, H, W) normalised images to the map or the maps (B, C, h, w) that `output` says."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to the map (B, C, h, w) that `output` says."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         maps: list[Tensor] = [self.layer1(x)]
@@ -73,8 +73,6 @@ class HRNet(nn.Module):
             maps = stage([layer(maps[min(branch, len(maps) - 1)]) for branch, layer in enumerate(transition)])
         if self.output == "finest":
             return maps[0]
-        if self.output == "branches":
-            return maps
         y: Tensor = self.incre_modules[0](maps[0])
         for branch, down in enumerate(self.downsamp_modules, start=1):
             y = self.incre_modules[branch](maps[branch]) + down(y)

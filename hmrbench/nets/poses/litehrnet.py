@@ -12,7 +12,7 @@ from torch import nn
 
 from hmrbench.nets.encoders.litehrnet import WIDTHS, LiteHRNet
 from hmrbench.nets.heads.heatmap import HeatmapHead
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 MODULES = {18: (2, 4, 2), 30: (3, 8, 3)}

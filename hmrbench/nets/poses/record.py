@@ -63,9 +63,8 @@ def known_networks() -> dict[str, PoseFamily]:
     package = importlib.import_module(__package__)
     found: dict[str, PoseFamily] = {}
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.ispkg:
-            families = getattr(importlib.import_module(f"{__package__}.{module.name}"), "FAMILIES", ())
-            found.update((name, family) for family in families for name in family.networks)
+        families = getattr(importlib.import_module(f"{__package__}.{module.name}"), "FAMILIES", ())
+        found.update((name, family) for family in families for name in family.networks)
     return found
 
 

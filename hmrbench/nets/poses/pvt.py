@@ -11,7 +11,7 @@ from torch import nn
 
 from hmrbench.nets.encoders.pvt import PVT
 from hmrbench.nets.heads.heatmap import HeatmapHead
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 DEPTHS, STRIDES = (6, 8, 10, 10), (2, 2, 2, 1)

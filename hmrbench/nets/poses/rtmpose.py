@@ -12,7 +12,7 @@ from torch import nn
 
 from hmrbench.nets.encoders.cspnext import CSPNeXt
 from hmrbench.nets.heads.rtmcc import RTMCCHead
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 FACTORS = {"t": (0.167, 0.375), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}  # on depth and width

@@ -12,7 +12,7 @@ from torch import nn
 from hmrbench.nets.encoders.resnet import ResNet50
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.heads.simcc import SimCCHead
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 FILTERS = (256, 256, 256)

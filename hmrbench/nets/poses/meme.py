@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from hmrbench.nets.encoders.eeffnet import BatchNorm, EEffNet, Fusion
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 # Widths and depths of the encoder's stages, width and number of the neck's fusions.

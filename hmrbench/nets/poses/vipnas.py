@@ -11,7 +11,7 @@ from torch import nn
 from hmrbench.nets.encoders.vipnas import ViPNASMobileNetV3, ViPNASRes50
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.heads.simcc import SimCCHead
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 SLIM = (160, 160, 160)

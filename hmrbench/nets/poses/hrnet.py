@@ -14,7 +14,7 @@ from torch import nn
 from hmrbench.nets.encoders.hrnet import HRNet
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.heads.simcc import SimCCHead
-from hmrbench.nets.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.record import PoseFamily, PoseNet
 from hmrbench.nets.truncation import Network
 
 
