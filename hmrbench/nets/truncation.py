@@ -83,9 +83,9 @@ class Network(nn.Module):
         self.head = head
         self.side_crop = side_crop
 
-    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]:
         """(B, 3, H, W) normalised images to whatever the head gives."""
-        y: Tensor | dict[str, Tensor] = self.head(self.neck(self.encoder(self.seen(x))))
+        y: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor] = self.head(self.neck(self.encoder(self.seen(x))))
         return y
 
     def seen(self, x: Tensor) -> Tensor:
