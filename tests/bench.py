@@ -25,6 +25,7 @@ import reference
 from conftest import make_coco
 
 from hmrbench import data, zoo
+from hmrbench.cards import load_card
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.loader import CropSettings, batches, crop_image
 from hmrbench.device import keep_freed_memory
@@ -83,7 +84,7 @@ def bench_loop(folder: Path, model: str, people: int, rounds: int) -> None:
 def bench_loading(folder: Path, rounds: int) -> None:
     """Crops per second when a picture is read once, against reading it once per person, one thread each."""
     dataset = big_coco(folder, images=12, people=20)  # COCO val2017 has 104,125 detector boxes on 5,000 images: 21 each
-    settings = CropSettings(zoo.load_card("vitpose-s").crop, (256, 192), "udp")
+    settings = CropSettings(load_card("vitpose-s").crop, (256, 192), "udp")
 
     def once_per_person() -> None:
         for sample in dataset.samples:
@@ -142,8 +143,8 @@ def bench_metrics(rounds: int) -> None:
 def bench_profiler(model: str, rounds: int) -> None:
     """The profiler's rate against a bare ten-line loop, and two runs of it against each other."""
     keep_freed_memory(torch.device("cpu"))  # as the profiler does: page faults are no part of the network
-    net = zoo.load_weights(zoo.load_card(model), None)[0]
-    x = torch.randn(1, 3, *zoo.load_card(model).input)
+    net = zoo.load_weights(load_card(model), None)[0]
+    x = torch.randn(1, 3, *load_card(model).input)
     rows, bare = [], [bare_rate(net, x)]
     for _ in range(rounds):
         rows.append(profile_model(model, device="cpu"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 from safetensors import safe_open
 
-from hmrbench import data, zoo
+from hmrbench import data
+from hmrbench.cards import load_cards
 from hmrbench.cli.demo import MESH, POSE
 from hmrbench.evaluation import job as evaluate
 from hmrbench.fetch import sources
@@ -16,7 +17,7 @@ from hmrbench.files import file_sha256
 from hmrbench.schema import ModelCard, read_yaml
 from hmrbench.training.recipes import recipe_dir
 
-CARDS = [card for card in zoo.load_cards().values() if card.demo_weights is not None]
+CARDS = [card for card in load_cards().values() if card.demo_weights is not None]
 LARGEST = 12e6
 
 

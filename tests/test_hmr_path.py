@@ -14,6 +14,7 @@ from test_cli import hmrbench
 
 from hmrbench import data, geometry, zoo
 from hmrbench.body import free_body
+from hmrbench.cards import load_card, load_cards
 from hmrbench.data import hmr_npz
 from hmrbench.errors import DataError
 from hmrbench.evaluation import job as evaluate
@@ -330,7 +331,7 @@ def test_the_five_benchmarks_are_there() -> None:
     assert specs["3dpw-test"].counts["people"] == 35515
 
 
-HMR = [c for c in zoo.load_cards().values() if c.task == "hmr"]
+HMR = [c for c in load_cards().values() if c.task == "hmr"]
 
 
 def test_the_31_mesh_models_are_there() -> None:
@@ -347,7 +348,7 @@ def test_mesh_model_maps_a_picture_to_parameters(card: ModelCard) -> None:
 
 
 def test_parameters_the_paper_states() -> None:
-    cards = zoo.load_cards()
+    cards = load_cards()
     params = {n: zoo.count_parameters(cards[n])["params"] for n in ("gmfhmr2-s-s3", "swinhmr2-s-s3", "swinhmr2-s-s4")}
     assert 19.1e6 <= params["gmfhmr2-s-s3"] <= 19.4e6
     assert round(100 * (1 - params["swinhmr2-s-s3"] / params["swinhmr2-s-s4"]), 1) == 31.6
@@ -355,7 +356,7 @@ def test_parameters_the_paper_states() -> None:
 
 @pytest.mark.parametrize("name", ["SwinHMR2.0-S-S3", "HMR2.0-S", "HMR2.0 (ViT-H)", "gmfhmr2.0-t-s2"])
 def test_the_papers_spelling(name: str) -> None:
-    assert zoo.load_card(name).task == "hmr"
+    assert load_card(name).task == "hmr"
 
 
 # --------------------------------------------------------------------------- files as they are found

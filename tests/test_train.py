@@ -19,6 +19,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from hmrbench import zoo
+from hmrbench.cards import load_card, load_cards
 from hmrbench.cli import guarded
 from hmrbench.cli.train import train as cli_train
 from hmrbench.errors import DataError, HmrbenchError, UsageError
@@ -39,7 +40,7 @@ from hmrbench.training.optim import (
 from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
 from hmrbench.training.start import set_mean_parameters, start_net
 
-CARDS = zoo.load_cards()
+CARDS = load_cards()
 
 
 @pytest.fixture
@@ -392,7 +393,7 @@ def test_weights_are_those_that_validation_measured(settings: dict[str, Any], tm
     rows = read_table(tmp_path / "r" / "validation.csv")
     best = max(float(r["AP"]) for r in rows)
     assert result.best["value"] == best
-    card = zoo.load_card("learner", settings["models_dirs"])
+    card = load_card("learner", settings["models_dirs"])
     state = tensors(tmp_path / "r" / "weights.safetensors")
     net = zoo.build_net(card)
     net.load_state_dict(state)

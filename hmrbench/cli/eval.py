@@ -69,13 +69,14 @@ def evaluate(
 
     Without weights it stops (exit code 3) and says where they come from.
     """
-    from hmrbench import data, distributed, zoo
+    from hmrbench import data, distributed
+    from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
     from hmrbench.evaluation.job import NotWrittenError, prepare, run, try_outputs
     from hmrbench.report import tables
 
     distributed.start()
-    cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
+    cards = find_cards(model, load_cards(models_dir or []))
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):
         spec = data.load_spec(name, datasets_file)

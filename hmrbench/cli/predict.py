@@ -73,6 +73,7 @@ def predict(
     reported, and the others are done all the same.
     """
     from hmrbench import zoo
+    from hmrbench.cards import load_card
     from hmrbench.evaluation.job import prepare_pictures
     from hmrbench.pictures import predict as pictures
 
@@ -80,7 +81,7 @@ def predict(
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
     job = prepare_pictures(
-        zoo.load_card(model, models_dir or []), body or ("free" if weights == "demo" else "smpl"),
+        load_card(model, models_dir or []), body or ("free" if weights == "demo" else "smpl"),
         weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1,
     )  # fmt: skip
     if job.card.task == "hpe" and (side_view or save_mesh or body):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hmrbench import data, distributed, environment, files, metrics, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
+from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import DTYPES, Normalize, device_name, pick_device, precision
@@ -133,7 +134,7 @@ def card_and_spec(
     Raises:
         UsageError: an unknown name, or two tasks.
     """
-    card = model if isinstance(model, ModelCard) else zoo.load_card(model, models_dirs)
+    card = model if isinstance(model, ModelCard) else load_card(model, models_dirs)
     spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
     if card.task != spec.task:
         raise UsageError(f"{card.name} is a network for {card.task}, {spec.name} a data set for {spec.task}")
@@ -208,7 +209,7 @@ def prepare_pictures(model: str | ModelCard, body: str = "smpl", **settings: Any
         body: for a mesh network: smpl, free or free-lite.
         settings: those of `prepare` that speak of network and device.
     """
-    card = model if isinstance(model, ModelCard) else zoo.load_card(model, settings.get("models_dirs", ()))
+    card = model if isinstance(model, ModelCard) else load_card(model, settings.get("models_dirs", ()))
     none: dict[str, Any] = dict.fromkeys(("reader", "folder", "annotations", "images", "licence"), "")
     spec = DatasetSpec(
         name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
