@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_model": "hmrbench.zoo:load_model",
     "create_encoder": "hmrbench.zoo:create_encoder",
-    "evaluate": "hmrbench.evaluation.job:evaluate",
+    "evaluate": "hmrbench.evaluation:evaluate",
     "profile_model": "hmrbench.profiling.profiler:profile_model",
     "metrics": "hmrbench.metrics",
 }

@@ -22,16 +22,17 @@ import torch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import reference
-from conftest import make_coco
+from conftest import make_coco, prepare_job
 
-from hmrbench import data, zoo
+from hmrbench import data, evaluation, zoo
+from hmrbench.cards import load_card
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.loader import CropSettings, batches, crop_image
 from hmrbench.device import keep_freed_memory
-from hmrbench.evaluation import job as evaluate
 from hmrbench.metrics import mpjpe, pa_mpjpe
 from hmrbench.profiling.latency import bare_rate
 from hmrbench.profiling.profiler import profile_model
+from hmrbench.records import Dataset
 
 
 def in_turns(a: Callable[[], object], b: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -51,7 +52,7 @@ def report(what: str, ours: float, other: float) -> None:
     print(f"{what:74s} {ours:9.4f} {other:9.4f} s  {other / ours:6.2f}x", flush=True)
 
 
-def big_coco(folder: Path, images: int, people: int) -> evaluate.Dataset:
+def big_coco(folder: Path, images: int, people: int) -> Dataset:
     """Generated 640x480 JPEG pictures with many people each, as detectors find them in COCO."""
     make_coco(folder, (people,) * images)
     rng = np.random.default_rng(0)
@@ -64,7 +65,7 @@ def big_coco(folder: Path, images: int, people: int) -> evaluate.Dataset:
 def bench_loop(folder: Path, model: str, people: int, rounds: int) -> None:
     """End-to-end evaluation against the network's bare forward rate with the same batch and precision."""
     dataset = big_coco(folder, images=max(1, people // 8), people=7)
-    job = evaluate.prepare(model, "coco-val", weights="random", opened=dataset, batch_size=8, device="cpu")
+    job = prepare_job(model, "coco-val", weights="random", opened=dataset, batch_size=8, device="cpu")
     net, _ = zoo.load_weights(job.card, None)
     count = len(dataset.samples)
     x = torch.randn(8, 3, *job.card.input)
@@ -75,7 +76,7 @@ def bench_loop(folder: Path, model: str, people: int, rounds: int) -> None:
             net(x[: min(8, count - start)])
             net(x[: min(8, count - start)])  # the mirrored picture
 
-    loop, forward = in_turns(lambda: evaluate.predict_all(net, job), bare, rounds)
+    loop, forward = in_turns(lambda: evaluation.predict_all(net, job), bare, rounds)
     what = f"evaluation of {model}, people/s against bare forwards"
     print(f"{what:74s} {count / loop:9.2f} {count / forward:9.2f} /s  {100 * forward / loop:5.1f} %", flush=True)
 
@@ -83,7 +84,7 @@ def bench_loop(folder: Path, model: str, people: int, rounds: int) -> None:
 def bench_loading(folder: Path, rounds: int) -> None:
     """Crops per second when a picture is read once, against reading it once per person, one thread each."""
     dataset = big_coco(folder, images=12, people=20)  # COCO val2017 has 104,125 detector boxes on 5,000 images: 21 each
-    settings = CropSettings(zoo.load_card("vitpose-s").crop, (256, 192), "udp")
+    settings = CropSettings(load_card("vitpose-s").crop, (256, 192), "udp")
 
     def once_per_person() -> None:
         for sample in dataset.samples:
@@ -142,8 +143,8 @@ def bench_metrics(rounds: int) -> None:
 def bench_profiler(model: str, rounds: int) -> None:
     """The profiler's rate against a bare ten-line loop, and two runs of it against each other."""
     keep_freed_memory(torch.device("cpu"))  # as the profiler does: page faults are no part of the network
-    net = zoo.load_weights(zoo.load_card(model), None)[0]
-    x = torch.randn(1, 3, *zoo.load_card(model).input)
+    net = zoo.load_weights(load_card(model), None)[0]
+    x = torch.randn(1, 3, *load_card(model).input)
     rows, bare = [], [bare_rate(net, x)]
     for _ in range(rounds):
         rows.append(profile_model(model, device="cpu"))

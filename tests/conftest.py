@@ -117,3 +117,10 @@ def tiny_cards(tmp_path: Path) -> Path:
     from tiny_net import write_cards
 
     return write_cards(tmp_path / "cards")
+
+
+def prepare_job(model: Any, dataset: Any, opened: Any = None, **settings: Any) -> Any:
+    """A job out of single settings."""
+    from hmrbench.evaluation import EvaluationSettings, prepare
+
+    return prepare(model, dataset, EvaluationSettings(**settings), opened)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hmrbench import zoo
 from hmrbench.body import free_body
+from hmrbench.cards import load_card
 from hmrbench.codecs import find_codec
 from hmrbench.data.crop import Geometry, crop_matrix, warp
 from hmrbench.geometry import axis_angle_to_matrix
@@ -93,7 +93,7 @@ def test_a_dot_lands_where_its_keypoint_does(rotation: float, mirrored: bool, ge
 def test_targets_are_where_the_picture_has_the_keypoints(rotation: float, mirrored: bool) -> None:
     """A disc of its own colour for every joint: the target's maximum of a joint lies on its mirror partner's
     disc."""
-    card = zoo.load_card("swinpose-t-s2")
+    card = load_card("swinpose-t-s2")
     rng = np.random.default_rng(3)
     points = np.column_stack([rng.uniform(100, 200, 17), rng.uniform(70, 190, 17)]).round()
     visible = np.full(17, 2.0)
@@ -128,7 +128,7 @@ def draws(augment: Augment, count: int = 2000, visible: int = 17) -> list[View]:
 
 
 def test_the_recipe_of_vitpose_draws_like_mmpose() -> None:
-    augment = load_recipe("vitpose", zoo.load_card("vitpose-s")).augment
+    augment = load_recipe("vitpose", load_card("vitpose-s")).augment
     whole = draws(augment.model_copy(update={"half_body": 0.0}))
     scales = np.array([v.size_px[1] / EXTENT[1] for v in whole])
     angles = np.array([v.rotation_deg for v in whole])
@@ -221,7 +221,7 @@ def test_a_turned_body_projects_onto_its_turned_keypoints(
     truth, sample, translation = mesh_truth()
     view = view_of(rotation, mirrored, np.array([160.0, 160.0]))
     fixed(monkeypatch, view)
-    card = zoo.load_card("swinhmr2-t-s2")
+    card = load_card("swinhmr2-t-s2")
     image = np.zeros((260, 300, 3), np.uint8)
     example = mesh_example(image, sample, truth, np.random.default_rng(0), card, Augment(), [3])
     seen = example["keypoints_3d"][:, :3] + turn_in_space(view) @ translation
@@ -257,8 +257,8 @@ def test_inputs_are_left_alone() -> None:
         array.setflags(write=False)
     image = np.zeros((260, 300, 3), np.uint8)
     image.setflags(write=False)
-    recipe = load_recipe("hmr2", zoo.load_card("hmr2-s"))
-    card = zoo.load_card("swinhmr2-t-s2")
+    recipe = load_recipe("hmr2", load_card("hmr2-s"))
+    card = load_card("swinhmr2-t-s2")
     for seed in range(20):
         mesh_example(
             image,
@@ -272,10 +272,10 @@ def test_inputs_are_left_alone() -> None:
 
 
 def test_the_recipe_of_hmr2_draws_like_4d_humans() -> None:
-    augment = load_recipe("hmr2", zoo.load_card("hmr2-s")).augment.model_copy(update={"extreme_crop": 0.0})
+    augment = load_recipe("hmr2", load_card("hmr2-s")).augment.model_copy(update={"extreme_crop": 0.0})
     truth, sample, _ = mesh_truth()
     rng = np.random.default_rng(0)
-    upright = upright_view(sample, zoo.load_card("swinhmr2-t-s2"))
+    upright = upright_view(sample, load_card("swinhmr2-t-s2"))
     assert upright.size_px.tolist() == [160, 160]
     views = [draw_mesh(rng, augment, upright, truth.keypoints_px[:, :2], truth.keypoints_px[:, 2]) for _ in range(2000)]
     scales = np.array([v.size_px[0] / 160 for v in views])

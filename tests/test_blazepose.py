@@ -20,6 +20,7 @@ from typer.testing import Result
 
 import hmrbench as package
 from hmrbench import skeletons, zoo
+from hmrbench.cards import load_card
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.errors import HmrbenchError, UsageError
 
@@ -194,7 +195,7 @@ def test_a_mirrored_picture_gives_the_mirrored_person(installed: Path, coco_mini
     from hmrbench.data.loader import CropSettings, crop_image
     from hmrbench.records import Sample
 
-    card = zoo.load_card("blazepose-full", [Path("blazepose_hmrbench")])
+    card = load_card("blazepose-full", [Path("blazepose_hmrbench")])
     net, codec = package.load_model(card), find_codec(card.codec)
     truth = json.loads((coco_mini / "annotations" / "person_keypoints_val2017.json").read_text())
     skier = next(a for a in truth["annotations"] if a["image_id"] == 785 and a["num_keypoints"] > 12)
@@ -225,7 +226,7 @@ def test_positions_in_the_input_go_back_to_the_picture(on_path: None) -> None:
 
 
 def test_without_the_backend_it_says_what_to_install(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = zoo.load_card("blazepose-full", [Path("blazepose_hmrbench")])
+    card = load_card("blazepose-full", [Path("blazepose_hmrbench")])
     assert card.backend is not None
     without = card.model_copy(update={"backend": card.backend.model_copy(update={"package": "no-such-backend"})})
     with pytest.raises(UsageError, match="pip install no-such-backend"):

@@ -16,6 +16,7 @@ import torch
 
 import hmrbench
 from hmrbench import checkpoints, zoo
+from hmrbench.cards import load_card
 from hmrbench.errors import WeightsError
 
 LAYOUTS = Path(__file__).parent / "refs" / "layouts"
@@ -162,7 +163,7 @@ def test_missing_misshapen_and_unexpected_keys_are_listed(tmp_path: Path) -> Non
     assert "broken.pth" in message
 
     state = seeded_layout("vitpose_S") | {"backbone.extra": torch.zeros(1)}
-    _, report = zoo.load_weights(zoo.load_card("vitpose-s"), save(state, tmp_path / "extra.pth"))
+    _, report = zoo.load_weights(load_card("vitpose-s"), save(state, tmp_path / "extra.pth"))
     assert report is not None
     assert report.unexpected == ("encoder.extra",)
 
@@ -199,7 +200,7 @@ def hmr2_file(tmp_path: Path, head: str, encoder: str, **more: torch.Tensor) -> 
 
 def test_hmr2_checkpoint_gives_official_parameters(tmp_path: Path) -> None:
     path = hmr2_file(tmp_path, "hmr2_head_d3_a4x16_m128_c384", "vitpose_S")
-    net, report = zoo.load_weights(zoo.load_card("hmr2-s"), path)
+    net, report = zoo.load_weights(load_card("hmr2-s"), path)
     assert report is not None
     assert (report.layout, report.unexpected) == ("hmr2", ())
     reference = np.load(REFS / "hmr2_head_d3_a4x16_m128_c384.npz")

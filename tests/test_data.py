@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmrbench import data
+from hmrbench import data, evaluation
 from hmrbench.data import images, loader
 from hmrbench.data.loader import CropSettings, batches
 from hmrbench.errors import DataError, HmrbenchError, UsageError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.schema import Crop
 
 SPEC = data.load_spec("coco-val")
@@ -265,15 +264,15 @@ def test_score_says_whom_nobody_predicted(tiny_coco: Path, tmp_path: Path, caplo
     found = [{k: a[k] for k in ("image_id", "category_id", "keypoints")} | {"score": 1.0} for a in people]
     path = tmp_path / "predictions.json"
     path.write_text(json.dumps(found))
-    assert evaluate.score_file(path, SPEC, data_root=tiny_coco).metrics["PCK@0.1"] == pytest.approx(100)
+    assert evaluation.score_file(path, SPEC, data_root=tiny_coco).metrics["PCK@0.1"] == pytest.approx(100)
     assert not caplog.text
     path.write_text(json.dumps(found[2:]))
-    assert evaluate.score_file(path, SPEC, data_root=tiny_coco).metrics["AP"] < 70
+    assert evaluation.score_file(path, SPEC, data_root=tiny_coco).metrics["AP"] < 70
     assert "predictions.json: 2 of 6 labelled people have no prediction" in caplog.text
     for wrong, message in (([], "there are no boxes or results"), ([{**found[0], "score": "1"}], "result 0 .*score")):
         path.write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=rf"predictions\.json: {message}"):
-            evaluate.score_file(path, SPEC, data_root=tiny_coco)
+            evaluation.score_file(path, SPEC, data_root=tiny_coco)
 
 
 def test_check_counts_and_names(tiny_coco: Path) -> None:

@@ -6,17 +6,18 @@ That `eval` reproduces their numbers is held by `hmrbench check --baseline basel
 from __future__ import annotations
 
 import pytest
+from conftest import prepare_job
 from safetensors import safe_open
 
-from hmrbench import data, zoo
+from hmrbench import data
+from hmrbench.cards import load_cards
 from hmrbench.cli.demo import MESH, POSE
-from hmrbench.evaluation import job as evaluate
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.schema import ModelCard, read_yaml
 from hmrbench.training.recipes import recipe_dir
 
-CARDS = [card for card in zoo.load_cards().values() if card.demo_weights is not None]
+CARDS = [card for card in load_cards().values() if card.demo_weights is not None]
 LARGEST = 12e6
 
 
@@ -51,5 +52,5 @@ def test_they_are_small_whole_and_say_how_they_were_made(card: ModelCard) -> Non
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_demo_sets_take_them_unless_others_are_named(card: ModelCard) -> None:
     dataset = "demo-pose" if card.task == "hpe" else "demo-mesh"
-    assert evaluate.prepare(card, dataset, limit=1).weights == "demo"
-    assert evaluate.prepare(card, dataset, limit=1, weights="random").weights == "random"
+    assert prepare_job(card, dataset, limit=1).weights == "demo"
+    assert prepare_job(card, dataset, limit=1, weights="random").weights == "random"

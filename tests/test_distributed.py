@@ -18,9 +18,8 @@ import torch
 from conftest import make_coco
 from tiny_net import write_cards
 
-from hmrbench import distributed, files
+from hmrbench import distributed, evaluation, files
 from hmrbench.errors import DataError, HmrbenchError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.results import runs as results
 from hmrbench.training import train
 from hmrbench.training.log import read_table
@@ -88,7 +87,7 @@ def test_eval_of_two_processes_is_eval_of_one(tmp_path: Path) -> None:
     coco, cards = make_coco(tmp_path / "coco", (1, 3, 2, 4, 2)), write_cards(tmp_path / "cards")
     common: dict[str, Any] = {"data_root": coco, "weights": "random", "device": "cpu", "batch_size": 2}
     alone = [
-        evaluate.evaluate(f"tiny-{x}", "coco-val", models_dirs=[cards], runs=tmp_path / "one", **common) for x in "ab"
+        evaluation.evaluate(f"tiny-{x}", "coco-val", models_dirs=[cards], runs=tmp_path / "one", **common) for x in "ab"
     ]
     done = torchrun(
         "-m", "hmrbench", "eval", "tiny-[ab]", "-d", "coco-val", "--data-root", coco, "--models-dir", cards,
@@ -111,8 +110,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import small_training
-from hmrbench import files, distributed
-from hmrbench.evaluation import job as evaluate
+from conftest import prepare_job
+from hmrbench import distributed, evaluation, files, zoo
 from hmrbench.results import runs as results
 from hmrbench.training import train
 from hmrbench.errors import HmrbenchError
@@ -128,15 +127,15 @@ assert distributed.highest(5 - rank) == 5
 
 # meshes, where the first process was stopped before and kept some people
 common = dict(data_root=root, datasets_file=root / "sets.yaml", device="cpu", weights="random", batch_size=2)
-job = evaluate.prepare("tiny-mesh", "people-3d", models_dirs=[root / "cards"], **common)
-net, _ = evaluate.zoo.load_weights(job.card, None)
+job = prepare_job("tiny-mesh", "people-3d", models_dirs=[root / "cards"], **common)
+net, _ = zoo.load_weights(job.card, None)
 store = results.PartialRun.of(root / "runs", job.key)
 if rank == 0:
-    for index, kept in evaluate.predict(net, job, [0, 1]):
+    for index, kept in evaluation.predict(net, job, [0, 1]):
         store.add(index, kept)
-mesh = evaluate.run(job, runs=root / "runs", resume=True)
+mesh = evaluation.run(job, runs=root / "runs", resume=True)
 (root / f"mesh-{rank}.json").write_text(files.to_json(mesh.metrics))
-again = evaluate.run(job, runs=root / "runs", resume=True)
+again = evaluation.run(job, runs=root / "runs", resume=True)
 assert again.metrics == json.loads(files.to_json(mesh.metrics))
 
 # an error of one process is everybody's
@@ -176,7 +175,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     done = torchrun(tmp_path / "script.py", tmp_path)
     assert done.returncode == 0, done.stderr
 
-    mesh = evaluate.evaluate(
+    mesh = evaluation.evaluate(
         "tiny-mesh", "people-3d", data_root=tmp_path, datasets_file=tmp_path / "sets.yaml", device="cpu",
         weights="random", batch_size=2, models_dirs=[tmp_path / "cards"],
     )  # fmt: skip
@@ -205,7 +204,7 @@ def test_a_network_that_fails_in_one_process_fails_in_all(tmp_path: Path) -> Non
     """The second person of a batch is not finite; only the first process has a batch of two."""
     coco, cards = make_coco(tmp_path / "coco", (1, 2)), write_cards(tmp_path / "cards")
     with pytest.raises(HmrbenchError, match="not finite"):
-        evaluate.evaluate(
+        evaluation.evaluate(
             "tiny-nan",
             "coco-val",
             data_root=coco,

@@ -10,32 +10,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_job
 
 import hmrbench
-from hmrbench import files, zoo
+from hmrbench import evaluation, files, zoo
 from hmrbench.codecs import find_codec
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import read_image
 from hmrbench.errors import DataError, HmrbenchError, UsageError, WeightsError
-from hmrbench.evaluation import job as evaluate
+from hmrbench.evaluation import rows, unfinished
 from hmrbench.nets.encoders.groupmixformer import GroupMixFormer
+from hmrbench.records import Prediction
 from hmrbench.results import runs as results
+from hmrbench.skeletons import COCO17
 
-Prepare = Callable[..., evaluate.Job]
+Prepare = Callable[..., evaluation.Job]
 
 
 @pytest.fixture
 def prepare(tiny_coco: Path, tiny_cards: Path) -> Prepare:
-    def make(model: str = "tiny-a", **settings: object) -> evaluate.Job:
+    def make(model: str = "tiny-a", **settings: object) -> evaluation.Job:
         given = {"weights": "random", "data_root": tiny_coco, "device": "cpu", "batch_size": 2, "workers": 2}
-        return evaluate.prepare(model, "coco-val", models_dirs=[tiny_cards], **{**given, **settings})  # type: ignore[arg-type]
+        return prepare_job(model, "coco-val", models_dirs=[tiny_cards], **{**given, **settings})  # type: ignore[arg-type]
 
     return make
 
 
 @pytest.mark.parametrize(("boxes", "count"), [("gt", 6), ("det", 9)])
 def test_a_row_says_everything(prepare: Prepare, tmp_path: Path, boxes: str, count: int) -> None:
-    result = evaluate.run(prepare(boxes=boxes), runs=tmp_path / "runs")
+    result = evaluation.run(prepare(boxes=boxes), runs=tmp_path / "runs")
     row = result.row()
     keys = """model task dataset weights weights_sha256 boxes flip codec input device dtype batch_size samples partial
     metrics versions commit"""
@@ -54,8 +57,8 @@ def test_predictions_are_those_of_one_person_at_a_time(prepare: Prepare) -> None
     """Batches, threads and the order of pictures change nothing: a slow obvious loop predicts the same."""
     job = prepare(boxes="det")
     net, _ = zoo.load_weights(job.card, None)
-    found = evaluate.predict_all(net, job)
-    codec, skeleton = find_codec("udp"), evaluate.COCO17
+    found = evaluation.predict_all(net, job)
+    codec, skeleton = find_codec("udp"), COCO17
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (job.card.crop.mean, job.card.crop.std))
     from hmrbench.data.crop import crop_people
 
@@ -71,7 +74,7 @@ def test_predictions_are_those_of_one_person_at_a_time(prepare: Prepare) -> None
 
 
 def test_no_flip_and_codec_are_in_the_row(prepare: Prepare) -> None:
-    plain = evaluate.run(prepare(flip=False, codec="plain"))
+    plain = evaluation.run(prepare(flip=False, codec="plain"))
     assert (plain.flip, plain.codec) == (False, "plain")
     assert prepare(flip=False).key != prepare().key != prepare(codec="dark").key
 
@@ -86,49 +89,49 @@ def test_short_cuts_can_be_turned_off(prepare: Prepare, monkeypatch: pytest.Monk
         return built[0], None
 
     monkeypatch.setattr(zoo, "load_weights", load)
-    result = evaluate.run(prepare(fused=fused))
+    result = evaluation.run(prepare(fused=fused))
     assert (result.row()["fused"], result.flip) == (fused, True)
     assert {m.fused for m in built[0].modules() if hasattr(m, "fused")} == {fused}
     assert prepare(fused=False).key != prepare().key
 
 
 def test_the_limit_makes_a_partial_row(prepare: Prepare) -> None:
-    result = evaluate.run(prepare(boxes="gt", limit=2))
+    result = evaluation.run(prepare(boxes="gt", limit=2))
     assert (result.samples, result.partial) == (2, True)
-    assert not evaluate.run(prepare(boxes="gt", limit=100)).partial
+    assert not evaluation.run(prepare(boxes="gt", limit=100)).partial
 
 
 def test_a_stopped_run_continues_where_it_was(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, runs = prepare(boxes="det"), tmp_path / "runs"
-    whole = evaluate.run(job).metrics
+    whole = evaluation.run(job).metrics
 
     def stop(label: str, done: int, total: int) -> None:
         if done >= 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate.run(job, runs=runs, progress=stop)
+        evaluation.run(job, runs=runs, progress=stop)
     assert results.load_runs(runs) == []
     kept = sum(len(index) for index, _ in results.PartialRun.of(runs, job.key).load())
     assert kept == 4
 
     seen: list[int] = []
-    original = evaluate.predict
+    original = evaluation.predict
 
-    def counting(net: torch.nn.Module, job: evaluate.Job, index: list[int]) -> object:
+    def counting(net: torch.nn.Module, job: evaluation.Job, index: list[int]) -> object:
         seen.extend(index)
         return original(net, job, index)
 
-    monkeypatch.setattr(evaluate, "predict", counting)
-    again = evaluate.run(job, runs=runs, resume=True)
+    monkeypatch.setattr(unfinished, "predict", counting)
+    again = evaluation.run(job, runs=runs, resume=True)
     assert len(seen) == len(job.dataset.samples) - kept
     assert again.metrics == whole
     assert not (runs / ".partial" / job.key).exists()
 
     seen.clear()
-    evaluate.run(job, runs=runs, resume=True)  # a finished run is taken as it is
+    evaluation.run(job, runs=runs, resume=True)  # a finished run is taken as it is
     assert seen == []
     assert len(results.load_runs(runs)) == 1
 
@@ -136,20 +139,20 @@ def test_a_stopped_run_continues_where_it_was(
 def test_without_resume_a_run_begins_anew(prepare: Prepare, tmp_path: Path) -> None:
     job = prepare()
     store = results.PartialRun.of(tmp_path, job.key)
-    store.add(np.array([0]), [evaluate.Prediction(np.full((17, 2), 9.0), np.ones(17))])
-    result = evaluate.run(job, runs=tmp_path)
-    assert result.metrics == evaluate.run(job).metrics
+    store.add(np.array([0]), [Prediction(np.full((17, 2), 9.0), np.ones(17))])
+    result = evaluation.run(job, runs=tmp_path)
+    assert result.metrics == evaluation.run(job).metrics
 
 
 def test_nan_is_an_error_that_names_the_sample(prepare: Prepare) -> None:
     with pytest.raises(HmrbenchError, match=r"tiny-nan.*not finite.*ann \d+ in 0000"):
-        evaluate.run(prepare("tiny-nan", boxes="gt", flip=False, batch_size=4))
+        evaluation.run(prepare("tiny-nan", boxes="gt", flip=False, batch_size=4))
 
 
 def test_saved_predictions_score_the_same_to_the_last_digit(prepare: Prepare, tmp_path: Path, tiny_coco: Path) -> None:
     path = tmp_path / "predictions.json"
-    result = evaluate.run(prepare(boxes="det"), save_predictions=path)
-    scored = evaluate.score_file(path, "coco-val", data_root=tiny_coco, model="tiny-a")
+    result = evaluation.run(prepare(boxes="det"), save_predictions=path)
+    scored = evaluation.score_file(path, "coco-val", data_root=tiny_coco, model="tiny-a")
     assert scored.metrics == result.metrics
     assert scored.per_joint == result.per_joint
     assert (scored.flip, scored.codec, scored.weights) == (None, None, "predictions.json")
@@ -163,7 +166,7 @@ def test_truth_written_as_predictions_is_perfect(tmp_path: Path, tiny_coco: Path
         for a in truth["annotations"]
     ]
     path.write_text(json.dumps(people))
-    metrics = evaluate.score_file(path, "coco-val", data_root=tiny_coco).metrics
+    metrics = evaluation.score_file(path, "coco-val", data_root=tiny_coco).metrics
     assert metrics["AP"] == metrics["AR"] == metrics["Phi_P_2D"] == metrics["PCK@0.05"] == 100
 
 
@@ -176,16 +179,16 @@ def test_photographs_truth_is_perfect(tmp_path: Path, coco_mini: Path) -> None:
     ]
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(people))
-    result = evaluate.score_file(path, "coco-val", data_root=coco_mini)
+    result = evaluation.score_file(path, "coco-val", data_root=coco_mini)
     assert result.metrics["AP"] == result.metrics["AR"] == 100
 
 
 @pytest.mark.parametrize("boxes", ["gt", "det"])
 def test_photographs_run(coco_mini: Path, tiny_cards: Path, boxes: str) -> None:
-    job = evaluate.prepare(
+    job = prepare_job(
         "tiny-a", "coco-val", weights="random", data_root=coco_mini, boxes=boxes, models_dirs=[tiny_cards], device="cpu"
     )
-    assert evaluate.run(job).samples == {"gt": 12, "det": 118}[boxes]
+    assert evaluation.run(job).samples == {"gt": 12, "det": 118}[boxes]
 
 
 # --------------------------------------------------------------------------- refusals before anything slow
@@ -220,13 +223,13 @@ def test_a_corrupt_picture_is_named_and_finished_work_is_kept(
     picture.write_bytes(picture.read_bytes()[:3000])
     job = prepare(boxes="gt")
     with pytest.raises(DataError, match=r"000000000003\.jpg: corrupt image, the JPEG is cut off"):
-        evaluate.run(job, runs=tmp_path)
+        evaluation.run(job, runs=tmp_path)
     kept = sum(len(index) for index, _ in results.PartialRun.of(tmp_path, job.key).load())
     assert kept == 2
 
 
 def test_half_precision_runs(prepare: Prepare) -> None:
-    assert evaluate.run(replace(prepare(), dtype="bf16")).dtype == "bf16"
+    assert evaluation.run(replace(prepare(), dtype="bf16")).dtype == "bf16"
 
 
 # --------------------------------------------------------------------------- nothing is lost
@@ -241,7 +244,7 @@ def no_prediction(*_: object) -> None:
 
 
 def test_a_score_keeps_its_unit_and_direction_on_disk(prepare: Prepare, tmp_path: Path) -> None:
-    evaluate.run(prepare(boxes="gt"), runs=tmp_path)
+    evaluation.run(prepare(boxes="gt"), runs=tmp_path)
     (saved,) = results.load_runs(tmp_path)
     assert saved.row["units"].keys() == saved.row["higher_is_better"].keys() == saved.row["metrics"].keys()
     assert saved.row["units"]["AP"] == "%"
@@ -252,11 +255,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_predicted(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(evaluate, "predict", no_prediction)
+    monkeypatch.setattr(unfinished, "predict", no_prediction)
     with pytest.raises(HmrbenchError, match=r"file/runs cannot be written: Not a directory"):
-        evaluate.run(prepare(), runs=tmp_path / "file" / "runs")
+        evaluation.run(prepare(), runs=tmp_path / "file" / "runs")
     with pytest.raises(HmrbenchError, match=r"file/p\.json cannot be written"):
-        evaluate.run(prepare(), runs=tmp_path / "r", save_predictions=tmp_path / "file" / "p.json")
+        evaluation.run(prepare(), runs=tmp_path / "r", save_predictions=tmp_path / "file" / "p.json")
 
 
 @pytest.mark.parametrize("which", ["run", "predictions"])
@@ -264,18 +267,18 @@ def test_a_last_write_that_fails_loses_nothing(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     job, target = prepare(boxes="det"), tmp_path / "p.json"
-    whole = evaluate.run(job)
+    whole = evaluation.run(job)
     with monkeypatch.context() as patch:
-        patch.setattr(*((results, "write_json") if which == "run" else (evaluate, "write_predictions")), no_room)
-        with pytest.raises(evaluate.NotWrittenError, match=r"No space left.*9 of 9 predictions.*--resume") as caught:
-            evaluate.run(job, runs=tmp_path / "r", save_predictions=target)
+        patch.setattr(*((results, "write_json") if which == "run" else (rows, "write_predictions")), no_room)
+        with pytest.raises(evaluation.NotWrittenError, match=r"No space left.*9 of 9 predictions.*--resume") as caught:
+            evaluation.run(job, runs=tmp_path / "r", save_predictions=target)
     assert caught.value.result.metrics == whole.metrics
     assert ("r could" if which == "run" else "p.json could") in str(caught.value)
     assert len(results.load_runs(tmp_path / "r")) == (which != "run")
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".") and p.is_file()]
-    monkeypatch.setattr(evaluate, "predict", lambda net, job, index: iter(no_prediction() if index else ()))
-    assert evaluate.run(job, runs=tmp_path / "r", save_predictions=target, resume=True).metrics == whole.metrics
-    assert evaluate.score_file(target, "coco-val", data_root=job.dataset.samples[0].image.parents[1]).metrics == (
+    monkeypatch.setattr(unfinished, "predict", lambda net, job, index: iter(no_prediction() if index else ()))
+    assert evaluation.run(job, runs=tmp_path / "r", save_predictions=target, resume=True).metrics == whole.metrics
+    assert evaluation.score_file(target, "coco-val", data_root=job.dataset.samples[0].image.parents[1]).metrics == (
         whole.metrics
     )
     assert not list((tmp_path / "r" / ".partial").iterdir())
@@ -285,25 +288,25 @@ def test_a_metric_that_fails_keeps_the_predictions(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = prepare(boxes="det")
-    whole = evaluate.run(job)
+    whole = evaluation.run(job)
 
     def fail(*_: object) -> None:
         raise RuntimeError("the metric's own fault")
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "measure", fail)
+        patch.setattr(rows, "measure", fail)
         with pytest.raises(RuntimeError, match="own fault"):
-            evaluate.run(job, runs=tmp_path)
-    monkeypatch.setattr(evaluate, "predict", lambda net, job, index: iter(no_prediction() if index else ()))
-    assert evaluate.run(job, runs=tmp_path, resume=True).metrics == whole.metrics
+            evaluation.run(job, runs=tmp_path)
+    monkeypatch.setattr(unfinished, "predict", lambda net, job, index: iter(no_prediction() if index else ()))
+    assert evaluation.run(job, runs=tmp_path, resume=True).metrics == whole.metrics
 
 
 def test_an_unfinished_run_is_saved_by_time(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = prepare(boxes="det", batch_size=2)
     store = results.PartialRun.of(tmp_path, job.key)
     kept: list[int] = []
-    monkeypatch.setattr(evaluate, "_SAVE_SECONDS", 0.0)
-    evaluate.run(job, runs=tmp_path, progress=lambda label, done, total: kept.append(store.count()))
+    monkeypatch.setattr(unfinished, "_SAVE_SECONDS", 0.0)
+    evaluation.run(job, runs=tmp_path, progress=lambda label, done, total: kept.append(store.count()))
     assert kept == [2, 4, 6, 8, 9]
 
 
@@ -311,22 +314,22 @@ def test_a_disk_that_is_full_meanwhile_is_said_and_stops_nothing(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = prepare(boxes="det")
-    monkeypatch.setattr(evaluate, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(unfinished, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(results.PartialRun, "add", no_room)
-    assert evaluate.run(job, runs=tmp_path).metrics == evaluate.run(job).metrics
+    assert evaluation.run(job, runs=tmp_path).metrics == evaluation.run(job).metrics
     assert "could not be kept (No space left on device)" in caplog.text
 
 
 def test_a_finished_run_of_another_version_is_taken(prepare: Prepare, tmp_path: Path) -> None:
     job = prepare()
-    first = evaluate.run(job, runs=tmp_path)
+    first = evaluation.run(job, runs=tmp_path)
     (path,) = tmp_path.glob("*.json")
     content = json.loads(path.read_text())
     content["row"]["mood"] = "fine"
     del content["row"]["seconds"]
     path.write_text(json.dumps(content))
-    again = evaluate.run(job, runs=tmp_path, resume=True)
+    again = evaluation.run(job, runs=tmp_path, resume=True)
     assert (again.metrics, again.seconds) == (first.metrics, 0.0)
     path.write_text("{")
-    assert evaluate.run(job, runs=tmp_path, resume=True).metrics == first.metrics
+    assert evaluation.run(job, runs=tmp_path, resume=True).metrics == first.metrics
     assert len(list(tmp_path.glob("*.json"))) == 2

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmrbench import zoo
+from hmrbench.cards import load_card, load_cards
 from hmrbench.nets.encoders.groupmixformer import GroupMixFormer
 from hmrbench.profiling import flops
 from hmrbench.schema import ModelCard
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("calm")
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "refs" / "official_costs.json").read_text())
 FAMILIES = {"swin": "swin", "gmf": "groupmixformer", "vmamba": "vmamba"}
 SIZES = {"t": "tiny", "s": "small", "b": "base"}
-CARDS = list(zoo.load_cards().values())
+CARDS = list(load_cards().values())
 ENCODERS = sorted({(c.encoder, c.stages or 4) for c in CARDS if c.encoder})
 
 
@@ -90,7 +91,7 @@ def test_a_cut_encoder_costs_what_is_left_of_it(encoder: str) -> None:
 def test_every_operator_kind_of_a_vit_is_as_official() -> None:
     """Attention at the price of the two products that it is in the official code."""
     with torch.device("meta"):
-        net = zoo.build_net(zoo.load_card("vitpose-b"))
+        net = zoo.build_net(load_card("vitpose-b"))
     expected = dict(OFFICIAL["vitpose_B"]["whole_256x192"]["by_op"])
     expected["attention"] = expected.pop("matmul")
     assert flops.count(net, (1, 3, 256, 192)).by_operator == expected
@@ -143,7 +144,7 @@ def test_necks_and_heads_of_all_cards(card: ModelCard) -> None:
 
 @pytest.mark.parametrize("name", ["swinhmr2-t-s2", "gmfpose-t-s2", "hmr2-s"])
 def test_a_whole_network_is_the_sum_of_its_parts(name: str) -> None:
-    card = zoo.load_card(name)
+    card = load_card(name)
     with torch.device("meta"):
         net = zoo.build_net(card)
     costs = flops.count(net, (1, 3, *card.input))

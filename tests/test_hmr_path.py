@@ -10,13 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_job
 from test_cli import hmrbench
 
-from hmrbench import data, geometry, zoo
+from hmrbench import data, evaluation, geometry, zoo
 from hmrbench.body import free_body
+from hmrbench.body.decode import decode_mesh
+from hmrbench.cards import load_card, load_cards
 from hmrbench.data import hmr_npz
 from hmrbench.errors import DataError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Dataset, Prediction
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
@@ -52,7 +54,7 @@ def predictions_of_truth(params: dict[str, torch.Tensor], centers: Any, size: fl
         "cam": params["cam"],
     }
     sizes = np.full((len(centers), 2), size)
-    keypoints, scores, joints, arrays = evaluate.decode_mesh(output, np.array(centers), sizes, free_body(lite=True))
+    keypoints, scores, joints, arrays = decode_mesh(output, np.array(centers), sizes, free_body(lite=True))
     return [
         Prediction(keypoints[i], scores[i], joints[i], {k: v[i] for k, v in arrays.items()})
         for i in range(len(centers))
@@ -101,7 +103,7 @@ def opened(root: Path, **settings: Any) -> Dataset:
 
 
 def numbers(predictions: list[Prediction], root: Path) -> dict[str, float]:
-    found = evaluate.measure(predictions, spec_of(root), opened(root))
+    found = evaluation.measure(predictions, spec_of(root), opened(root))
     return {score.name: score.value for m in found for score in m.scores}
 
 
@@ -175,7 +177,7 @@ def write_card(folder: Path) -> Path:
 
 
 def test_the_whole_path_recovers_the_truth(people: Path, tmp_path: Path) -> None:
-    result = evaluate.evaluate(
+    result = evaluation.evaluate(
         "by-heart", spec_of(people), weights="random", data_root=people, models_dirs=[write_card(tmp_path / "cards")],
         device="cpu", runs=tmp_path / "runs", batch_size=2,
     )  # fmt: skip
@@ -207,8 +209,8 @@ def test_saved_predictions_score_the_same(people: Path, tmp_path: Path) -> None:
 
 
 def test_a_real_network_runs_on_it(people: Path) -> None:
-    job = evaluate.prepare("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
-    found = evaluate.run(job).metrics
+    job = prepare_job("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
+    found = evaluation.run(job).metrics
     assert all(np.isfinite(list(found.values())))
     assert found["MPJPE"] > 10
 
@@ -230,7 +232,7 @@ def test_photographs_in_4d_humans_layout_run(coco_mini: Path, tmp_path: Path) ->
     spec = data.load_spec("coco-val-hmr").model_copy(
         update={"annotations": str(tmp_path / "people.npz"), "images": ".", "options": {"body": "free-lite"}}
     )
-    result = evaluate.evaluate("gmfhmr2-t-s2", spec, weights="random", data_root=coco_mini, device="cpu")
+    result = evaluation.evaluate("gmfhmr2-t-s2", spec, weights="random", data_root=coco_mini, device="cpu")
     assert result.samples == 4
     assert 0 <= result.metrics["PCK@0.1"] <= 100
 
@@ -330,7 +332,7 @@ def test_the_five_benchmarks_are_there() -> None:
     assert specs["3dpw-test"].counts["people"] == 35515
 
 
-HMR = [c for c in zoo.load_cards().values() if c.task == "hmr"]
+HMR = [c for c in load_cards().values() if c.task == "hmr"]
 
 
 def test_the_31_mesh_models_are_there() -> None:
@@ -347,7 +349,7 @@ def test_mesh_model_maps_a_picture_to_parameters(card: ModelCard) -> None:
 
 
 def test_parameters_the_paper_states() -> None:
-    cards = zoo.load_cards()
+    cards = load_cards()
     params = {n: zoo.count_parameters(cards[n])["params"] for n in ("gmfhmr2-s-s3", "swinhmr2-s-s3", "swinhmr2-s-s4")}
     assert 19.1e6 <= params["gmfhmr2-s-s3"] <= 19.4e6
     assert round(100 * (1 - params["swinhmr2-s-s3"] / params["swinhmr2-s-s4"]), 1) == 31.6
@@ -355,7 +357,7 @@ def test_parameters_the_paper_states() -> None:
 
 @pytest.mark.parametrize("name", ["SwinHMR2.0-S-S3", "HMR2.0-S", "HMR2.0 (ViT-H)", "gmfhmr2.0-t-s2"])
 def test_the_papers_spelling(name: str) -> None:
-    assert zoo.load_card(name).task == "hmr"
+    assert load_card(name).task == "hmr"
 
 
 # --------------------------------------------------------------------------- files as they are found
@@ -393,7 +395,7 @@ def test_who_has_no_body_parameters_does_not_count_in_pve(people: Path) -> None:
     write_people(people / "free", body_pose=pose, betas=betas, has_body_pose=np.array([1, 0, 1]),
                  has_betas=np.array([[1.0], [1.0], [0.0]]))  # fmt: skip
     predictions = predictions_of_truth(params, CENTERS, SIZE)
-    mesh = evaluate.measure(predictions, spec_of(people), opened(people))[0]
+    mesh = evaluation.measure(predictions, spec_of(people), opened(people))[0]
     assert np.isfinite(mesh.per_sample["PVE"]).tolist() == [True, False, False]
     assert {s.name: s.value for s in mesh.scores}["PVE"] == pytest.approx(0, abs=1e-3)
     assert mesh.remarks == ("PVE is that of 1 of 3 people: the others have no body parameters",)
@@ -404,7 +406,7 @@ def test_joints_of_confidence_0_count_and_are_told(people: Path) -> None:
     space = np.load(people / "free" / "people.npz")["extra_keypoints_3d"].copy()
     space[1, 3] = 0
     write_people(people / "free", extra_keypoints_3d=space)
-    found = evaluate.measure(predictions_of_truth(truth_params(), CENTERS, SIZE), spec_of(people), opened(people))[0]
+    found = evaluation.measure(predictions_of_truth(truth_params(), CENTERS, SIZE), spec_of(people), opened(people))[0]
     assert found.per_sample["MPJPE"][[0, 2]] == pytest.approx(0, abs=1e-9)
     away = 1000 * np.linalg.norm(predictions_of_truth(truth_params(), CENTERS, SIZE)[1].joints_m[28])  # type: ignore[index]
     assert found.per_sample["MPJPE"][1] == pytest.approx(away / len(JOINTS), rel=1e-6)
@@ -434,13 +436,13 @@ def test_a_truth_that_cannot_be_scored_is_refused_before_the_weights(
     space[1, joint] = value
     write_people(people / "free", extra_keypoints_3d=space)
     with pytest.raises(DataError, match=message):
-        evaluate.prepare("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
+        prepare_job("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
 
 
 def test_nobody_visible_is_refused_before_the_weights(people: Path) -> None:
     write_people(people / "free", body_keypoints_2d=np.zeros((3, 25, 3)), extra_keypoints_2d=np.zeros((3, 19, 3)))
     with pytest.raises(DataError, match="without any visible keypoint"):
-        evaluate.prepare("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
+        prepare_job("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people, device="cpu")
 
 
 def saved_predictions(people: Path, **change: Any) -> Path:
@@ -455,7 +457,7 @@ def test_predictions_of_others_score(people: Path) -> None:
     whole = np.load(saved_predictions(people))
     moved = {k: whole[k][order] for k in whole.files}
     path = saved_predictions(people, **{**moved, "id": moved["id"].astype("S")})
-    found = evaluate.score_file(path, spec_of(people), data_root=people)
+    found = evaluation.score_file(path, spec_of(people), data_root=people)
     assert found.metrics["MPJPE"] == pytest.approx(0, abs=1e-9)
 
 
@@ -487,7 +489,7 @@ def test_predictions_that_are_not_right_are_refused_by_entry(
 ) -> None:
     path = saved_predictions(people, **change)
     with pytest.raises(DataError, match=message):
-        evaluate.score_file(path, spec_of(people), data_root=people)
+        evaluation.score_file(path, spec_of(people), data_root=people)
 
 
 def mutate(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -541,7 +543,7 @@ def test_a_mutated_file_is_read_or_refused_by_name(people: Path) -> None:
         np.savez(people / "free" / "people.npz", **changed)
         try:
             dataset = data.open_dataset(spec, people)
-            found = evaluate.measure(predictions[: len(dataset.samples)], spec, dataset)
+            found = evaluation.measure(predictions[: len(dataset.samples)], spec, dataset)
             assert all(np.isfinite(s.value) for m in found for s in m.scores)
             read += 1
         except DataError as e:

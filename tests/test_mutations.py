@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from conftest import make_coco
 
-from hmrbench import data
+from hmrbench import data, evaluation
 from hmrbench.errors import HmrbenchError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.pictures import predict as pictures
 
 SPEC = data.load_spec("coco-val")
@@ -102,7 +101,7 @@ def test_annotations(folder: Path, tmp_path: Path) -> None:
     tries: dict[str, Callable[[], object]] = {
         "gt": lambda: data.open_dataset(SPEC, folder, "gt"),
         "det": lambda: data.open_dataset(SPEC, folder, "det"),
-        "score": lambda: evaluate.score_file(predictions, SPEC, data_root=folder),
+        "score": lambda: evaluation.score_file(predictions, SPEC, data_root=folder),
         "names": lambda: data.named_images(SPEC, folder),
         "boxes": lambda: boxes_of(file, folder),
     }
@@ -136,7 +135,7 @@ def test_detector_boxes(folder: Path) -> None:
 def test_results_and_boxes(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "predictions.json"
     tries: dict[str, Callable[[], object]] = {
-        "score": lambda: evaluate.score_file(file, SPEC, data_root=folder),
+        "score": lambda: evaluation.score_file(file, SPEC, data_root=folder),
         "boxes": lambda: boxes_of(file, folder),
     }
     done, refused = try_all(results(folder), file, tries, (file.name, "000000000001.jpg"))

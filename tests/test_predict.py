@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_job
 from scipy.spatial.transform import Rotation
 from test_data import png_header
 from test_overlay import extent, in_picture, read_obj, read_ply
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from hmrbench import zoo
+from hmrbench import evaluation, zoo
 from hmrbench.body import free_body
 from hmrbench.cli import app
 from hmrbench.data.images import read_image
-from hmrbench.evaluation import job as evaluate
 from hmrbench.schema import ModelCard
 from hmrbench.skeletons import COCO17, HMR44
 
@@ -177,7 +177,7 @@ def test_side_view_stands_beside_the_picture(cards: Path, flat: Path, tmp_path: 
 
 def test_keypoints_are_those_of_eval(cards: Path, tiny_coco: Path, tmp_path: Path) -> None:
     """The same people as in a data set get the same numbers, to the last bit."""
-    job = evaluate.prepare(
+    job = prepare_job(
         "tiny-a",
         "coco-val",
         weights="random",
@@ -187,7 +187,7 @@ def test_keypoints_are_those_of_eval(cards: Path, tiny_coco: Path, tmp_path: Pat
         models_dirs=[cards],
         batch_size=1,
     )
-    expected = evaluate.predict_all(zoo.load_weights(job.card, None)[0], job)
+    expected = evaluation.predict_all(zoo.load_weights(job.card, None)[0], job)
     boxes: dict[str, list[Any]] = {}
     for sample in job.dataset.samples:
         boxes.setdefault(sample.image.name, []).append(sample.box_xywh_px)

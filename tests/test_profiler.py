@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hmrbench import device as devices
 from hmrbench import environment, files, profile_model, zoo
+from hmrbench.cards import load_card, load_cards
 from hmrbench.cli.profile import _news, profile_view
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.profiling import latency, profiler
@@ -237,7 +238,7 @@ def test_parameters_that_are_not_there_yet_are_not_counted_as_zero(cards: Path) 
     row = measure("lazy", cards)
     assert (row["status"], row["params"], row["params_head"]) == ("ok", 545, 153), row["error"]
     assert row["latency_ms"] > 0
-    assert zoo.count_parameters(zoo.load_card("lazy", [cards]))["params"] is None
+    assert zoo.count_parameters(load_card("lazy", [cards]))["params"] is None
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -282,7 +283,7 @@ def test_a_failing_model_is_a_row(name: str, error: str, cards: Path) -> None:
 
 def test_out_of_memory_is_a_row_and_the_next_batch_goes_on(cards: Path) -> None:
     setup = profiler.prepare("cpu", repeats=2)
-    found = list(profiler.profile_card(zoo.load_card("greedy", [cards]), setup, (1, 8, 2)))
+    found = list(profiler.profile_card(load_card("greedy", [cards]), setup, (1, 8, 2)))
     assert [(r.batch_size, r.status) for r in found] == [(1, "ok"), (8, "out of memory"), (2, "ok")]
     assert found[1].latency_ms is None
     assert "20.00 GiB" in (found[1].error or "")
@@ -361,7 +362,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], words: str, cards: Pa
 
 def test_each_row_is_kept_with_its_samples_as_soon_as_it_is_there(cards: Path, tmp_path: Path) -> None:
     rows = profiler.profile_card(
-        zoo.load_card("net", [cards]), profiler.prepare("cpu", repeats=4), (1, 2), runs=tmp_path / "r"
+        load_card("net", [cards]), profiler.prepare("cpu", repeats=4), (1, 2), runs=tmp_path / "r"
     )
     first = next(rows)
     (kept,) = results.load_runs(tmp_path / "r", "profile")
@@ -650,7 +651,7 @@ def test_all_takes_every_card(cards: Path, tmp_path: Path, monkeypatch: pytest.M
     asked: list[str] = []
     monkeypatch.setattr(profiler, "profile_card", lambda card, *_, **__: asked.append(card.name) or ())
     assert run(cards, tmp_path, "--all", "--json").stdout.strip() == "[]"
-    assert len(asked) == len(zoo.load_cards([cards]))
+    assert len(asked) == len(load_cards([cards]))
     assert {"swinpose-s-s3", "hmr2-h", "net"} <= set(asked)
 
 

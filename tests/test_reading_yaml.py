@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from hmrbench import data, zoo
+from hmrbench.cards import _read_cards, find_cards, load_card, load_cards
 from hmrbench.errors import UsageError
 from hmrbench.fetch import schemes
 from hmrbench.schema import MAX_BYTES, MAX_DEPTH, MAX_VALUES, read_yaml, share_dir
@@ -89,7 +90,7 @@ def test_all_faults_of_a_file_come_at_once(tmp_path: Path) -> None:
         "  three: 3\n"
     )
     with pytest.raises(UsageError) as caught:
-        zoo.load_cards([tmp_path])
+        load_cards([tmp_path])
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'c.yaml'}: 8 faults\n")
     for words in (
@@ -128,22 +129,22 @@ def test_options_that_an_encoder_does_not_have(options: str, message: str, tmp_p
     file = tmp_path / "c.yaml"
     file.write_text(f"family: x\nmodels: {{Mine: {{{CARD}, options: {options}}}}}\n")
     with pytest.raises(UsageError) as caught:
-        zoo.build_net(zoo.load_card("mine", [tmp_path]))
+        zoo.build_net(load_card("mine", [tmp_path]))
     assert str(caught.value).startswith(f"{file}: 'Mine': ")
     assert message in str(caught.value)
 
 
 def test_names_with_capitals_are_found(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"family: x\nmodels: {{MyNet: {{{CARD}}}, 'net[b]': {{{CARD}}}}}\n")
-    cards = zoo.load_cards([tmp_path])
+    cards = load_cards([tmp_path])
     for name in ("MyNet", "mynet", "MYNET", "myn*", "MyN*"):
-        assert [c.name for c in zoo.find_cards([name], cards)] == ["MyNet"]
-    assert [c.name for c in zoo.find_cards(["net[b]"], cards)] == ["net[b]"]
+        assert [c.name for c in find_cards([name], cards)] == ["MyNet"]
+    assert [c.name for c in find_cards(["net[b]"], cards)] == ["net[b]"]
     with pytest.raises(UsageError, match=r"did you mean MyNet.*--models-dir"):
-        zoo.find_cards(["mynit"], cards)
+        find_cards(["mynit"], cards)
     (tmp_path / "d.yaml").write_text(f"family: x\nmodels: {{MYNET: {{{CARD}}}}}\n")
     with pytest.raises(UsageError, match="already a model named 'MyNet'"):
-        zoo.load_cards([tmp_path])
+        load_cards([tmp_path])
 
 
 def test_data_sets_with_capitals_are_found(tmp_path: Path) -> None:
@@ -193,8 +194,8 @@ def look_at(kind: str, folder: Path) -> None:
     if kind == "specs":
         data.load_specs(folder / "c.yaml")
         return
-    zoo._read_cards.cache_clear()
-    card = next((c for n, c in zoo.load_cards([folder]).items() if n.startswith("my")), None)
+    _read_cards.cache_clear()
+    card = next((c for n, c in load_cards([folder]).items() if n.startswith("my")), None)
     if card is not None:
         zoo.count_parameters(card)
         for source in (*card.weights, *card.encoder_weights):

@@ -16,6 +16,7 @@ import pytest
 from test_cli import hmrbench, run_eval
 
 from hmrbench import zoo
+from hmrbench.cards import load_cards
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures
 from hmrbench.profiling.profiler import profile_model
@@ -23,7 +24,7 @@ from hmrbench.records import Array, EvalResult, ProfileResult
 from hmrbench.report import formats, tables
 from hmrbench.results import runs as results
 
-CARDS = zoo.load_cards()
+CARDS = load_cards()
 HMR_2D = ("lsp-extended", "coco-val-hmr", "posetrack-val")
 HMR_3D = ("3dpw-test", "h36m-val-p2")
 
@@ -208,7 +209,7 @@ def test_a_real_profile_joins_a_real_evaluation(tiny_coco: Path, tiny_cards: Pat
     runs = tmp_path / "r"
     assert run_eval(tiny_coco, tiny_cards, runs, "tiny-a", "--weights", "random", "--boxes", "gt").exit_code == 0
     profile_model("tiny-a", models_dirs=[tiny_cards], runs=runs, device="cpu", repeats=5)
-    (row,) = tables.gather(results.load_runs(runs), zoo.load_cards([tiny_cards])).rows
+    (row,) = tables.gather(results.load_runs(runs), load_cards([tiny_cards])).rows
     assert (row["params"], row["macs"]) == (68, 17 * 3 * 16 * 12)
     assert row["images_per_s"] > 0
     assert row["coco-val:AP"] is not None

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import small_training
 
-from hmrbench import data, zoo
+from hmrbench import data
+from hmrbench.cards import load_card
 from hmrbench.errors import DataError, UsageError
 from hmrbench.records import Dataset
 from hmrbench.schema import DatasetSpec
@@ -22,7 +23,7 @@ from hmrbench.training.examples import mesh_examples
 from hmrbench.training.log import read_table
 from hmrbench.training.recipes import Augment, load_recipe
 
-CARD = zoo.load_card("swinhmr2-t-s2")
+CARD = load_card("swinhmr2-t-s2")
 PLAIN = load_recipe("demo-mesh", CARD).model_copy(update={"augment": Augment(), "batch_size": 4})
 SPEC = """
 mix:

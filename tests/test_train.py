@@ -14,15 +14,16 @@ import pytest
 import small_training
 import torch
 import typer
+from conftest import prepare_job
 from safetensors import safe_open
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from hmrbench import zoo
+from hmrbench import evaluation, zoo
+from hmrbench.cards import load_card, load_cards
 from hmrbench.cli import guarded
 from hmrbench.cli.train import train as cli_train
 from hmrbench.errors import DataError, HmrbenchError, UsageError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.training import checkpoint, train
 from hmrbench.training.examples import Examples
 from hmrbench.training.feed import Feed, epoch_order
@@ -39,7 +40,7 @@ from hmrbench.training.optim import (
 from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
 from hmrbench.training.start import set_mean_parameters, start_net
 
-CARDS = zoo.load_cards()
+CARDS = load_cards()
 
 
 @pytest.fixture
@@ -392,11 +393,11 @@ def test_weights_are_those_that_validation_measured(settings: dict[str, Any], tm
     rows = read_table(tmp_path / "r" / "validation.csv")
     best = max(float(r["AP"]) for r in rows)
     assert result.best["value"] == best
-    card = zoo.load_card("learner", settings["models_dirs"])
+    card = load_card("learner", settings["models_dirs"])
     state = tensors(tmp_path / "r" / "weights.safetensors")
     net = zoo.build_net(card)
     net.load_state_dict(state)
-    job = evaluate.prepare(
+    job = prepare_job(
         card,
         "people-2d",
         weights="random",
@@ -404,7 +405,7 @@ def test_weights_are_those_that_validation_measured(settings: dict[str, Any], tm
         datasets_file=settings["datasets_file"],
         device="cpu",
     )
-    found = evaluate.measure(evaluate.predict_all(net, job), job.spec, job.dataset)
+    found = evaluation.measure(evaluation.predict_all(net, job), job.spec, job.dataset)
     assert next(s.value for m in found for s in m.scores if s.name == "AP") == pytest.approx(best)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typer.testing import Result
 
 from hmrbench import data, zoo
+from hmrbench.cards import load_card, load_cards
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.fetch import schemes, sources
 from hmrbench.fetch.download import Http
@@ -177,7 +178,7 @@ def test_redirects_and_mirrors(server: BadServer, tmp_path: Path) -> None:
     second = server.serve("/second.pth", b"", f"redirect:{there}")
     cards = write_cards(tmp_path / "c", {"net": [{"url": first}, {"url": second, "sha256": sha256(GOOD)}]})
     assert json.loads(fetch(cards, "net", "--json").stdout)[0]["source"] == second
-    label, path = sources.resolve_weights(zoo.load_card("net", [cards]), None)
+    label, path = sources.resolve_weights(load_card("net", [cards]), None)
     assert label == second
     assert path is not None
     assert path.read_bytes() == GOOD
@@ -272,13 +273,13 @@ def test_encoder_from_another_model(tmp_path: Path) -> None:
     text = yaml.safe_load((cards / "cards.yaml").read_text())
     heir = {**text["models"]["net"], "weights": [], "encoder_from": "net"}
     (cards / "more.yaml").write_text(yaml.safe_dump({"family": "net", "models": {"heir": heir}}))
-    assert zoo.load_card("heir", [cards]).encoder_weights == zoo.load_card("net", [cards]).weights
+    assert load_card("heir", [cards]).encoder_weights == load_card("net", [cards]).weights
     (cards / "more.yaml").unlink()
     (cards / "wrong.yaml").write_text(
         yaml.safe_dump({"family": "net", "models": {"heir": {**heir, "encoder_from": "nett"}}})
     )
     with pytest.raises(UsageError, match=r"encoder_from of heir 'nett'.*net"):
-        zoo.load_cards([cards])
+        load_cards([cards])
 
 
 @pytest.mark.parametrize(("args", "env"), [(["--offline"], {}), ([], {"HMRBENCH_OFFLINE": "1"})])
@@ -310,7 +311,7 @@ def test_a_backend_that_is_not_there_or_has_no_such_device(tmp_path: Path, tiny_
     cards = write_cards(tmp_path / "c", {"net": []}, backend=backend)
     row = json.loads(evaluate(cards, tiny_coco, "net", "--weights", "random").stdout)[0]
     assert re.fullmatch(r"numpy [\d.]+", row["protocol"]["backend"])
-    card = zoo.load_card("net", [cards])
+    card = load_card("net", [cards])
     assert zoo.fit_backend(card, "auto", "fp32") == "cpu"
     for device, dtype in (("cuda:0", "fp32"), ("cpu", "bf16")):
         with pytest.raises(UsageError, match="net runs on numpy"):
@@ -327,9 +328,9 @@ def test_demo_weights(tmp_path: Path) -> None:
     cards = write_cards(
         tmp_path / "c", {"net": []}, demo_weights={"url": f"file:{tmp_path}/demo.pth", "sha256": sha256(GOOD)}
     )
-    assert sources.resolve_weights(zoo.load_card("net", [cards]), "demo") == ("demo", tmp_path / "demo.pth")
+    assert sources.resolve_weights(load_card("net", [cards]), "demo") == ("demo", tmp_path / "demo.pth")
     with pytest.raises(WeightsError, match="vitpose-s has no demo weights"):
-        sources.resolve_weights(zoo.load_card("vitpose-s"), "demo")
+        sources.resolve_weights(load_card("vitpose-s"), "demo")
 
 
 def test_cards_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,9 +339,9 @@ def test_cards_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Monke
     (package / "__init__.py").write_text("")
     write_cards(package / "models", {"net": []})
     monkeypatch.syspath_prepend(tmp_path)
-    assert zoo.load_card("net", [Path("some_package")]).name == "net"
+    assert load_card("net", [Path("some_package")]).name == "net"
     with pytest.raises(UsageError, match="no such folder of model cards, nor a package"):
-        zoo.load_cards([Path("json")])
+        load_cards([Path("json")])
 
 
 # --------------------------------------------------------------------------- the sources that are known
@@ -375,7 +376,7 @@ KNOWN_ENCODERS = {
 
 
 def test_the_known_public_sources() -> None:
-    cards = zoo.load_cards()
+    cards = load_cards()
     assert {n: (cards[n].weights[0].url, cards[n].weights[0].sha256) for n in KNOWN} == KNOWN
     assert {n: cards[n].encoder_weights[0].url for n in KNOWN_ENCODERS} == KNOWN_ENCODERS
     older = sources.weights_sources(cards["hmr2-h"], variant="hmr2.0a")
@@ -388,7 +389,7 @@ def test_the_known_public_sources() -> None:
 
 
 def all_sources() -> list[tuple[str, Source]]:
-    cards = zoo.load_cards().values()
+    cards = load_cards().values()
     found = [(c.name, s) for c in cards for s in sources.weights_sources(c)]
     found += [(c.name, s) for c in cards for s in sources.weights_sources(c, encoder=True)]
     return found + [

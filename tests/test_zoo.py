@@ -9,10 +9,11 @@ import torch
 
 import hmrbench
 from hmrbench import zoo
+from hmrbench.cards import find_cards, load_card, load_cards
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.schema import ModelCard
 
-CARDS = zoo.load_cards()
+CARDS = load_cards()
 POSE = [c for c in CARDS.values() if c.task == "hpe"]
 FAMILIES = {"swinpose": "SwinPose", "gmfpose": "GMFPose", "vmpose": "VMPose"}
 
@@ -77,12 +78,12 @@ def test_truncation_drops_the_parts_it_should() -> None:
     ],
 )
 def test_names_globs_and_the_papers_spelling(pattern: str, expected: list[str]) -> None:
-    assert sorted(c.name for c in zoo.find_cards([pattern], CARDS)) == sorted(expected)
+    assert sorted(c.name for c in find_cards([pattern], CARDS)) == sorted(expected)
 
 
 def test_unknown_model_lists_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'swinpos-s-s3'.*swinpose-s-s3"):
-        zoo.load_card("swinpos-s-s3")
+        load_card("swinpos-s-s3")
 
 
 def test_weights_that_are_not_here_say_where_they_come_from() -> None:
@@ -117,7 +118,7 @@ def test_cards_of_others(tmp_path: Path) -> None:
         "  mine-t: {paper_name: Mine, task: hpe, size: t, build: 'test_zoo:build_constant', input: [64, 48], "
         "licence: MIT}\n"
     )
-    card = zoo.load_card("mine-t", [tmp_path])
+    card = load_card("mine-t", [tmp_path])
     assert zoo.build_net(card)(torch.zeros(1, 3, 64, 48)).shape == (1, 17, 16, 12)
     assert zoo.describe(card) == [{"part": "network", "output": [1, 17, 16, 12], "params": 17}]
 
@@ -155,5 +156,5 @@ class _Constant(torch.nn.Module):
 def test_a_wrong_card_names_file_entry_and_field(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UsageError, match=message) as caught:
-        zoo.load_cards([tmp_path])
+        load_cards([tmp_path])
     assert "bad.yaml" in str(caught.value)

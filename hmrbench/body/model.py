@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from smplx.lbs import lbs
 from torch import Tensor, nn
 
 from hmrbench.body.arrays import BETAS, JOINTS, OPENPOSE_ORDER, POSE_BASES, BodyArrays
@@ -172,6 +171,8 @@ class _Mesh(nn.Module):
 
     def forward(self, betas: Tensor, pose: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
         """Posed vertices (B, V, 3) and joints (B, 24, 3)."""
+        from smplx.lbs import lbs  # for non-commercial research: not imported where no body is posed
+
         tensors = (self.v_template, self.shapedirs, self.posedirs, self.J_regressor, parents, self.weights)
         posed: tuple[Tensor, Tensor] = lbs(betas, pose, *tensors, pose2rot=False)
         return posed

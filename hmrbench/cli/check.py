@@ -113,10 +113,11 @@ def _count_now(models: list[str] | None, models_dirs: list[Path]) -> list[dict[s
     import torch
 
     from hmrbench import zoo
+    from hmrbench.cards import load_cards
     from hmrbench.errors import HmrbenchError
     from hmrbench.profiling import flops
 
-    cards = zoo.load_cards(models_dirs)
+    cards = load_cards(models_dirs)
     rows = []
     with stderr().status("counting") as status:
         for card in [c for c in cards.values() if models is None or c.name in models]:

@@ -32,7 +32,7 @@ from hmrbench.cli.options import (
 
 if TYPE_CHECKING:
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation.job import Job
+    from hmrbench.evaluation import Job
 
 
 def evaluate(
@@ -69,24 +69,23 @@ def evaluate(
 
     Without weights it stops (exit code 3) and says where they come from.
     """
-    from hmrbench import data, distributed, zoo
+    from hmrbench import data, distributed
+    from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation.job import NotWrittenError, prepare, run, try_outputs
+    from hmrbench.evaluation import EvaluationSettings, NotWrittenError, prepare, run, try_outputs
     from hmrbench.report import tables
 
     distributed.start()
-    cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
+    cards = find_cards(model, load_cards(models_dir or []))
+    settings = EvaluationSettings(
+        weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, fused=fuse,
+        batch_size=batch_size, workers=workers,
+    )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):
         spec = data.load_spec(name, datasets_file)
         opened = data.open_dataset(spec, data_root, boxes, limit)
-        jobs += [
-            prepare(
-                card, spec, weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype,
-                fused=fuse, batch_size=batch_size, workers=workers, opened=opened,
-            )
-            for card in cards
-        ]  # fmt: skip
+        jobs += [prepare(card, spec, settings, opened) for card in cards]
     targets = [_predictions_path(save_predictions, job, len(jobs)) for job in jobs]
     with distributed.together():
         for job, target in zip(jobs, targets, strict=True) if distributed.is_first() else ():

@@ -17,8 +17,9 @@ def models(
 ) -> None:
     """List the networks, their size and what was published about them."""
     from hmrbench import zoo
+    from hmrbench.cards import family_order, find_cards, load_cards
 
-    cards = sorted(zoo.find_cards(pattern or ["*"], zoo.load_cards(models_dir or [])), key=zoo.family_order)
+    cards = sorted(find_cards(pattern or ["*"], load_cards(models_dir or [])), key=family_order)
     rows: list[dict[str, Any]] = [
         {
             "name": c.name,
@@ -54,8 +55,9 @@ def _published(card: Any) -> str:
 def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> None:
     """Show one network: its stages and shapes, parameters by part, published numbers, where its weights come from."""
     from hmrbench import zoo
+    from hmrbench.cards import load_card
 
-    card = zoo.load_card(model, models_dir or [])
+    card = load_card(model, models_dir or [])
     shapes = zoo.describe(card)
     parameters = zoo.count_parameters(card)
     if json:

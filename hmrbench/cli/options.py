@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _complete_model(incomplete: str) -> list[str]:
-    from hmrbench.zoo import load_cards
+    from hmrbench.cards import load_cards
 
     return [name for name in load_cards() if name.lower().startswith(incomplete.lower())]
 

@@ -27,7 +27,7 @@ from hmrbench.errors import HmrbenchError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hmrbench.evaluation.job import Job
+    from hmrbench.evaluation import Job
     from hmrbench.pictures.predict import Picture
     from hmrbench.records import Sample
 
@@ -73,16 +73,18 @@ def predict(
     reported, and the others are done all the same.
     """
     from hmrbench import zoo
-    from hmrbench.evaluation.job import prepare_pictures
+    from hmrbench.cards import load_card
+    from hmrbench.evaluation import EvaluationSettings, prepare_pictures
     from hmrbench.pictures import predict as pictures
 
     stems = _stems(image)
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
-    job = prepare_pictures(
-        zoo.load_card(model, models_dir or []), body or ("free" if weights == "demo" else "smpl"),
-        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1,
-    )  # fmt: skip
+    settings = EvaluationSettings(
+        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1
+    )
+    card = load_card(model, models_dir or [])
+    job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
     if job.card.task == "hpe" and (side_view or save_mesh or body):
         raise UsageError(
             f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"

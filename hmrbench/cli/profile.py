@@ -77,7 +77,7 @@ def profile(
     depend on them. MACs are those of one image. A model that fails is a row that says why, and exit code 1 in the
     end. A batch that memory does not hold is a row that says so.
     """
-    from hmrbench import zoo
+    from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError, UsageError
     from hmrbench.fetch import sources
     from hmrbench.profiling import profiler
@@ -85,7 +85,7 @@ def profile(
 
     if bool(model) == every:
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
-    cards = zoo.find_cards(model or ["*"], zoo.load_cards(models_dir or []))
+    cards = find_cards(model or ["*"], load_cards(models_dir or []))
     setup = profiler.prepare(
         device,
         dtype,

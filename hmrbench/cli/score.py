@@ -22,7 +22,7 @@ def score(
 ) -> None:
     """Score saved predictions against a data set, with the very numbers that `eval` gives."""
     from hmrbench import data
-    from hmrbench.evaluation.job import NotWrittenError, score_file
+    from hmrbench.evaluation import NotWrittenError, score_file
     from hmrbench.report import tables
 
     spec = data.load_spec(dataset, datasets_file)

@@ -88,13 +88,13 @@ def load(
     speed: object = None,
 ) -> Table:
     """The joined table that `table`, `plot` and `report` begin with."""
-    from hmrbench import zoo
+    from hmrbench.cards import load_cards
     from hmrbench.report import tables
     from hmrbench.results import runs as results
 
     return tables.gather(
         results.load_runs(runs),
-        zoo.load_cards(models_dirs or []),
+        load_cards(models_dirs or []),
         patterns=patterns or [],
         references=tables.load_references() if with_published else [],
         against=against,

@@ -38,12 +38,12 @@ def fetch(
     Where a person is needed it prints the page, the file and where to put it, goes on with the other models,
     and ends with exit code 3.
     """
-    from hmrbench import zoo
+    from hmrbench.cards import find_cards, load_cards
     from hmrbench.cli.downloads import download_bar
     from hmrbench.errors import HmrbenchError
     from hmrbench.fetch import sources
 
-    cards = zoo.find_cards(model, zoo.load_cards(models_dir or []))
+    cards = find_cards(model, load_cards(models_dir or []))
     remark = stderr()
     rows: list[dict[str, Any]] = []
     failures: list[HmrbenchError] = []
@@ -120,10 +120,11 @@ def check(
 ) -> None:
     """Check that a checkpoint is this model's: every key there, of the right shape. Exit code 3 if not."""
     from hmrbench import zoo
+    from hmrbench.cards import load_card
     from hmrbench.errors import WeightsError
     from hmrbench.files import file_sha256
 
-    card = zoo.load_card(model, models_dir or [])
+    card = load_card(model, models_dir or [])
     if not file.is_file():
         raise WeightsError(f"{file}: no such weights file")
     _, report = zoo.load_weights(card, file)

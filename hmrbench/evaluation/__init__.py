@@ -1,0 +1,26 @@
+"""Accuracy: a job with all cheap checks, the loop, scores, and what an unfinished run keeps."""
+
+from hmrbench.evaluation.job import EvaluationSettings, Job, body_of, card_and_spec, prepare, prepare_pictures
+from hmrbench.evaluation.loop import predict
+from hmrbench.evaluation.outputs import NotWrittenError, try_outputs, write_predictions
+from hmrbench.evaluation.rows import evaluate, run
+from hmrbench.evaluation.score import measure, score_file
+from hmrbench.evaluation.unfinished import predict_all
+
+__all__ = [
+    "EvaluationSettings",
+    "Job",
+    "NotWrittenError",
+    "body_of",
+    "card_and_spec",
+    "evaluate",
+    "measure",
+    "predict",
+    "predict_all",
+    "prepare",
+    "prepare_pictures",
+    "run",
+    "score_file",
+    "try_outputs",
+    "write_predictions",
+]

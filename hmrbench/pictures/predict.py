@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import environment, files
+from hmrbench import environment, evaluation, files
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import check_size, read_image
 from hmrbench.device import device_name
 from hmrbench.errors import DataError
-from hmrbench.evaluation import job as evaluate
-from hmrbench.evaluation.job import Job
+from hmrbench.evaluation import Job
 from hmrbench.files.coco_json import find_person, numbers
 from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, matrix_to_axis_angle
 from hmrbench.pictures import overlay
@@ -277,7 +276,7 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
 
     Args:
         net: the job's network with its weights.
-        job: from `evaluate.prepare_pictures`.
+        job: from `evaluation.prepare_pictures`.
         samples: its people; nobody is fine.
 
     Raises:
@@ -286,7 +285,7 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
     """
     image = read_image(path)
     here = replace(job, dataset=replace(job.dataset, samples=tuple(samples), total=len(samples)))
-    picture = Picture(path, image, tuple(samples), tuple(evaluate.predict_all(net, here)) if samples else ())
+    picture = Picture(path, image, tuple(samples), tuple(evaluation.predict_all(net, here)) if samples else ())
     return picture if job.body is None or not samples else _with_meshes(picture, job)
 
 

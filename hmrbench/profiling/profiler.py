@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hmrbench import device as devices
 from hmrbench import environment, zoo
+from hmrbench.cards import load_card
 from hmrbench.codecs import find_codec
 from hmrbench.data.loader import CropSettings, batches
 from hmrbench.errors import HmrbenchError, UsageError
@@ -166,7 +167,7 @@ def profile_model(
     if isinstance(batch_size, bool) or batch_size < 1:
         raise UsageError(f"batch size must be above 0, not {batch_size}")
     if isinstance(model, str):
-        model = zoo.load_card(model, models_dirs)
+        model = load_card(model, models_dirs)
     if isinstance(model, nn.Module) and setup.scope == "end2end":
         raise UsageError("end2end needs a model card, which knows crop and codec")
     card, net = (model, None) if isinstance(model, ModelCard) else (None, model.eval())

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hmrbench.cards import family_order
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
 from hmrbench.schema import ModelCard, describe_fault, read_yaml, refuse, share_dir
-from hmrbench.zoo import family_order
 
 if TYPE_CHECKING:
     import pandas as pd

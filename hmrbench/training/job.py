@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from hmrbench import distributed
+from hmrbench import distributed, evaluation
 from hmrbench.body import Body
-from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.training.examples import Examples
@@ -30,7 +29,7 @@ class TrainJob:
     examples: Examples
     losses: LossFunction
     body: Body | None
-    validation: evaluate.Job | None
+    validation: evaluation.Job | None
     mean_params: Mapping[str, Array] | None
     real_bodies: RealBodies | None  # for the adversarial prior
     annotations_sha256: str

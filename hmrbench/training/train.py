@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmrbench import data, distributed
+from hmrbench import data, distributed, evaluation
 from hmrbench.codecs import find_codec
 from hmrbench.device import pick_device
 from hmrbench.errors import UsageError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
@@ -77,7 +76,7 @@ def prepare(
         DataError: data are missing or broken.
     """
     _need_engine()
-    card, spec = evaluate.card_and_spec(model, dataset, models_dirs, datasets_file)
+    card, spec = evaluation.card_and_spec(model, dataset, models_dirs, datasets_file)
     changes = {
         "epochs": epochs,
         "steps": steps,
@@ -100,17 +99,19 @@ def prepare(
         raise UsageError(f"recipe '{plan.name}' gives the adversarial prior no weight (loss: adversarial)")
     validation = None
     if val_dataset is not None:
-        validation = evaluate.prepare(
+        validation = evaluation.prepare(
             card,
             val_dataset,
-            weights="random",
-            data_root=data_root,
-            device=device,
-            workers=workers,
-            limit=val_limit,
-            datasets_file=datasets_file,
+            evaluation.EvaluationSettings(
+                weights="random",
+                data_root=data_root,
+                device=device,
+                workers=workers,
+                limit=val_limit,
+                datasets_file=datasets_file,
+            ),
         )
-    body = evaluate.body_of(spec) if card.task == "hmr" else None
+    body = evaluation.body_of(spec) if card.task == "hmr" else None
     people, sha256, params = _open_examples(spec, card, plan, data_root, limit)
     return TrainJob(
         card=card,

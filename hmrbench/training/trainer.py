@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import checkpoints, distributed, environment, files
+from hmrbench import checkpoints, distributed, environment, evaluation, files
 from hmrbench.device import Normalize, device_name
 from hmrbench.errors import HmrbenchError, Stopped, UsageError
-from hmrbench.evaluation import job as evaluate
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
 from hmrbench.training.engine import caught_signals, make_engine
@@ -241,11 +240,11 @@ class Trainer:
         """The network whose weights are measured and kept."""
         return self.net if self.average is None else self.average.net
 
-    def validate(self, job: evaluate.Job) -> None:
+    def validate(self, job: evaluation.Job) -> None:
         """Measure with the loop of `evaluate`; keep the weights if they are the best so far."""
-        predictions = evaluate.predict_all(self.kept, job)
+        predictions = evaluation.predict_all(self.kept, job)
         with distributed.together():
-            scores = [s for m in evaluate.measure(predictions, job.spec, job.dataset) for s in m.scores]
+            scores = [s for m in evaluation.measure(predictions, job.spec, job.dataset) for s in m.scores]
         set_training(self.net)
         found = {s.name: s for s in scores}
         if self.recipe.best not in found:

@@ -1,0 +1,173 @@
+"""One evaluation from its job to its row: predict everybody, score, write the run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hmrbench import distributed, environment, files, zoo
+from hmrbench.device import device_name
+from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
+from hmrbench.evaluation.outputs import NotWrittenError, collect_failures, try_outputs, write_predictions
+from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
+from hmrbench.evaluation.unfinished import Progress, predict_all
+from hmrbench.records import EvalResult
+from hmrbench.results import runs as results
+from hmrbench.schema import DatasetSpec, ModelCard
+
+
+def evaluate(
+    model: str | ModelCard,
+    dataset: str | DatasetSpec,
+    *,
+    weights: str | Path | None = None,
+    data_root: str | Path | None = None,
+    boxes: str | None = None,
+    flip: bool = True,
+    codec: str | None = None,
+    device: str = "auto",
+    dtype: str = "fp32",
+    fused: bool = True,
+    batch_size: str | int = "auto",
+    workers: int = 2,
+    limit: int | None = None,
+    models_dirs: Sequence[str | Path] = (),
+    datasets_file: str | Path | None = None,
+    runs: str | Path | None = None,
+    resume: bool = False,
+) -> EvalResult:
+    """Evaluate one network on one data set, as `hmrbench eval` does.
+
+    Args:
+        model: a name, the paper's spelling of it, or a card.
+        dataset: a name or a spec.
+        weights: `random`, `demo`, a file, or a source; None for the card's own.
+        data_root: the folder of the data sets.
+        boxes: `gt` or `det`, where the data set has them; None for its default.
+        flip: average pose networks with the mirrored picture.
+        codec: in place of the card's.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        dtype: fp32, bf16 or fp16.
+        fused: let the network take its short cuts.
+        batch_size: people at once; `auto` is 64 on a GPU, else 8.
+        workers: threads that read and crop pictures.
+        limit: the first people only; the row is then partial.
+        models_dirs: folders of further model cards.
+        datasets_file: a further file of data sets.
+        runs: the folder for the run's record; None writes nothing.
+        resume: take a finished run as it is and continue an unfinished one.
+
+    Returns:
+        The row: scores, and everything needed to obtain them again.
+
+    Raises:
+        UsageError: an unknown name or invalid settings.
+        DataError: data are missing or broken.
+        WeightsError: weights are missing or of another network.
+        HmrbenchError: a prediction is not finite, or nothing can be written into `runs`.
+    """
+    settings = EvaluationSettings(
+        weights=weights,
+        data_root=as_path(data_root),
+        boxes=boxes,
+        flip=flip,
+        codec=codec,
+        device=device,
+        dtype=dtype,
+        fused=fused,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        models_dirs=[Path(folder) for folder in models_dirs],
+        datasets_file=as_path(datasets_file),
+    )
+    return run(prepare(model, dataset, settings), runs=as_path(runs), resume=resume)
+
+
+def as_path(given: str | Path | None) -> Path | None:
+    """A path, or None as it is."""
+    return None if given is None else Path(given)
+
+
+def run(
+    job: Job,
+    *,
+    runs: Path | None = None,
+    resume: bool = False,
+    save_predictions: Path | None = None,
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Predict everybody, score, and write the run.
+
+    Args:
+        runs: the folder for the run's record; None writes nothing.
+        resume: take a finished run with the same key as it is, and continue an unfinished one.
+        save_predictions: also write the predictions here (COCO result json, or npz for meshes).
+
+    Raises:
+        HmrbenchError: a prediction is not finite; names the sample. Or a folder or file cannot be written, which is
+            tried before anything slow.
+        NotWrittenError: the same in the end; it holds the result.
+        DataError: a picture is corrupt, or the weights are of another network.
+    """
+    if runs is not None and resume and save_predictions is None:
+        done = results.finished(runs, "eval", job.key)
+        if done is not None:
+            results.PartialRun.of(runs, job.key).discard()  # it was stopped between its two last steps
+        row = distributed.from_first(files.to_json(done.row) if done else "")
+        if row:
+            return EvalResult.from_row(json.loads(row))
+    store = None if runs is None else results.PartialRun.of(runs, job.key)
+    with distributed.together():
+        if distributed.is_first():
+            try_outputs(job, runs, save_predictions)
+            if store is not None and not resume:
+                store.discard()
+    net, report = zoo.load_weights(job.card, job.weights_path)
+    part = f" ({report.part})" if report is not None and report.part else ""
+    start = time.monotonic()
+    predictions = predict_all(net, job, store, progress)
+    seconds = time.monotonic() - start
+    found = measure(predictions, job.spec, job.dataset)
+    result = EvalResult(
+        model=job.card.name,
+        task=job.card.task,
+        dataset=job.spec.name,
+        weights=f"{job.weights}{part}",
+        weights_sha256=job.weights_sha256,
+        boxes=job.dataset.boxes,
+        flip=job.flip,
+        codec=job.codec.name,
+        input=job.card.input_text,
+        device=device_name(job.device),
+        dtype=job.dtype,
+        batch_size=job.batch_size,
+        samples=len(job.dataset.samples),
+        partial=job.dataset.partial,
+        versions=environment.versions(),
+        commit=environment.commit(),
+        annotations_sha256=job.dataset.annotations_sha256,
+        seconds=round(seconds, 3),
+        protocol=job.protocol,
+        fused=job.fused,
+        **score_fields(found),
+    )
+    if not distributed.is_first():
+        return result
+    unwritten: list[str] = []
+    if runs is not None:
+        with collect_failures(unwritten, f"the run in {runs}"):
+            results.save(runs, "eval", result.row(), job.key, per_sample_arrays(found))
+    if save_predictions is not None:
+        with collect_failures(unwritten, str(save_predictions)):
+            write_predictions(predictions, job, save_predictions)
+    if unwritten:
+        kept = 0 if store is None else store.count()
+        retry = f"{kept} of {len(predictions)} predictions are kept{f' in {store.folder}' if store and kept else ''}"
+        retry += ": --resume goes on from there" if kept else ", so repeat it with another folder"
+        raise NotWrittenError(f"{job.card.name} on {job.spec.name}: {'; '.join(unwritten)}; {retry}", result)
+    if store is not None:
+        store.discard()
+    return result

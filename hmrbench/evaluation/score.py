@@ -1,0 +1,171 @@
+"""Predictions to numbers: those of a network, or those of a file by whatever tool."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmrbench import data, environment, files, metrics
+from hmrbench.errors import DataError
+from hmrbench.evaluation.job import body_of
+from hmrbench.evaluation.outputs import NotWrittenError, collect_failures
+from hmrbench.files import file_sha256
+from hmrbench.metrics import coco_keypoints
+from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction
+from hmrbench.results import runs as results
+from hmrbench.schema import DatasetSpec
+
+_log = logging.getLogger(__name__)
+
+
+def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset) -> list[Measurement]:
+    """What the data set's metrics say; a body is at hand where true parameters are to be compared as meshes."""
+    if isinstance(people.truth, Mapping) and "params" in people.truth:
+        people = replace(people, truth={**people.truth, "body": body_of(spec)})
+    return [metrics.find_metric(name).compute(predictions, people) for name in spec.metrics]
+
+
+def score_fields(found: Sequence[Measurement]) -> dict[str, Any]:
+    """The metrics' numbers as fields of an EvalResult."""
+    return {
+        "metrics": {score.name: score.value for m in found for score in m.scores},
+        "units": {score.name: score.unit for m in found for score in m.scores},
+        "higher_is_better": {score.name: score.higher_is_better for m in found for score in m.scores},
+        "per_joint": {name: values for m in found for name, values in m.per_joint.items()},
+        "remarks": [remark for m in found for remark in m.remarks],
+    }
+
+
+def per_sample_arrays(found: Sequence[Measurement]) -> dict[str, Array]:
+    return {name: array for m in found for name, array in m.per_sample.items()}
+
+
+def score_file(
+    path: Path,
+    dataset: str | DatasetSpec,
+    *,
+    data_root: Path | None = None,
+    boxes: str | None = None,
+    model: str = "",
+    runs: Path | None = None,
+    datasets_file: Path | None = None,
+) -> EvalResult:
+    """Score predictions out of a file, with the numbers that `run` gives for them.
+
+    Raises:
+        DataError: the file is missing or not of the data set's form, or the data are missing.
+        NotWrittenError: the run could not be written; it holds the result.
+    """
+    if runs is not None:
+        results.try_writing(runs / "score.json", runs)
+    spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
+    people = data.open_truth(spec, data_root, boxes)
+    if spec.task == "hpe":
+        predicted = _read_results(path)
+        try:
+            found = [coco_keypoints.measure_results(people.truth, predicted)]
+        except DataError as e:  # the truth was found right before
+            raise DataError(f"{path}: {e}") from None
+        lost, of = coco_keypoints.unpredicted(people.truth, predicted)
+        if lost:
+            _log.warning("%s: %d of %d labelled people have no prediction", path, lost, of)
+        count = len(predicted)
+    else:
+        meshes = _read_meshes(path, people)
+        found = measure(meshes, spec, people)
+        count = len(meshes)
+    result = EvalResult(
+        model=model or path.stem,
+        task=spec.task,
+        dataset=spec.name,
+        weights=path.name,
+        weights_sha256=file_sha256(path),
+        boxes=people.boxes if spec.task == "hmr" else "of the file",
+        flip=None,
+        codec=None,
+        input=None,
+        device=None,
+        dtype=None,
+        batch_size=None,
+        samples=count,
+        partial=False,
+        versions=environment.versions(),
+        commit=environment.commit(),
+        annotations_sha256=people.annotations_sha256,
+        **score_fields(found),
+    )
+    if runs is not None:
+        identity = {"file": result.weights_sha256, "dataset": spec.name, "annotations": people.annotations_sha256}
+        unwritten: list[str] = []
+        with collect_failures(unwritten, f"the run in {runs}"):
+            results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found))
+        if unwritten:
+            raise NotWrittenError(f"{path}: {unwritten[0]}", result)
+    return result
+
+
+def _read_results(path: Path) -> list[Any]:
+    found = files.read_json(path, "file of predictions")
+    if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
+        raise DataError(f"{path}: COCO results are a list of objects")
+    return found
+
+
+def _read_meshes(path: Path, people: Dataset) -> list[Prediction]:
+    arrays = files.read_arrays(path, "file of predictions")
+    lacking = [name for name in ("id", "keypoints_px", "scores", "crop_area_px2") if name not in arrays]
+    if lacking:
+        raise DataError(f"{path}: file of predictions lacks {', '.join(lacking)}")
+    ids = _ids(arrays.pop("id"), path)
+    for name, array in arrays.items():
+        _check_array(path, name, array, ids)
+    predictions = results.unstack(arrays)
+    place = {sample_id: i for i, sample_id in enumerate(ids)}
+    missing = [s.id for s in people.samples if s.id not in place]
+    if missing:
+        raise DataError(f"{path}: no prediction for {missing[0]} ({len(missing)} of {len(people.samples)} samples)")
+    return [predictions[place[s.id]] for s in people.samples]
+
+
+def _ids(array: Array, path: Path) -> list[str]:
+    """Whose predictions a file holds, each person once."""
+    if array.dtype.kind not in "US" or array.ndim == 0 or array.size != len(array):
+        raise DataError(f"{path}: id is {array.shape} of {array.dtype}, expected one text for each prediction")
+    try:
+        ids = [i.decode() if isinstance(i, bytes) else str(i) for i in array.ravel()]
+    except ValueError as e:
+        raise DataError(f"{path}: id is not readable as text ({e})") from e
+    twice = [i for i, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: {twice[0]} is there more than once ({len(twice)} people in all)")
+    return ids
+
+
+# The shape of one person's entry in a file of mesh predictions; None is any number.
+_ENTRIES: Mapping[str, tuple[int | None, ...]] = {
+    "keypoints_px": (None, 2),
+    "scores": (None,),
+    "crop_area_px2": (),
+    "joints_m": (None, 3),
+}
+
+
+def _check_array(path: Path, name: str, array: Array, ids: Sequence[str]) -> None:
+    """Refuse an array that does not hold one entry of finite numbers for each person; areas may be NaN."""
+    wanted = _ENTRIES.get(name, (None,) * (array.ndim - 1))
+    fits = array.ndim == 1 + len(wanted) and all(w in (None, n) for w, n in zip(wanted, array.shape[1:], strict=True))
+    if not fits or len(array) != len(ids) or 0 in array.shape:
+        shape = ", ".join([str(len(ids)), *("any" if w is None else str(w) for w in wanted)])
+        raise DataError(f"{path}: {name} is {array.shape}, expected ({shape})")
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {name} holds {array.dtype}, expected numbers")
+    if name != "crop_area_px2":
+        wrong = np.flatnonzero(~np.isfinite(array.reshape(len(ids), -1)).all(1))
+        if wrong.size:
+            raise DataError(f"{path}: {name} of {ids[wrong[0]]} is not finite ({wrong.size} people in all)")
