@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -162,4 +163,14 @@ def test_a_file_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path, monke
         archive.writestr("template.npy", b"\0" * (mesh_assets.MAX_BYTES + 1))
     monkeypatch.setattr(mesh_assets, "read_arrays", lambda *args: pytest.fail("was read"))
     with pytest.raises(DataError, match="unpacks to"):
+        read_mesh_assets(path)
+
+
+def test_an_array_that_claims_more_than_there_is(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**14, 3)})
+    path = tmp_path / "mesh.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("template.npy", header.getvalue())
+    with pytest.raises(DataError, match="claim more than fits into memory"):
         read_mesh_assets(path)

@@ -565,3 +565,35 @@ def test_half_precision(dtype: torch.dtype) -> None:
     out = head.to(dtype)(features.to(dtype))
     assert {x.dtype for x in out.values()} == {dtype}
     assert (out["v431"].float() - exact).abs().max() < 0.1 * exact.std()
+
+
+EXPORTED: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
+    "fastmetro": lambda: (fastmetro.FastMETROHead(8, 1, MESH), seeding.seeded_input((1, 8, 7, 7))),
+    "tore": lambda: (tore.ToreFastMETROHead(8, MESH), seeding.seeded_input((1, 8, 7, 7))),
+    "spin": lambda: (iterative.IterativeRegressor(), seeding.seeded_input((1, 2048, 7, 7))),
+    "smplerx": lambda: (
+        smplerx.SMPLerXHead(64),
+        (seeding.seeded_input((1, 64, 16, 12)), seeding.seeded_input((1, 31, 64), seed=1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+@torch.no_grad()
+def test_exports_as_one_graph(name: str) -> None:
+    head, features = EXPORTED[name]()
+    expected = head.eval()(features)
+    found = torch.export.export(head, (features,)).module()(features)
+    assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in expected.items())
+
+
+@torch.no_grad()
+def test_three_people_are_turned_as_each_alone() -> None:
+    """A cross product without a given axis takes the batch for one when there are three."""
+    features = seeding.seeded_input((3, 64, 16, 12)), seeding.seeded_input((3, 31, 64), seed=1)
+    head = smplerx.SMPLerXHead(64).eval()
+    together = head(features)
+    for row in range(3):
+        alone = head(tuple(x[row : row + 1] for x in features))
+        for key, value in alone.items():
+            assert torch.allclose(together[key][row : row + 1], value, atol=1e-4), key

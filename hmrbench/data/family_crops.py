@@ -165,10 +165,11 @@ def _corners(
     center = np.asarray(center_px, np.float64)
     if center.shape != (2,) or not np.isfinite([*center, scale]).all() or not 0 < scale * SCALE_PX <= MAX_SIDE_PX:
         raise DataError(f"a crop around {center.tolist()} of scale {scale} is not finite, empty or too large")
-    height = SCALE_PX * scale
-    width = height / (size[0] / size[1])
+    number = np.float32 if isinstance(scale, np.float32) else float
+    height = number(SCALE_PX) * scale
+    width = height / number(size[0] / size[1])
     to_picture = np.eye(3)
-    to_picture[0, 0], to_picture[1, 1] = size[1] / width, size[0] / height
+    to_picture[0, 0], to_picture[1, 1] = number(size[1]) / width, number(size[0]) / height
     to_picture[0, 2] = size[1] * (-center[0] / width + 0.5)
     to_picture[1, 2] = size[0] * (-center[1] / height + 0.5)
     back = np.linalg.inv(to_picture)
