@@ -127,7 +127,8 @@ def synchronize(device: torch.device) -> None:
 
 
 class Normalize:
-    """(B, H, W, 3) uint8 RGB on the host -> (B, 3, H, W) float32 on the device, normalised as the card says."""
+    """(B, H, W, 3) RGB from 0 to 255, on the host or the device -> (B, 3, H, W) float32 on the device, normalised as
+    the card says."""
 
     def __init__(
         self, card: ModelCard, device: torch.device, layout: torch.memory_format = torch.contiguous_format
@@ -136,9 +137,9 @@ class Normalize:
         self.mean = torch.tensor(card.crop.mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(card.crop.std, device=device).view(1, 3, 1, 1)
 
-    def __call__(self, images: Array) -> Tensor:
-        x = torch.from_numpy(images)
-        if self.device.type == "cuda":
+    def __call__(self, images: Array | Tensor) -> Tensor:
+        x = torch.as_tensor(images)
+        if self.device.type == "cuda" and not x.is_cuda:
             x = x.pin_memory()
         x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)
         return x.sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)

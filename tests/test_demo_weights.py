@@ -5,6 +5,10 @@ That `eval` reproduces their numbers is held by `hmrbench check --baseline basel
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from conftest import prepare_job
 from safetensors import safe_open
@@ -14,7 +18,7 @@ from hmrbench.cards import load_cards
 from hmrbench.cli.demo import MESH, POSE
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.schema import ModelCard, read_yaml
+from hmrbench.schema import ModelCard, read_yaml, share_dir
 from hmrbench.training.recipes import recipe_dir
 
 CARDS = [card for card in load_cards().values() if card.demo_weights is not None]
@@ -43,10 +47,20 @@ def test_they_are_small_whole_and_say_how_they_were_made(card: ModelCard) -> Non
     assert made["dataset"] == f"{tested.name}-train"
     assert made["annotations_sha256"] != file_sha256(data.find_folder(tested, None) / tested.annotations)
     assert len(made["commit"]) == 40  # and not -dirty
-    first = read_yaml(recipe_dir() / f"{made['recipe']}.yaml")["extends"]
-    for fact in (f"commit {made['commit'][:7]}", f"recipes {first} and {made['recipe']}", "hours"):
+    first = read_yaml(recipe_dir() / f"{made['recipe']}.yaml").get("extends")
+    recipes = f"recipes {first} and {made['recipe']}" if first else f"recipe {made['recipe']}"
+    for fact in (f"commit {made['commit'][:7]}", recipes, "hours"):
         assert fact in source.read_in
     assert "know nothing of real photographs" in source.note
+
+
+@pytest.mark.parametrize("path", sorted((share_dir() / "models").rglob("*.safetensors")), ids=lambda path: path.name)
+def test_no_shipped_file_names_a_place_on_the_machine_that_made_it(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["settings"])["init"]
+    for key, value in metadata.items():  # a path begins a value, or follows a space, a quote or a bracket
+        assert not re.search(r"""(^|[\s"'(=:])(~?/|[A-Za-z]:[\\/])""", value), f"{key}: {value}"
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)

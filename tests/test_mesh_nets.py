@@ -19,13 +19,13 @@ import seeding
 import torch
 from torch import Tensor, nn
 
-from hmrbench import flops
 from hmrbench.body.mesh_assets import made_mesh
 from hmrbench.errors import UsageError
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.nets.meshes import fastmetro, graphormer, iterative, metro, smplerx, tore
 from hmrbench.nets.meshes.layout import OfficialLayout
 from hmrbench.nets.transformers.encoder_decoder import sine_positions
+from hmrbench.profiling import flops
 
 pytestmark = pytest.mark.usefixtures("calm")
 REFS = Path(__file__).parent / "refs" / "meshes"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import small_training
@@ -23,9 +25,12 @@ from hmrbench import evaluation, zoo
 from hmrbench.cards import load_card, load_cards
 from hmrbench.cli import guarded
 from hmrbench.cli.train import train as cli_train
+from hmrbench.data.images import read_image
 from hmrbench.errors import DataError, HmrbenchError, UsageError
+from hmrbench.files import file_sha256
 from hmrbench.training import checkpoint, train
-from hmrbench.training.examples import Examples
+from hmrbench.training.augment import View
+from hmrbench.training.examples import Examples, look
 from hmrbench.training.feed import Feed, epoch_order
 from hmrbench.training.log import read_table
 from hmrbench.training.optim import (
@@ -37,8 +42,9 @@ from hmrbench.training.optim import (
     set_lr,
     set_training,
 )
+from hmrbench.training.pictures import Pictures
 from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
-from hmrbench.training.start import set_mean_parameters, start_net
+from hmrbench.training.start import described, set_mean_parameters, start_net
 
 CARDS = load_cards()
 
@@ -74,10 +80,10 @@ def test_hmr2s_recipe_is_hmr2s() -> None:
     assert (recipe.steps, recipe.batch_size, recipe.optimizer.lr) == (1_000_000, 48, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["vitpose", "hmr2", "demo-pose", "demo-pose-small", "demo-mesh", "demo-mesh-head"])
+@pytest.mark.parametrize("name", ["vitpose", "hmr2", "demo-pose", "demo-pose-small", "demo-mesh"])
 @pytest.mark.parametrize("model", ["vitpose-s", "vitpose-h", "hmr2-l", "gmfpose-t-s2", "vmhmr2-b-s4"])
 def test_every_recipe_fits_every_model_of_its_task(name: str, model: str) -> None:
-    of_meshes = name in ("hmr2", "demo-mesh", "demo-mesh-head")
+    of_meshes = name in ("hmr2", "demo-mesh")
     if of_meshes == (CARDS[model].task == "hmr"):
         assert load_recipe(name, CARDS[model]).name == name
     else:
@@ -349,7 +355,7 @@ def test_small_pictures_and_muon_first_then_the_card_s_size(settings: dict[str, 
     assert job.examples.make(0, np.random.default_rng(0))["image"].shape == (128, 96, 3)
     second = run(settings, tmp_path / "b", "small-pose", init=str(first.weights), steps=1)
     with safe_open(second.weights, "pt") as file:
-        assert file.metadata()["started_from"] == f"all weights of {first.weights}"
+        assert file.metadata()["started_from"] == f"all weights of {described(str(first.weights))}"
 
 
 def losses(out: Path) -> list[tuple[str, str, str]]:
@@ -386,6 +392,120 @@ def test_a_run_leaves_weights_logs_and_what_they_are(settings: dict[str, Any], t
     for name, value in best.items():
         torch.testing.assert_close(halves[name].to(value.dtype), value, atol=1e-3, rtol=1e-3)
     assert result.weights.stat().st_mode & 0o777 == 0o644
+
+
+def test_nothing_that_is_written_says_where_a_file_lay(settings: dict[str, Any], tmp_path: Path) -> None:
+    start = run(settings, tmp_path / "secret", steps=1).weights
+    result = run(settings, tmp_path / "r", val_dataset="people-2d", steps=1, init=str(start))
+    assert start is not None
+    assert result.weights is not None
+    with safe_open(result.weights, "pt") as file:
+        metadata = file.metadata()
+    name = f"weights.safetensors (sha256 {file_sha256(start)[:12]})"
+    assert metadata["started_from"] == f"all weights of {name}"
+    assert json.loads(metadata["settings"])["init"] == name
+    written = [p for p in (tmp_path / "r").rglob("*") if p.is_file()]
+    assert {"last.ckpt", "run.json", "log.csv", "best.safetensors"} <= {p.name for p in written}
+    for path in written:
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        assert b"secret" not in path.read_bytes(), path
+
+
+def test_a_file_to_start_from_may_be_moved_but_not_changed(settings: dict[str, Any], tmp_path: Path) -> None:
+    files = [run(settings, tmp_path / name, steps=1, seed=seed).weights for seed, name in enumerate(("a", "b"))]
+    moved = tmp_path / "moved" / "weights.safetensors"
+    moved.parent.mkdir()
+    run(settings, tmp_path / "r", init=str(files[0]), minutes=0)
+    shutil.copy(str(files[0]), moved)
+    assert run(settings, tmp_path / "r", init=str(moved), resume=True).finished
+    with pytest.raises(UsageError, match="recipe"):
+        run(settings, tmp_path / "r", init=str(files[1]), resume=True)
+
+
+# --------------------------------------------------------------------------- pictures on the device
+
+
+@pytest.mark.parametrize("rotation", [0.0, 33.0])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_crop_on_the_device_is_the_crop_on_the_host(tmp_path: Path, rotation: float, mirrored: bool) -> None:
+    rng, paths = np.random.default_rng(0), [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, (h, w) in zip(paths, ((50, 70), (64, 40)), strict=True):
+        cv2.imwrite(str(path), cv2.resize(rng.integers(0, 256, (h // 8, w // 8, 3), np.uint8), (w, h)))
+    kept = Pictures(paths, torch.device("cpu"), 2)
+    card, views = CARDS["swinpose-t-s2"].model_copy(update={"input": (32, 24)}), []
+    for number, colour in ((1, (0.5, 1.0, 1.7)), (0, None), (1, None)):
+        view = View(np.array([30.0 + number, 25.0]), np.array([42.0, 56.0]), rotation, mirrored, colour)
+        matrix = view.matrix(card.input, "udp")
+        there = look(number, view, matrix, card)
+        here = look(read_image(paths[number]), view, matrix, card)["image"]
+        views.append((there, here))
+    batch = [torch.from_numpy(np.stack([there[k] for there, _ in views])) for k in ("picture", "matrix", "colour")]
+    crops = kept.crop(batch[0], batch[1], batch[2], card.input)
+    assert crops.dtype == torch.float32
+    assert torch.equal(crops, crops.round())
+    expected = np.stack([here for _, here in views]).astype(np.float32)
+    assert expected.std() > 30
+    apart = np.abs(crops.numpy() - expected)
+    levels = 1 if int(cv2.__version__.split(".")[0]) >= 5 else 6  # OpenCV 4 rounds positions to 1/32 pixel
+    assert apart.max() <= 2 * levels  # colours are stretched after rounding
+    assert apart.mean() < 0.1 * levels
+
+
+def test_a_run_with_kept_pictures_learns_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
+    read = run(settings, tmp_path / "read", val_dataset="people-2d")
+    kept = run(settings, tmp_path / "kept", val_dataset="people-2d", cache=True)
+    numbers = [np.array([[float(x) for x in row] for row in losses(tmp_path / n)]) for n in ("read", "kept")]
+    assert len(numbers[0]) == 6
+    np.testing.assert_allclose(numbers[0], numbers[1], rtol=0.02)
+    assert read.best["step"] == kept.best["step"]
+    with pytest.raises(UsageError, match="cached"):
+        run(settings, tmp_path / "read", val_dataset="people-2d", cache=True, resume=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_with_kept_pictures_is_resumed_bit_for_bit(
+    settings: dict[str, Any], tmp_path: Path, workers: int
+) -> None:
+    run(settings, tmp_path / "whole", cache=True, workers=2)
+    assert not run(settings, tmp_path / "parts", cache=True, workers=workers, minutes=0).finished
+    run(settings, tmp_path / "parts", cache=True, workers=workers, resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    ours, theirs = (tensors(tmp_path / n / "weights.safetensors") for n in ("parts", "whole"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_meshes_learn_from_kept_pictures(tmp_path: Path) -> None:
+    small_training.write_solid(tmp_path, 4)
+    settings = small_training.write_settings(tmp_path)
+    (tmp_path / "mesh.yaml").write_text(small_training.RECIPE.replace("task: hpe", "task: hmr\nbest: MPJPE"))
+    settings |= {"recipe": tmp_path / "mesh.yaml"}
+    for name, cache in (("read", False), ("kept", True)):
+        train.run(train.prepare("tiny-mesh", "people-3d", **settings, cache=cache, steps=2), tmp_path / name)
+    numbers = [np.array([[float(x) for x in row] for row in losses(tmp_path / n)]) for n in ("read", "kept")]
+    np.testing.assert_allclose(numbers[0], numbers[1], rtol=0.02)
+
+
+def test_kept_pictures_must_be_whole_and_have_room(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = train.prepare("learner", "people-2d", **settings, cache=True)
+    with monkeypatch.context() as patch:
+
+        def full(*args: object, **more: object) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        patch.setattr("hmrbench.training.pictures.torch.empty", full)
+        with pytest.raises(UsageError, match=r"10 decoded pictures are 0\.0 GB.*without --cache"):
+            Pictures(job.examples.pictures, torch.device("cpu"), 1)
+    job.examples.pictures[3].unlink()
+    with pytest.raises(DataError, match=job.examples.pictures[3].name):
+        train.run(job, tmp_path / "r")
+    (tmp_path / "own.yaml").write_text(small_training.SETS.replace("reader: hmr-npz", "reader: hmrbench.training.tars"))
+    with pytest.raises(UsageError, match="leave --cache out"):
+        train.prepare(
+            "swinhmr2-t-s2", "people-3d", data_root=tmp_path, datasets_file=tmp_path / "own.yaml", device="cpu",
+            recipe="demo-mesh", cache=True,
+        )  # fmt: skip
 
 
 def test_weights_are_those_that_validation_measured(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hmrbench.cli import eval, plot, predict, profile, report, table
 from hmrbench.cli.options import DEFAULT_WORKERS, stdout
 
 POSE = ["vmpose-t-s2", "gmfpose-t-s2", "swinpose-t-s2"]  # the first draws: the best one with its demo weights
-MESH = ["swinhmr2-t-s2"]
+MESH = ["vmhmr2-t-s2"]
 PICTURES = (1, 2, 4, 9, 14, 20)  # of the test split, chosen for variety
 
 

@@ -69,7 +69,10 @@ def train(
         float | None, typer.Option("--minutes", min=0, help="Stop after so long, saved; --resume goes on.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Write the final weights in half precision.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Write weights in half precision.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Keep all pictures decoded in the device's memory; crops are cut there.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder of the run; train/MODEL-RECIPE if none.")
     ] = None,
@@ -107,6 +110,7 @@ def train(
         seed=seed,
         limit=limit,
         real_bodies=real_bodies,
+        cache=cache,
         data_root=data_root,
         models_dirs=models_dir or [],
         datasets_file=datasets_file,

@@ -6,6 +6,9 @@ An example is a dict of arrays without a batch dimension; which ones there are, 
 - meshes: image; keypoints_2d (44, 3) in crop widths from the crop's centre, and confidence; keypoints_3d (44, 4) in
   metres, and confidence; global_orient (1, 3, 3), body_pose (23, 3, 3), betas (10,), has_pose (), has_betas ()
 
+In place of the image, examples of pictures that are kept on the device have what makes a crop of them there
+(`pictures.Pictures.crop`): picture (), matrix (2, 3), colour (3,).
+
 Everything random about an example comes from the generator it is given.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -32,10 +36,12 @@ Example = dict[str, Array]
 
 @dataclass(frozen=True)
 class Examples:
-    """`count` people; `make(i, rng)` is person i as seen this time."""
+    """`count` people; `make(i, rng)` is person i as seen this time. `pictures` are those that examples name by
+    number, where they are to be kept on the device."""
 
     count: int
     make: Callable[[int, np.random.Generator], Example]
+    pictures: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,17 +62,34 @@ def upright_view(sample: Sample, card: ModelCard) -> View:
     return View(crops.center_px[0], crops.size_px[0])
 
 
+def look(image: Array | int, view: View, matrix: Array, card: ModelCard) -> Example:
+    """The crop of an image that a view shows, or what makes it out of the picture with this number."""
+    if isinstance(image, int):
+        colour = np.array(view.colour or (1.0, 1.0, 1.0))
+        return {"picture": np.array(image), "matrix": np.asarray(matrix, np.float64), "colour": colour}
+    return {"image": view.recolour(warp(image, matrix, card.input))}
+
+
+def _images(dataset: Dataset, cached: bool) -> tuple[Callable[[Sample], Array | int], tuple[Path, ...]]:
+    """How to come by a sample's image, or by its number among the pictures that are returned too."""
+    if not cached:
+        return lambda sample: read_image(sample.image), ()
+    number = {path: i for i, path in enumerate(dict.fromkeys(sample.image for sample in dataset.samples))}
+    return lambda sample: number[sample.image], tuple(number)
+
+
 # --------------------------------------------------------------------------- poses
 
 
-def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augment) -> Examples:
-    """Training examples out of a COCO keypoint set with its own boxes.
+def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augment, cached: bool = False) -> Examples:
+    """Training examples out of a COCO keypoint set with its own boxes; `cached`, of pictures kept on the device.
 
     Raises:
         DataError: the data set's samples are not its annotated people.
     """
     keypoints = _coco_keypoints(dataset)  # (N, 17, 3)
     wh = np.array([s.box_xywh_px[2:] for s in dataset.samples])
+    image_of, pictures = _images(dataset, cached)
 
     def make(i: int, rng: np.random.Generator) -> Example:
         sample, points, visible = (
@@ -75,23 +98,24 @@ def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augm
             keypoints[i, :, 2],
         )
         view = draw_pose(rng, augment, wh[i], upright_view(sample, card), points, visible)
-        image = read_image(sample.image)
-        check_size(sample, image)
+        image = image_of(sample)
+        if not isinstance(image, int):
+            check_size(sample, image)
         return pose_example(image, points, visible, view, card, codec)
 
-    return Examples(len(dataset.samples), make)
+    return Examples(len(dataset.samples), make, pictures)
 
 
 def pose_example(
-    image: Array, keypoints_px: Array, visible: Array, view: View, card: ModelCard, codec: Codec
+    image: Array | int, keypoints_px: Array, visible: Array, view: View, card: ModelCard, codec: Codec
 ) -> Example:
-    """One view of a person as an example."""
+    """One view of a person as an example; see `look` for the image."""
     matrix = view.matrix(card.input, codec.geometry)
     order = COCO17.flip_order if view.mirrored else None
     points = turn_keypoints(keypoints_px, matrix, order)
     seen = visible if order is None else visible[order]
     target, weight = codec.encode(points[None], seen[None], card.input)
-    return {"image": view.recolour(warp(image, matrix, card.input)), "target": target[0], "weight": weight[0]}
+    return {**look(image, view, matrix, card), "target": target[0], "weight": weight[0]}
 
 
 def _coco_keypoints(dataset: Dataset) -> Array:
@@ -110,8 +134,11 @@ def _coco_keypoints(dataset: Dataset) -> Array:
 # --------------------------------------------------------------------------- meshes
 
 
-def mesh_examples(dataset: Dataset, card: ModelCard, augment: Augment, unused_joints_3d: Sequence[int]) -> Examples:
-    """Training examples out of a file of 4D-Humans that holds parameters (the spec's option `pve: true`).
+def mesh_examples(
+    dataset: Dataset, card: ModelCard, augment: Augment, unused_joints_3d: Sequence[int], cached: bool = False
+) -> Examples:
+    """Training examples out of a file of 4D-Humans that holds parameters (the spec's option `pve: true`); `cached`,
+    of pictures kept on the device.
 
     Raises:
         DataError: keypoints or parameters are missing.
@@ -125,6 +152,8 @@ def mesh_examples(dataset: Dataset, card: ModelCard, augment: Augment, unused_jo
             "and 3D keypoints and parameters (option 'pve: true' of the data set's spec)"
         )
 
+    image_of, pictures = _images(dataset, cached)
+
     def truth_of(i: int) -> MeshTruth:
         return MeshTruth(
             np.column_stack([truth["keypoints_px"][i], truth["confidence"][i]]),
@@ -136,13 +165,13 @@ def mesh_examples(dataset: Dataset, card: ModelCard, augment: Augment, unused_jo
 
     def make(i: int, rng: np.random.Generator) -> Example:
         sample = dataset.samples[i]
-        return mesh_example(read_image(sample.image), sample, truth_of(i), rng, card, augment, unused_joints_3d)
+        return mesh_example(image_of(sample), sample, truth_of(i), rng, card, augment, unused_joints_3d)
 
-    return Examples(len(dataset.samples), make)
+    return Examples(len(dataset.samples), make, pictures)
 
 
 def mesh_example(
-    image: Array,
+    image: Array | int,
     sample: Sample,
     truth: MeshTruth,
     rng: np.random.Generator,
@@ -150,7 +179,7 @@ def mesh_example(
     augment: Augment,
     unused_joints_3d: Sequence[int] = (),
 ) -> Example:
-    """A random view of a person as an example."""
+    """A random view of a person as an example; see `look` for the image."""
     points = truth.keypoints_px.astype(np.float64)
     view = draw_mesh(rng, augment, upright_view(sample, card), points[:, :2], points[:, 2])
     matrix = view.matrix(card.input, "square")
@@ -162,11 +191,11 @@ def mesh_example(
         confidence, certain = confidence[order], certain[order]
     height, width = card.input
     example = {
-        "image": view.recolour(warp(image, matrix, card.input)),
+        **look(image, view, matrix, card),
         "keypoints_2d": np.column_stack([in_crop / [width, height] - 0.5, confidence]),  # (44, 3)
         "keypoints_3d": np.column_stack([turn_joints(truth.joints_m[:, :3], view, order), certain]),  # (44, 4)
         **turn_params(truth.params, view),
         "has_pose": np.array(truth.has_pose),
         "has_betas": np.array(truth.has_betas),
     }
-    return {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in example.items()}
+    return {k: v if v.dtype.kind in "iu" else v.astype(np.float32) for k, v in example.items()}

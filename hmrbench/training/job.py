@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from hmrbench import distributed, evaluation
 from hmrbench.body import Body
 from hmrbench.records import Array
 from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.training import start
 from hmrbench.training.examples import Examples
 from hmrbench.training.losses import LossFunction
 from hmrbench.training.prior import RealBodies
@@ -55,12 +57,17 @@ class TrainJob:
         """Steps between two validations."""
         return max(1, round(self.recipe.validate_every * self.examples.count / self.people_per_step))
 
+    @cached_property
+    def settings(self) -> Recipe:
+        """The recipe as it is written down: a file to start from is named by its content, not by where it lay."""
+        return self.recipe.model_copy(update={"init": start.described(self.recipe.init)})
+
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
         return {
             "model": self.card.name,
-            "recipe": json.loads(self.recipe.model_dump_json()),
+            "recipe": json.loads(self.settings.model_dump_json()),
             "dataset": self.spec.name,
             "annotations": self.annotations_sha256,
             "people": self.examples.count,
@@ -68,4 +75,5 @@ class TrainJob:
             "validation": self.validation.spec.name if self.validation else None,
             "processes": distributed.size(),
             "seed": self.seed,
+            "cached": bool(self.examples.pictures),
         }

@@ -13,6 +13,7 @@ from torch import nn
 from hmrbench import checkpoints, zoo
 from hmrbench.errors import WeightsError
 from hmrbench.fetch import sources
+from hmrbench.files import file_sha256
 from hmrbench.geometry import matrix_to_rot6d
 from hmrbench.schema import ModelCard
 
@@ -40,7 +41,15 @@ def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[
         found = sources.fetch_weights(card, encoder=True)
         report = checkpoints.load_encoder(net.encoder, checkpoints.read_state(found.path), f"{card.name}: {found.path}")
         return net.train(), f"encoder of {found.path.name} ({report.layout}, sha256 {found.sha256[:12]})"
-    return net.train(), f"{_load(net, card, Path(init))} of {init}"
+    return net.train(), f"{_load(net, card, Path(init))} of {described(init)}"
+
+
+def described(init: str) -> str:
+    """What a network starts from, in words that say nothing of the machine: a file by its name and content."""
+    path = Path(init)
+    if init == "random" or init in PRETRAINED or not path.is_file():
+        return path.name
+    return f"{path.name} (sha256 {file_sha256(path)[:12]})"
 
 
 def _load(net: Any, card: ModelCard, path: Path) -> str:

@@ -56,6 +56,7 @@ def prepare(
     seed: int = 0,
     limit: int | None = None,
     real_bodies: Path | None = None,
+    cache: bool = False,
     data_root: Path | None = None,
     models_dirs: Sequence[Path] = (),
     datasets_file: Path | None = None,
@@ -69,6 +70,7 @@ def prepare(
         init: `random`, `imagenet` or a file; see `training.start`.
         limit: the first people of the training set only.
         real_bodies: 4D-Humans' `cmu_mocap.npz`, for the adversarial prior of the recipe; None for no prior.
+        cache: keep all pictures decoded in the device's memory and cut the crops there.
 
     Raises:
         UsageError: an unknown name, a model of another task, a setting that cannot be, or the engine is
@@ -112,7 +114,7 @@ def prepare(
             ),
         )
     body = evaluation.body_of(spec) if card.task == "hmr" else None
-    people, sha256, params = _open_examples(spec, card, plan, data_root, limit)
+    people, sha256, params = _open_examples(spec, card, plan, data_root, limit, cache)
     return TrainJob(
         card=card,
         spec=spec,
@@ -136,7 +138,7 @@ def _need_engine() -> None:
 
 
 def _open_examples(
-    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: Path | None, limit: int | None
+    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: Path | None, limit: int | None, cache: bool
 ) -> tuple[Examples, str, Mapping[str, Array] | None]:
     """The examples, what names their annotations, and the body parameters that are known in advance.
 
@@ -144,14 +146,16 @@ def _open_examples(
     """
     reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
     if hasattr(reader, "examples"):
+        if cache:
+            raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
         own, sha256 = reader.examples(spec, data.find_folder(spec, data_root), card, recipe, limit)
         return own, sha256, None
     boxes = "gt" if "gt" in spec.boxes else None
     dataset = data.open_dataset(spec, data_root, boxes, limit)
     if card.task == "hpe":
-        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment)
+        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment, cache)
         return poses, dataset.annotations_sha256, None
-    meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d)
+    meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d, cache)
     return meshes, dataset.annotations_sha256, dataset.truth["params"]
 
 
@@ -172,7 +176,7 @@ def run(
     Args:
         resume: go on from `out/last.ckpt`, where there is one.
         minutes: stop after so long, saved, to be resumed.
-        half: write the final weights in half precision.
+        half: write weights in half precision.
 
     Raises:
         UsageError: there is a run in `out` already, or the one to be resumed was another.
@@ -185,12 +189,12 @@ def run(
     with distributed.together():
         if distributed.is_first():
             results.try_writing(last)
-    trainer = Trainer(job, out, progress)
+    trainer = Trainer(job, out, progress, half)
     if resume and last.exists():
         trainer.restore(checkpoint.read(last, job.identity))
     trainer.open_log()
     finished = trainer.train(minutes)
-    weights = trainer.export(half) if finished else None
+    weights = trainer.export() if finished else None
     return TrainResult(weights, finished, trainer.step, trainer.seconds, trainer.best)
 
 

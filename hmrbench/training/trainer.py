@@ -24,6 +24,7 @@ from hmrbench.training.feed import Feed
 from hmrbench.training.job import TrainJob
 from hmrbench.training.log import Log, Meter
 from hmrbench.training.optim import Average, freeze_stages, lr_factor, make_optimizers, set_lr, set_training
+from hmrbench.training.pictures import Pictures
 from hmrbench.training.prior import Prior
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
@@ -47,8 +48,8 @@ Progress = Callable[[Moment], None]
 class Trainer:
     """A training under way: everything that changes while it runs."""
 
-    def __init__(self, job: TrainJob, out: Path, progress: Progress | None) -> None:
-        self.job, self.recipe, self.out, self.progress = job, job.recipe, out, progress
+    def __init__(self, job: TrainJob, out: Path, progress: Progress | None, half: bool = False) -> None:
+        self.job, self.recipe, self.out, self.progress, self.half = job, job.recipe, out, progress, half
         self.first = distributed.is_first()
         self.fabric = make_engine(job.device, job.recipe.dtype)
         self.net, self.started_from = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
@@ -64,6 +65,9 @@ class Trainer:
             self.prior = Prior(job.real_bodies, self.recipe, self.fabric, job.seed)
         torch.manual_seed(job.seed + distributed.rank())
         self.normalize = Normalize(job.card, self.fabric.device)
+        self.pictures: Pictures | None = None
+        if job.examples.pictures:
+            self.pictures = Pictures(job.examples.pictures, self.fabric.device, job.workers)
         self.meter = Meter(self.fabric.device)
         self.log: Log | None = None
         self.step, self.seconds = 0, 0.0
@@ -178,7 +182,12 @@ class Trainer:
         factor = lr_factor(self.step, self.job.steps, recipe.schedule)
         set_lr(self.optimizers, recipe.optimizer, factor)
         batch = {name: self.to_device(a) for name, a in arrays.items() if name != "image"}
-        output = self.wrapped(self.normalize(arrays["image"]))
+        if self.pictures is None:
+            images = self.normalize(arrays["image"])
+        else:
+            picture, matrix, colour = (batch.pop(name) for name in ("picture", "matrix", "colour"))
+            images = self.normalize(self.pictures.crop(picture, matrix, colour, self.job.card.input))
+        output = self.wrapped(images)
         found = self.job.losses(output, batch)
         if self.prior is not None:
             found["adversarial"] = self.prior.penalty(output)
@@ -198,7 +207,7 @@ class Trainer:
         self.meter.add({**found, "grad_norm": norm})
 
     def to_device(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.as_tensor(array)
         if self.fabric.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.fabric.device, non_blocking=True)
@@ -254,13 +263,13 @@ class Trainer:
         if not self.best or sign * chosen.value > sign * self.best["value"]:
             self.best = {"metric": chosen.name, "value": float(chosen.value), "step": self.step}
             if self.first:
-                self.write_weights(self.out / "best.safetensors", self.kept.state_dict(), half=False)
+                self.write_weights(self.out / "best.safetensors", self.kept.state_dict())
         values = {name: float(s.value) for name, s in found.items()}
         if self.log is not None:
             self.log.add("val", {"step": self.step, **values})
         self.report(float("nan"), 0.0, values)
 
-    def write_weights(self, path: Path, state: Mapping[str, Tensor], half: bool) -> None:
+    def write_weights(self, path: Path, state: Mapping[str, Tensor]) -> None:
         """Weights as safetensors, with what they are."""
         metadata = {
             "model": self.job.card.name,
@@ -275,10 +284,10 @@ class Trainer:
             "seed": str(self.job.seed),
             "commit": str(environment.commit()),
             "best": json.dumps(self.best),
-            "settings": self.recipe.model_dump_json(),
+            "settings": self.job.settings.model_dump_json(),
         }
         on_host = {k: v.detach().cpu() for k, v in state.items()}
-        if half:  # vectors stay: they are small, and a batch norm's variance may be beyond half precision
+        if self.half:  # vectors stay: they are small, and a batch norm's variance may be beyond half precision
             on_host = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in on_host.items()}
             too_large = [k for k, v in on_host.items() if v.is_floating_point() and not torch.isfinite(v).all()]
             if too_large:
@@ -287,12 +296,12 @@ class Trainer:
         checkpoints.save_state(on_host, path, metadata)
         path.chmod(0o644)
 
-    def export(self, half: bool) -> Path:
+    def export(self) -> Path:
         """Write `weights.safetensors`: the best by validation, else the last."""
         path, best = self.out / "weights.safetensors", self.out / "best.safetensors"
         if self.first:
             state = checkpoints.read_state(best) if self.best else self.kept.state_dict()
-            self.write_weights(path, state, half)
+            self.write_weights(path, state)
         if self.log is not None:
             self.log.close()
         return path
