@@ -47,7 +47,7 @@ def load_cards(models_dirs: Sequence[Path] = ()) -> dict[str, ModelCard]:
     for name, card in cards.items():
         start = folded.get(_fold(card.encoder_from)) if card.encoder_from else None
         if card.encoder_from is not None and start is None:
-            raise unknown_name(f"model in encoder_from of {card.where}", card.encoder_from, cards)
+            raise unknown_name(f"{card.where}: model in encoder_from", card.encoder_from, cards)
         shared = start.weights if start else encoders.get(card.encoder or "", ())
         if not card.encoder_weights and shared:
             cards[name] = card.model_copy(update={"encoder_weights": shared})

@@ -33,7 +33,7 @@ def process(code: str) -> subprocess.Popen[str]:
     """A second Python that has `fetch`, `Source`, `HTTP`."""
     lines = (
         "from pathlib import Path",
-        "from hmrbench.fetch import fetch, Http",
+        "from hmrbench.fetch.fetch import fetch, Http",
         "from hmrbench.schema import Source",
         "HTTP = Http(tries=2, sleep=lambda seconds: None)",
         code,

@@ -278,7 +278,7 @@ def test_encoder_from_another_model(tmp_path: Path) -> None:
     (cards / "wrong.yaml").write_text(
         yaml.safe_dump({"family": "net", "models": {"heir": {**heir, "encoder_from": "nett"}}})
     )
-    with pytest.raises(UsageError, match=r"encoder_from of heir 'nett'.*net"):
+    with pytest.raises(UsageError, match=r"wrong\.yaml: 'heir': model in encoder_from 'nett'.*net"):
         load_cards([cards])
 
 
