@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hmrbench.records import Array
@@ -73,6 +74,7 @@ class Feed:
             multiprocessing_context="fork" if forked else None,
             prefetch_factor=4 if forked else None,
             worker_init_fn=_leave_signals,
+            generator=torch.Generator(),  # else it draws from the numbers that dropout draws from
         )
         yield from loader
 
