@@ -109,6 +109,24 @@ def test_a_score_called_like_a_column_keeps_both(tmp_path: Path) -> None:
     (row,) = hmrbench.load_results(tmp_path).to_dict("records")
     assert (row["samples"], row["metrics.samples"]) == (1000, 2.5)
     assert (row["key"], row["metrics.key"]) == ("000000000000", 3.0)
+    table = hmrbench.make_table(tmp_path)
+    assert table.columns.is_unique
+    assert (table["coco-val", "samples"][0], table["samples", "coco-val"][0]) == (2.5, 1000)
+
+
+def test_records_of_other_kinds_and_times_are_read(tmp_path: Path) -> None:
+    odd = {"model": "m", "units": "mm", "remarks": 7, "metrics": [1], "samples": "many", "per_joint": [], "kind": "x"}
+    save(tmp_path, odd, kind="census")
+    for i, created in enumerate(("2026-01-02T10:00:00.25+02:00", "2026-01-02T09:00:00Z", "yesterday")):
+        save(tmp_path, eval_row(f"m{i}"))
+        (path,) = tmp_path.glob(f"eval-m{i}-*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"created": created}))
+    frame = hmrbench.load_results(tmp_path).set_index("model")
+    assert frame.loc["m", ["kind", "row.kind", "samples"]].tolist() == ["census", "x", "many"]
+    assert frame.loc["m0", "created"] == pd.Timestamp("2026-01-02T08:00:00.25Z")
+    assert frame.loc["m1", "created"] == pd.Timestamp("2026-01-02T09:00:00Z")
+    assert pd.isna(frame.loc["m2", "created"])
+    assert (frame.attrs["units"], frame.attrs["notes"]) == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -167,9 +185,8 @@ def test_it_is_the_table_of_the_command(runs: Path) -> None:
     table = hmrbench.make_table(runs, published=True)
     rows = json.loads(command("table", "--runs", runs, "--with-published", "--json").stdout)
     assert len(table) == len(rows) == 2 + 76
-    keys = {tables._place(key): key for key in rows[0]}
-    assert list(table.columns) == list(keys)
-    for place, key in keys.items():
+    assert list(table.columns) == tables._places(list(rows[0]))
+    for place, key in zip(table.columns, rows[0], strict=True):
         assert [None if pd.isna(v) else v for v in table[place]] == [row[key] for row in rows], key
     assert table["", "kind"].value_counts().to_dict() == {"published": 76, "measured": 2}
     assert table.attrs["sources"] == list(gather(runs, references=tables.load_references()).sources)

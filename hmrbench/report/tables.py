@@ -216,7 +216,7 @@ class Table:
         from hmrbench.results.frame import typed
 
         rows = self.flat(metrics)
-        frame = pd.DataFrame({key: typed([row[key] for row in rows]) for key in rows[0]})
+        frame: pd.DataFrame = pd.DataFrame({key: typed([row[key] for row in rows]) for key in rows[0]})
         named = [m for m in COMPOSITES if any(key.rpartition(":")[2] == m for key in rows[0])]
         frame.attrs = {
             "notes": list(self.notes),
@@ -308,16 +308,19 @@ def make_table(
 
     references = load_references() if published else ()
     frame = gather(runs_of(results), load_cards(models_dirs), references=references, against=against).frame()
-    frame.columns = pd.MultiIndex.from_tuples(map(_place, frame.columns), names=["data set", "metric"])
+    frame.columns = pd.MultiIndex.from_tuples(_places(list(frame.columns)), names=["data set", "metric"])
     return frame
 
 
-def _place(key: str) -> tuple[str, str]:
-    """Data set and metric of a row's key."""
-    head, _, last = key.rpartition(":")
-    if key.startswith("samples:"):
-        return key.partition(":")[2], "samples"
-    return head, last
+def _places(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Data set and metric of each key; the count of samples stands with the scores, unless one of them is so called."""
+    places = []
+    for key in keys:
+        dataset = key.removeprefix("samples:")
+        counted = dataset != key and f"{dataset}:samples" not in keys
+        head, _, last = key.rpartition(":")
+        places.append((dataset, "samples") if counted else (head, last))
+    return places
 
 
 def _is_wanted(model: str, patterns: Sequence[str]) -> bool:

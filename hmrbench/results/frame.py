@@ -14,7 +14,7 @@ from hmrbench.files import plain
 from hmrbench.records import EvalResult, ProfileResult
 from hmrbench.results.runs import Run, load_run, load_runs
 
-_DTYPES: Mapping[type, str] = {str: "string", int: "Int64", float: "Float64", bool: "boolean"}
+_DTYPES: Mapping[type, Any] = {str: "string", int: "Int64", float: "Float64", bool: "boolean"}
 _IDENTITY = ("kind", "created", "key", "path")
 # A value per joint or module would make columns without end, and units belong to a column, not to a run.
 _IN_ATTRS = ("per_joint", "by_module", "units", "higher_is_better")
@@ -48,9 +48,10 @@ def load_results(runs: str | Path) -> pd.DataFrame:
             column = f"metrics.{name}" if name in taken else name
             row[column], dtypes[column] = value, "Float64"
     names = dict.fromkeys([*_IDENTITY, *_known(), *(k for row in rows for k in row if k not in dtypes), *dtypes])
-    frame = pd.DataFrame({k: typed([row.get(k) for row in rows], dtypes.get(k)) for k in names})
-    frame["created"] = pd.to_datetime(frame["created"], utc=True, errors="coerce").astype("datetime64[us, UTC]")
-    frame.attrs = _attrs(found)
+    frame: pd.DataFrame = pd.DataFrame({k: typed([row.get(k) for row in rows], dtypes.get(k)) for k in names})
+    created = pd.to_datetime(frame["created"], utc=True, format="ISO8601", errors="coerce")
+    frame["created"] = created.astype("datetime64[us, UTC]")
+    frame.attrs.update(_attrs(found))
     return frame
 
 
@@ -72,7 +73,7 @@ def runs_of(results: pd.DataFrame | str | Path) -> list[Run]:
     return load_runs(folder)
 
 
-def typed(values: Sequence[Any], dtype: str | None = None) -> Any:
+def typed(values: Sequence[Any], dtype: Any = None) -> Any:
     """A column of plain values, None where there is none, as a nullable array.
 
     Args:
@@ -106,7 +107,7 @@ def _cells(run: Run) -> Iterator[tuple[str, Any]]:
         if name in ("metrics", *_IN_ATTRS):
             continue
         if name == "remarks":
-            yield name, "; ".join(map(str, value or ())) or None
+            yield name, "; ".join(_remarks(run)) or None
         else:
             yield from _flat(name if name not in _IDENTITY else f"row.{name}", value)
 
@@ -119,13 +120,18 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def _remarks(run: Run) -> list[str]:
+    """The remarks of a run; rows of unknown kinds may have anything in their place."""
+    remarks = run.row.get("remarks")
+    return [str(remark) for remark in remarks] if isinstance(remarks, (list, tuple)) else []
+
+
 def _attrs(runs: Iterable[Run]) -> dict[str, Any]:
     attrs: dict[str, Any] = {"notes": [], **{name: {} for name in _IN_ATTRS}}
     for run in runs:
-        attrs["notes"] += [f"{run.path.name}: {remark}" for remark in run.row.get("remarks") or ()]
-        for name in ("units", "higher_is_better"):
-            attrs[name] |= plain(run.row.get(name) or {})
-        for name in ("per_joint", "by_module"):
-            if run.row.get(name):
-                attrs[name][run.path.name] = plain(run.row[name])
+        attrs["notes"] += [f"{run.path.name}: {remark}" for remark in _remarks(run)]
+        for name in _IN_ATTRS:
+            found = plain(run.row.get(name))
+            if isinstance(found, dict) and found:
+                attrs[name] |= found if name in ("units", "higher_is_better") else {run.path.name: found}
     return attrs
