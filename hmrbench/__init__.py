@@ -3,6 +3,8 @@
     net = hmrbench.load_model("swinpose-s-s3", weights="random")
     encoder = hmrbench.create_encoder("gmf-t", stages=2)
     result = hmrbench.evaluate("vitpose-s", "coco-val", data_root=Path("data"))
+    runs = hmrbench.load_results("runs")  # a pandas table, one row a run
+    table = hmrbench.make_table(runs, against="S4")  # and one row a model
 
 The names are imported on first use, so that the command line starts without torch.
 """
@@ -10,7 +12,15 @@ The names are imported on first use, so that the command line starts without tor
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hmrbench import metrics
+    from hmrbench.evaluation import evaluate
+    from hmrbench.profiling.profiler import profile_model
+    from hmrbench.report.tables import make_table
+    from hmrbench.results.frame import load_results
+    from hmrbench.zoo import create_encoder, load_model
 
 __version__ = "0.1.0"
 
@@ -19,9 +29,20 @@ _PUBLIC = {
     "create_encoder": "hmrbench.zoo:create_encoder",
     "evaluate": "hmrbench.evaluation:evaluate",
     "profile_model": "hmrbench.profiling.profiler:profile_model",
+    "load_results": "hmrbench.results.frame:load_results",
+    "make_table": "hmrbench.report.tables:make_table",
     "metrics": "hmrbench.metrics",
 }
-__all__ = ["__version__", "create_encoder", "evaluate", "load_model", "metrics", "profile_model"]
+__all__ = [
+    "__version__",
+    "create_encoder",
+    "evaluate",
+    "load_model",
+    "load_results",
+    "make_table",
+    "metrics",
+    "profile_model",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,3 +51,7 @@ def __getattr__(name: str) -> Any:
     module, _, attribute = _PUBLIC[name].partition(":")
     found = importlib.import_module(module)
     return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

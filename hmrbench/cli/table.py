@@ -31,6 +31,7 @@ class Format(str, Enum):
     latex = "latex"
     json = "json"
     html = "html"
+    parquet = "parquet"
 
 
 def table(
@@ -57,12 +58,15 @@ def table(
 ) -> None:
     """Join the newest runs of eval, score and profile into one row per model.
 
-    Published numbers of a model stand in columns of their own. csv and json hold every score and digit.
+    Published numbers of a model stand in columns of their own. csv, json and parquet hold every score and digit.
     """
     from hmrbench import files
+    from hmrbench.errors import UsageError
     from hmrbench.report import formats
     from hmrbench.report.tables import Speed
 
+    if format is Format.parquet and output is None and not json:
+        raise UsageError("parquet is no text: --output says which file to write")
     gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     if json or format is Format.json:
         rows = gathered.flat(metric or [])
@@ -70,6 +74,9 @@ def table(
             print_json(rows)
         else:
             files.write_json(output, rows)
+        return
+    if format is Format.parquet and output is not None:
+        files.write_atomic(output, formats.write_parquet(gathered, metric or []))
         return
     width = stdout().width if output is None else 80
     text = formats.render(gathered, format.value, metric or [], digits, width)

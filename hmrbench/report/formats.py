@@ -1,15 +1,13 @@
-"""Tables -> text for a terminal, csv, markdown, LaTeX (booktabs), html.
+"""Tables -> text for a terminal, csv, parquet, markdown, LaTeX (booktabs), html.
 
 One table per task, published rows below the measured ones and marked; what all rows share, the definition of
-every composite score and the sources stand under it. csv and JSON hold every key and digit; the others what a
-paper shows.
+every composite score and the sources stand under it. csv, parquet and JSON hold every key and digit; the
+others what a paper shows.
 """
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +17,7 @@ from typing import Any
 
 from rich.cells import cell_len, chop_cells
 
-from hmrbench.errors import printable
+from hmrbench.errors import UsageError, printable
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.report.tables import Row, Table, in_words
@@ -202,12 +200,23 @@ def render(table: Table, format: str, metrics: Sequence[str] = (), digits: int |
 
 def write_csv(table: Table, metrics: Sequence[str] = ()) -> str:
     """Every key and digit of every row, or of the numbers wanted; an empty cell where there is no value."""
-    rows = table.flat(metrics)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    import pandas as pd
+
+    # Objects, so that a whole number beside fractions stays as it was measured.
+    return str(pd.DataFrame(table.flat(metrics), dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def write_parquet(table: Table, metrics: Sequence[str] = ()) -> bytes:
+    """What csv holds, with the types of the columns; notes, sources and definitions in the file's metadata.
+
+    Raises:
+        UsageError: pyarrow is not installed, or no row has a number of a name in `metrics`.
+    """
+    frame = table.frame(metrics)
+    try:
+        return frame.to_parquet(None, engine="pyarrow", index=False)
+    except ImportError as error:
+        raise UsageError("parquet needs pyarrow: pip install 'hmrbench[parquet]'") from error
 
 
 def write_text(found: Sequence[Sheet], width: int = 80) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hmrbench.cards import family_order
+from hmrbench.cards import family_order, load_cards
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
@@ -209,11 +209,21 @@ class Table:
         keys = dict.fromkeys(k for row in rows for k in row if k not in nested)
         return [{k: row.get(k) for k in keys} for row in rows]
 
-    def frame(self) -> pd.DataFrame:
-        """The rows as a pandas table."""
+    def frame(self, metrics: Sequence[str] = ()) -> pd.DataFrame:
+        """The rows of `flat` as a pandas table of nullable columns; what holds for all of them is in its `attrs`."""
         import pandas as pd
 
-        frame: pd.DataFrame = pd.DataFrame(list(self.rows), columns=self.columns())
+        from hmrbench.results.frame import typed
+
+        rows = self.flat(metrics)
+        frame: pd.DataFrame = pd.DataFrame({key: typed([row[key] for row in rows]) for key in rows[0]})
+        named = [m for m in COMPOSITES if any(key.rpartition(":")[2] == m for key in rows[0])]
+        frame.attrs = {
+            "notes": list(self.notes),
+            "changes": list(self.changes),
+            "sources": list(self.sources),
+            "definitions": {m: phi.DEFINITIONS[m] for m in named},
+        }
         return frame
 
     def tasks(self) -> list[str]:
@@ -263,6 +273,54 @@ def gather(
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
     return Table(_same_keys(rows), tuple(notes), tuple(changes), tuple(dict.fromkeys(_source(r) for r in shown)))
+
+
+def make_table(
+    results: pd.DataFrame | str | Path,
+    against: str | None = None,
+    published: bool = False,
+    *,
+    models_dirs: Sequence[Path] = (),
+) -> pd.DataFrame:
+    """The newest runs of each model side by side: one row a model and protocol, as `hmrbench table` joins them.
+
+    Columns are a MultiIndex of data set and metric. What names a row, composites and costs have "" for a data set;
+    what others published of a model is `published:DATASET`, and against a cut `change:DATASET` (percent) and
+    `difference:DATASET` (in the score's own unit) say what changes.
+
+    `attrs` hold lists of `notes` (which speed is shown), `changes` (mean changes against the cut) and `sources` (of
+    published rows), and `definitions` of composites by name.
+
+    Args:
+        results: a folder of runs, or a table of `hmrbench.load_results`: its rows say which runs take part, and their
+            records are read again.
+        against: a cut such as "S4".
+        published: add rows that others published, marked by `kind` = "published".
+        models_dirs: folders of more model cards.
+
+    Raises:
+        DataError: no such folder, no runs, or a record is no longer there.
+        UsageError: no such cut, or a table that is not of `load_results`.
+    """
+    import pandas as pd
+
+    from hmrbench.results.frame import runs_of
+
+    references = load_references() if published else ()
+    frame = gather(runs_of(results), load_cards(models_dirs), references=references, against=against).frame()
+    frame.columns = pd.MultiIndex.from_tuples(_places(list(frame.columns)), names=["data set", "metric"])
+    return frame
+
+
+def _places(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Data set and metric of each key; the count of samples stands with the scores, unless one of them is so called."""
+    places = []
+    for key in keys:
+        dataset = key.removeprefix("samples:")
+        counted = dataset != key and f"{dataset}:samples" not in keys
+        head, _, last = key.rpartition(":")
+        places.append((dataset, "samples") if counted else (head, last))
+    return places
 
 
 def _is_wanted(model: str, patterns: Sequence[str]) -> bool:
