@@ -18,7 +18,7 @@ _PUBLIC = {
     "load_model": "hmrbench.zoo:load_model",
     "create_encoder": "hmrbench.zoo:create_encoder",
     "evaluate": "hmrbench.evaluation:evaluate",
-    "profile_model": "hmrbench.profiling.profiler:profile_model",
+    "profile_model": "hmrbench.profiling:profile_model",
     "metrics": "hmrbench.metrics",
 }
 __all__ = ["__version__", "create_encoder", "evaluate", "load_model", "metrics", "profile_model"]
