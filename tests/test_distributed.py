@@ -114,7 +114,7 @@ from conftest import prepare_job, prepare_training
 from hmrbench import distributed, evaluation, files, zoo
 from hmrbench.results import runs as results
 from hmrbench.training import train
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import DataError, HmrbenchError
 
 root = Path(sys.argv[1])
 distributed.start()
@@ -142,7 +142,7 @@ assert again.metrics == json.loads(files.to_json(mesh.metrics))
 try:
     with distributed.together():
         if rank == 1:
-            raise evaluate.DataError("picture 7 is corrupt")
+            raise DataError("picture 7 is corrupt")
 except HmrbenchError as e:
     (root / f"error-{rank}.txt").write_text(f"{type(e).__name__}: {e}")
 

@@ -129,11 +129,7 @@ class Session:
             "counted_on": costs.counted_on,
             "not_on_meta": costs.not_on_meta,
             "backend": scan_backend(self.device) if scans else None,
-            **(
-                {"by_module": {name: list(both) for name, both in costs.by_module.items()}}
-                if self.settings.by_module
-                else {}
-            ),
+            **({"by_module": modules} if self.settings.by_module else {}),
         }
 
     def _counted_net(self) -> tuple[nn.Module, flops.Costs | Exception]:
