@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hmrbench import metrics
     from hmrbench.evaluation import evaluate
-    from hmrbench.profiling.profiler import profile_model
+    from hmrbench.profiling import profile_model
     from hmrbench.report.tables import make_table
     from hmrbench.results.frame import load_results
     from hmrbench.zoo import create_encoder, load_model
@@ -28,7 +28,7 @@ _PUBLIC = {
     "load_model": "hmrbench.zoo:load_model",
     "create_encoder": "hmrbench.zoo:create_encoder",
     "evaluate": "hmrbench.evaluation:evaluate",
-    "profile_model": "hmrbench.profiling.profiler:profile_model",
+    "profile_model": "hmrbench.profiling:profile_model",
     "load_results": "hmrbench.results.frame:load_results",
     "make_table": "hmrbench.report.tables:make_table",
     "metrics": "hmrbench.metrics",

@@ -30,8 +30,8 @@ from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.loader import CropSettings, batches, crop_image
 from hmrbench.device import keep_freed_memory
 from hmrbench.metrics import mpjpe, pa_mpjpe
+from hmrbench.profiling import profile_model
 from hmrbench.profiling.latency import bare_rate
-from hmrbench.profiling.profiler import profile_model
 from hmrbench.records import Dataset
 
 

@@ -124,3 +124,10 @@ def prepare_job(model: Any, dataset: Any, opened: Any = None, **settings: Any) -
     from hmrbench.evaluation import EvaluationSettings, prepare
 
     return prepare(model, dataset, EvaluationSettings(**settings), opened)
+
+
+def prepare_training(model: Any, dataset: Any, **settings: Any) -> Any:
+    """A training job out of single settings."""
+    from hmrbench.training.train import TrainingSettings, prepare
+
+    return prepare(model, dataset, TrainingSettings(**settings))

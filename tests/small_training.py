@@ -146,7 +146,7 @@ def write_solid(root: Path, people: int) -> Path:
 
 
 def write_settings(root: Path) -> dict[str, Any]:
-    """Cards, sets and the recipe `short` in `root`; the settings of `train.prepare` that find them."""
+    """Cards, sets and the recipe `short` in `root`; the settings of a training that find them."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "sets.yaml").write_text(SETS)
     (root / "short.yaml").write_text(RECIPE)

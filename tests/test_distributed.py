@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import small_training
 import torch
-from conftest import make_coco
+from conftest import make_coco, prepare_training
 from tiny_net import write_cards
 
 from hmrbench import distributed, evaluation, files
@@ -110,7 +110,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import small_training
-from conftest import prepare_job
+from conftest import prepare_job, prepare_training
 from hmrbench import distributed, evaluation, files, zoo
 from hmrbench.results import runs as results
 from hmrbench.training import train
@@ -153,13 +153,13 @@ settings = dict(
     models_dirs=[root / "cards"], device="cpu", batch_size=2,
 )
 def training():
-    return train.prepare("plain", "people-2d", val_dataset="people-2d", **settings)
+    return prepare_training("plain", "people-2d", val_dataset="people-2d", **settings)
 train.run(training(), root / "two")
 stopped = train.run(training(), root / "parts", minutes=0)
 assert not stopped.finished
 train.run(training(), root / "parts", resume=True)
 prior = dict(recipe=root / "prior.yaml", real_bodies=root / "bodies.npz")
-train.run(train.prepare("tiny-mesh", "people-3d", **{**settings, **prior}), root / "mesh-two")
+train.run(prepare_training("tiny-mesh", "people-3d", **{**settings, **prior}), root / "mesh-two")
 """
 
 
@@ -185,8 +185,8 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     assert (tmp_path / "error-0.txt").read_text() == "DataError: process 1: picture 7 is corrupt"
     assert (tmp_path / "error-1.txt").read_text() == "DataError: picture 7 is corrupt"
 
-    train.run(train.prepare("plain", "people-2d", val_dataset="people-2d", **settings), tmp_path / "one")
-    train.run(train.prepare("tiny-mesh", "people-3d", **{**settings, **prior}), tmp_path / "mesh-one")
+    train.run(prepare_training("plain", "people-2d", val_dataset="people-2d", **settings), tmp_path / "one")
+    train.run(prepare_training("tiny-mesh", "people-3d", **{**settings, **prior}), tmp_path / "mesh-one")
 
     def numbers(run: str, *more: str) -> np.ndarray:
         rows = read_table(tmp_path / run / "log.csv")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_training
 import torch
+from conftest import prepare_training
 from seeding import seed_module_, seeded_input
 from torch import Tensor
 
@@ -106,18 +107,18 @@ def test_a_run_with_a_prior_logs_it_and_resumes_as_if_never_stopped(tmp_path: Pa
     for name, weight in (("with.yaml", "0.01"), ("without.yaml", "0")):
         (tmp_path / name).write_text(recipe.replace("ADVERSARIAL", weight))
     settings |= {"recipe": tmp_path / "with.yaml", "real_bodies": tmp_path / "bodies.npz"}
-    train.run(train.prepare("tiny-mesh", "people-3d", **settings), tmp_path / "whole")
-    assert not train.run(train.prepare("tiny-mesh", "people-3d", **settings), tmp_path / "parts", minutes=0).finished
-    train.run(train.prepare("tiny-mesh", "people-3d", **settings), tmp_path / "parts", resume=True)
+    train.run(prepare_training("tiny-mesh", "people-3d", **settings), tmp_path / "whole")
+    assert not train.run(prepare_training("tiny-mesh", "people-3d", **settings), tmp_path / "parts", minutes=0).finished
+    train.run(prepare_training("tiny-mesh", "people-3d", **settings), tmp_path / "parts", resume=True)
     whole, parts = (read_table(tmp_path / run / "log.csv") for run in ("whole", "parts"))
     for key in ("loss", "adversarial", "discriminator"):
         assert [row[key] for row in parts] == [row[key] for row in whole]
         assert all(float(row[key]) > 0 for row in whole)
     with pytest.raises(UsageError, match="real_bodies"):
         train.run(
-            train.prepare("tiny-mesh", "people-3d", **{**settings, "real_bodies": None}),
+            prepare_training("tiny-mesh", "people-3d", **{**settings, "real_bodies": None}),
             tmp_path / "parts",
             resume=True,
         )
     with pytest.raises(UsageError, match="gives the adversarial prior no weight"):
-        train.prepare("tiny-mesh", "people-3d", **{**settings, "recipe": tmp_path / "without.yaml"})
+        prepare_training("tiny-mesh", "people-3d", **{**settings, "recipe": tmp_path / "without.yaml"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import inspect
 import json
 import math
 import platform
@@ -20,11 +22,11 @@ from test_cli import hmrbench
 from torch import Tensor, nn
 
 from hmrbench import device as devices
-from hmrbench import environment, files, profile_model, zoo
+from hmrbench import environment, files, profile_model, profiling, zoo
 from hmrbench.cards import load_card, load_cards
 from hmrbench.cli.profile import _news, profile_view
 from hmrbench.errors import HmrbenchError, UsageError
-from hmrbench.profiling import latency, profiler
+from hmrbench.profiling import ProfileSettings, end2end, latency
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
@@ -282,8 +284,8 @@ def test_a_failing_model_is_a_row(name: str, error: str, cards: Path) -> None:
 
 
 def test_out_of_memory_is_a_row_and_the_next_batch_goes_on(cards: Path) -> None:
-    setup = profiler.prepare("cpu", repeats=2)
-    found = list(profiler.profile_card(load_card("greedy", [cards]), setup, (1, 8, 2)))
+    settings = ProfileSettings(device="cpu", repeats=2)
+    found = list(profiling.profile_card(load_card("greedy", [cards]), settings, (1, 8, 2)))
     assert [(r.batch_size, r.status) for r in found] == [(1, "ok"), (8, "out of memory"), (2, "ok")]
     assert found[1].latency_ms is None
     assert "20.00 GiB" in (found[1].error or "")
@@ -312,8 +314,8 @@ def test_memory_holds_weights_input_and_what_a_forward_takes(cards: Path) -> Non
 
 @pytest.mark.parametrize(("name", "size"), [("net", "64x48"), ("mesh", "64x64")])
 def test_end_to_end_reads_crops_and_decodes(name: str, size: str, cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, batches = [], profiler.batches
-    monkeypatch.setattr(profiler, "batches", lambda *args: read.append(args[3]) or batches(*args))
+    read, batches = [], end2end.batches
+    monkeypatch.setattr(end2end, "batches", lambda *args: read.append(args[3]) or batches(*args))
     row = measure(name, cards, scope="end2end", batch_size=2)
     assert (row["status"], row["scope"], row["input"]) == ("ok", "end2end", size), row["error"]
     assert read == [2] * (1 + row["warm_up"] + row["samples"])
@@ -357,12 +359,41 @@ def test_settings_that_cannot_be(settings: dict[str, Any], words: str, cards: Pa
         measure("net", cards, **settings)
 
 
+def test_the_function_has_every_setting_by_name_with_its_default() -> None:
+    wanted = {f.name: f.default for f in dataclasses.fields(ProfileSettings)}
+    offered = inspect.signature(profile_model).parameters
+    assert {name: offered[name].default for name in wanted} == wanted
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in offered.values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ProfileSettings().dtype = "bf16"  # type: ignore[misc]
+
+
+def test_paths_may_be_strings(cards: Path, tmp_path: Path) -> None:
+    net = zoo.load_model("net", weights="random", models_dirs=[cards])
+    zoo_file = tmp_path / "net.pt"
+    torch.save(net.state_dict(), zoo_file)
+    rows = [
+        profile_model(
+            "net", models_dirs=[kind(cards)], weights=kind(zoo_file), runs=kind(tmp_path / "r"), device="cpu", repeats=1
+        )
+        for kind in (str, Path)
+    ]
+    assert [row.row()["weights_sha256"] for row in rows] == [files.file_sha256(zoo_file)] * 2
+    assert {kept.row["model"] for kept in results.load_runs(tmp_path / "r", "profile")} == {"net"}
+
+
+def test_modules_are_listed_where_asked_for(cards: Path) -> None:
+    assert measure("net", cards, repeats=0).get("by_module") is None
+    listed = measure("net", cards, repeats=0, by_module=True)
+    assert listed["by_module"][""] == [listed["params"], listed["macs"]]
+
+
 # --------------------------------------------------------------------------- runs
 
 
 def test_each_row_is_kept_with_its_samples_as_soon_as_it_is_there(cards: Path, tmp_path: Path) -> None:
-    rows = profiler.profile_card(
-        load_card("net", [cards]), profiler.prepare("cpu", repeats=4), (1, 2), runs=tmp_path / "r"
+    rows = profiling.profile_card(
+        load_card("net", [cards]), ProfileSettings(device="cpu", repeats=4), (1, 2), runs=tmp_path / "r"
     )
     first = next(rows)
     (kept,) = results.load_runs(tmp_path / "r", "profile")
@@ -649,7 +680,7 @@ def test_by_module_shows_a_tree(cards: Path, tmp_path: Path) -> None:
 
 def test_all_takes_every_card(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(profiler, "profile_card", lambda card, *_, **__: asked.append(card.name) or ())
+    monkeypatch.setattr(profiling, "profile_card", lambda card, *_, **__: asked.append(card.name) or ())
     assert run(cards, tmp_path, "--all", "--json").stdout.strip() == "[]"
     assert len(asked) == len(load_cards([cards]))
     assert {"swinpose-s-s3", "hmr2-h", "net"} <= set(asked)

@@ -19,7 +19,7 @@ from hmrbench import zoo
 from hmrbench.cards import load_cards
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures
-from hmrbench.profiling.profiler import profile_model
+from hmrbench.profiling import profile_model
 from hmrbench.records import Array, EvalResult, ProfileResult
 from hmrbench.report import formats, tables
 from hmrbench.results import runs as results

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import small_training
+from conftest import prepare_training
 
 from hmrbench import data
 from hmrbench.cards import load_card
@@ -235,7 +236,7 @@ def test_a_network_trains_on_tars(tmp_path: Path) -> None:
     _, people = people_of(tmp_path, 4)
     write_tar(tmp_path / "a" / "0.tar", [e for i in range(4) for e in entry(tmp_path, i, [people[i]])])
     settings = small_training.write_settings(tmp_path)
-    job = train.prepare(
+    job = prepare_training(
         "tiny-mesh", spec_of(tmp_path), recipe="demo-mesh", steps=3, batch_size=2, dtype="fp32",
         data_root=tmp_path,
         models_dirs=settings["models_dirs"], device="cpu",

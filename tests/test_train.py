@@ -16,7 +16,7 @@ import pytest
 import small_training
 import torch
 import typer
-from conftest import prepare_job
+from conftest import prepare_job, prepare_training
 from safetensors import safe_open
 from torch import nn
 from typer.testing import CliRunner, Result
@@ -336,7 +336,7 @@ def test_a_missing_picture_is_an_error_and_stops_the_threads() -> None:
 
 def run(settings: dict[str, Any], out: Path, model: str = "learner", **more: Any) -> train.TrainResult:
     keys = ("resume", "minutes", "half", "progress")
-    job = train.prepare(model, "people-2d", **{**settings, **{k: v for k, v in more.items() if k not in keys}})
+    job = prepare_training(model, "people-2d", **{**settings, **{k: v for k, v in more.items() if k not in keys}})
     return train.run(job, out, **{k: v for k, v in more.items() if k in keys})
 
 
@@ -344,14 +344,14 @@ def test_small_pictures_and_muon_first_then_the_card_s_size(settings: dict[str, 
     recipe = settings["recipe"].read_text().replace("optimizer: {", "optimizer: {muon_lr: 0.02, ")
     (tmp_path / "small.yaml").write_text(recipe + "input: [64, 48]\n")
     small = {"recipe": tmp_path / "small.yaml", "val_dataset": "people-2d", "steps": 4}
-    job = train.prepare("small-pose", "people-2d", **{**settings, **small})
+    job = prepare_training("small-pose", "people-2d", **{**settings, **small})
     assert job.examples.make(0, np.random.default_rng(0))["image"].shape == (64, 48, 3)
     first = run(settings, tmp_path / "a", "small-pose", **small, minutes=0)
     assert not first.finished
     first = run(settings, tmp_path / "a", "small-pose", **small, resume=True)
     whole = run(settings, tmp_path / "whole", "small-pose", **small)
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
-    job = train.prepare("small-pose", "people-2d", **{**settings, "init": str(whole.weights)})
+    job = prepare_training("small-pose", "people-2d", **{**settings, "init": str(whole.weights)})
     assert job.examples.make(0, np.random.default_rng(0))["image"].shape == (128, 96, 3)
     second = run(settings, tmp_path / "b", "small-pose", init=str(first.weights), steps=1)
     with safe_open(second.weights, "pt") as file:
@@ -762,7 +762,7 @@ def overfit(
     flip = 0.5 if task == "hpe" else 0  # poses are measured with the mirrored picture, too
     text = OVERFIT.format(task=task, steps=steps, lr=lr, loss=loss, best=best, flip=flip)
     (tmp_path / "overfit.yaml").write_text(text)
-    job = train.prepare(model, dataset, **{**settings, "recipe": tmp_path / "overfit.yaml", "val_dataset": dataset})
+    job = prepare_training(model, dataset, **{**settings, "recipe": tmp_path / "overfit.yaml", "val_dataset": dataset})
     train.run(job, tmp_path / "r")
     return {k: float(v) for k, v in read_table(tmp_path / "r" / "validation.csv")[-1].items()}
 

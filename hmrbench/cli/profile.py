@@ -77,18 +77,18 @@ def profile(
     depend on them. MACs are those of one image. A model that fails is a row that says why, and exit code 1 in the
     end. A batch that memory does not hold is a row that says so.
     """
+    from hmrbench import profiling
     from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError, UsageError
     from hmrbench.fetch import sources
-    from hmrbench.profiling import profiler
     from hmrbench.results import runs as results
 
     if bool(model) == every:
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
     cards = find_cards(model or ["*"], load_cards(models_dir or []))
-    setup = profiler.prepare(
-        device,
-        dtype,
+    settings = profiling.ProfileSettings(
+        device=device,
+        dtype=dtype,
         repeats=repeats,
         seconds=seconds,
         scope=scope,
@@ -98,8 +98,10 @@ def profile(
         threads=threads,
         weights=weights,
         fused=fuse,
+        by_module=by_module,
     )
-    batch_sizes = profiler.pick_batch_sizes(batch_size)
+    profiling.check(settings)
+    batch_sizes = profiling.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():
         sources.resolve_weights(card, weights)
     results.try_writing(runs / "profile.json", runs)
@@ -108,11 +110,11 @@ def profile(
     unwritten: HmrbenchError | None = None
     try:
         for number, card in enumerate(cards, start=1):
-            found = profiler.profile_card(card, setup, batch_sizes, runs=runs, resume=resume, by_module=by_module)
+            found = profiling.profile_card(card, settings, batch_sizes, runs=runs, resume=resume)
             for result in found:
                 rows.append(result.row())
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
-    except profiler.NotWrittenError as e:
+    except profiling.NotWrittenError as e:
         unwritten = e
         rows.append(e.result.row())
     except KeyboardInterrupt:

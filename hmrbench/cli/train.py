@@ -88,14 +88,12 @@ def train(
     """
     from hmrbench import distributed
     from hmrbench.errors import UsageError
-    from hmrbench.training.train import prepare, run
+    from hmrbench.training.train import TrainingSettings, prepare, run
 
     if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size)):
         raise UsageError(f"batch size must be 'auto' or a number above 0, not '{batch_size}'")
     distributed.start()
-    job = prepare(
-        model,
-        dataset,
+    settings = TrainingSettings(
         recipe=recipe,
         val_dataset=val_dataset,
         val_limit=val_limit,
@@ -115,6 +113,7 @@ def train(
         models_dirs=models_dir or [],
         datasets_file=datasets_file,
     )
+    job = prepare(model, dataset, settings)
     folder = out or Path("train") / f"{job.card.name}-{job.recipe.name}"
     remark = stderr()
     if distributed.is_first():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hmrbench import data, distributed, evaluation
 from hmrbench.codecs import find_codec
 from hmrbench.device import pick_device
@@ -38,39 +40,57 @@ class TrainResult:
 # --------------------------------------------------------------------------- preparation
 
 
-def prepare(
-    model: str | ModelCard,
-    dataset: str | DatasetSpec,
-    *,
-    recipe: str | Path | Recipe | None = None,
-    val_dataset: str | DatasetSpec | None = None,
-    val_limit: int | None = None,
-    init: str | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    dtype: str | None = None,
-    device: str = "auto",
-    workers: int = 2,
-    seed: int = 0,
-    limit: int | None = None,
-    real_bodies: Path | None = None,
-    cache: bool = False,
-    data_root: Path | None = None,
-    models_dirs: Sequence[Path] = (),
-    datasets_file: Path | None = None,
-) -> TrainJob:
-    """Check everything cheap and return what `run` needs; see `Recipe` for what None leaves to the recipe.
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained; see `Recipe` for what None leaves to the recipe.
 
-    Args:
+    Attributes:
         recipe: None for the one that the data set's spec names (option `recipe`), else the task's usual one.
         val_dataset: measured while training, to keep the best weights; None keeps the last ones.
         val_limit: its first samples only.
         init: `random`, `imagenet` or a file; see `training.start`.
+        epochs: the length, in passes through the training set.
+        steps: the length, in steps of the optimiser.
+        lr: the highest learning rate.
+        batch_size: people per process and step.
+        dtype: fp32, bf16 or fp16.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        workers: threads that read and crop pictures.
+        seed: decides weights, order and augmentation.
         limit: the first people of the training set only.
         real_bodies: 4D-Humans' `cmu_mocap.npz`, for the adversarial prior of the recipe; None for no prior.
         cache: keep all pictures decoded in the device's memory and cut the crops there.
+        data_root: the folder of the data sets.
+        models_dirs: folders of further model cards.
+        datasets_file: a further file of data sets.
+    """
+
+    recipe: str | Path | Recipe | None = None
+    val_dataset: str | DatasetSpec | None = None
+    val_limit: int | None = None
+    init: str | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+    workers: int = 2
+    seed: int = 0
+    limit: int | None = None
+    real_bodies: Path | None = None
+    cache: bool = False
+    data_root: Path | None = None
+    models_dirs: Sequence[Path] = ()
+    datasets_file: Path | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """What is said instead of the recipe; None where it is not."""
+        return {name: getattr(self, name) for name in ("epochs", "steps", "lr", "batch_size", "dtype", "init")}
+
+
+def prepare(model: str | ModelCard, dataset: str | DatasetSpec, settings: TrainingSettings | None = None) -> TrainJob:
+    """Check everything cheap and return what `run` needs.
 
     Raises:
         UsageError: an unknown name, a model of another task, a setting that cannot be, or the engine is
@@ -78,43 +98,17 @@ def prepare(
         DataError: data are missing or broken.
     """
     _need_engine()
-    card, spec = evaluation.card_and_spec(model, dataset, models_dirs, datasets_file)
-    changes = {
-        "epochs": epochs,
-        "steps": steps,
-        "lr": lr,
-        "batch_size": batch_size,
-        "dtype": dtype,
-        "init": init,
-    }
-    if recipe is None:
-        recipe = spec.options.get("recipe")
-    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **changes)
+    s = settings or TrainingSettings()
+    card, spec = evaluation.card_and_spec(model, dataset, s.models_dirs, s.datasets_file)
+    recipe = spec.options.get("recipe") if s.recipe is None else s.recipe
+    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **s.changes())
     if plan.input:
         card = card.model_copy(update={"input": plan.input})
-    place = pick_device(device)
-    if plan.dtype == "fp16" and place.type == "cpu":
-        raise UsageError("fp16 is trained on a GPU; on a CPU say --dtype bf16 or fp32")
-    if plan.dtype == "fp16" and plan.optimizer.muon_lr:
-        raise UsageError("Muon's steps know no loss scaling; with 'muon_lr' say --dtype bf16 or fp32")
-    if real_bodies is not None and not plan.loss.adversarial:
-        raise UsageError(f"recipe '{plan.name}' gives the adversarial prior no weight (loss: adversarial)")
-    validation = None
-    if val_dataset is not None:
-        validation = evaluation.prepare(
-            card,
-            val_dataset,
-            evaluation.EvaluationSettings(
-                weights="random",
-                data_root=data_root,
-                device=device,
-                workers=workers,
-                limit=val_limit,
-                datasets_file=datasets_file,
-            ),
-        )
+    place = pick_device(s.device)
+    _check_plan(plan, place, s)
+    validation = None if s.val_dataset is None else _validation(card, s.val_dataset, s)
     body = evaluation.body_of(spec) if card.task == "hmr" else None
-    people, sha256, params = _open_examples(spec, card, plan, data_root, limit, cache)
+    people, sha256, params = _open_examples(spec, card, plan, s.data_root, s.limit, s.cache)
     return TrainJob(
         card=card,
         spec=spec,
@@ -124,12 +118,35 @@ def prepare(
         body=body,
         validation=validation,
         mean_params=params,
-        real_bodies=None if real_bodies is None else read_bodies(real_bodies),
+        real_bodies=None if s.real_bodies is None else read_bodies(s.real_bodies),
         annotations_sha256=sha256,
         device=place,
-        seed=seed,
-        workers=workers,
+        seed=s.seed,
+        workers=s.workers,
     )
+
+
+def _check_plan(plan: Recipe, place: torch.device, settings: TrainingSettings) -> None:
+    """Refuse (UsageError) a recipe that cannot be followed there, or real bodies that it has no use for."""
+    if plan.dtype == "fp16" and place.type == "cpu":
+        raise UsageError("fp16 is trained on a GPU; on a CPU say --dtype bf16 or fp32")
+    if plan.dtype == "fp16" and plan.optimizer.muon_lr:
+        raise UsageError("Muon's steps know no loss scaling; with 'muon_lr' say --dtype bf16 or fp32")
+    if settings.real_bodies is not None and not plan.loss.adversarial:
+        raise UsageError(f"recipe '{plan.name}' gives the adversarial prior no weight (loss: adversarial)")
+
+
+def _validation(card: ModelCard, dataset: str | DatasetSpec, settings: TrainingSettings) -> evaluation.Job:
+    """The evaluation that is repeated while training; its weights are those of the moment."""
+    wanted = evaluation.EvaluationSettings(
+        weights="random",
+        data_root=settings.data_root,
+        device=settings.device,
+        workers=settings.workers,
+        limit=settings.val_limit,
+        datasets_file=settings.datasets_file,
+    )
+    return evaluation.prepare(card, dataset, wanted)
 
 
 def _need_engine() -> None:
@@ -198,4 +215,4 @@ def run(
     return TrainResult(weights, finished, trainer.step, trainer.seconds, trainer.best)
 
 
-__all__ = ["Moment", "TrainJob", "TrainResult", "prepare", "run"]
+__all__ = ["Moment", "TrainJob", "TrainResult", "TrainingSettings", "prepare", "run"]

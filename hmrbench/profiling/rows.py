@@ -1,0 +1,141 @@
+"""What a network costs -> one ProfileResult per batch size, kept as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from hmrbench.cards import load_card
+from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.profiling.session import Session
+from hmrbench.profiling.settings import ProfileSettings, check
+from hmrbench.records import ProfileResult
+from hmrbench.results import runs as results
+from hmrbench.schema import ModelCard
+
+
+def profile_model(
+    model: str | ModelCard | nn.Module,
+    *,
+    batch_size: int = 1,
+    input_size: tuple[int, int] = (256, 192),
+    device: str = "auto",
+    dtype: str = "fp32",
+    repeats: int | None = None,
+    seconds: float = 10.0,
+    scope: str = "model",
+    compile: bool = False,
+    channels_last: bool = False,
+    cuda_graph: bool = False,
+    threads: int | None = None,
+    weights: str | Path | None = None,
+    fused: bool = True,
+    by_module: bool = False,
+    models_dirs: Sequence[str | Path] = (),
+    runs: str | Path | None = None,
+    resume: bool = False,
+) -> ProfileResult:
+    """What one network costs at one batch size, as `hmrbench profile` measures it.
+
+    A network that fails gives a result too: `status` is `failed` or `out of memory` and `error` says why. On the CPU
+    the process keeps freed memory from then on (`device.keep_freed_memory`).
+
+    Args:
+        model: a name, a card, or a network that maps (B, 3, H, W) to a tensor or several; it is left on the
+            device that it was measured on.
+        batch_size: pictures at once.
+        input_size: H and W in pixels, for a network; a card has its own.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        dtype: fp32, tf32, or for autocast fp16, bf16.
+        repeats: number of timed forwards; 0 counts only; None samples until the median is known to 1 %.
+        seconds: time for warm-up and sampling, where `repeats` is None.
+        scope: `model` times the network alone, `end2end` also reading a JPEG, crop and decoding the output.
+        compile: run through torch.compile.
+        channels_last: use that memory format for weights and input.
+        cuda_graph: replay a CUDA graph.
+        threads: of PyTorch on the CPU; None leaves its own choice.
+        weights: `random`, `demo`, a file, or a source; None for untrained ones, which cost the same.
+        fused: let the network take its short cuts; MACs are those of the plain network anyway.
+        by_module: the row also says how parameters and MACs spread over all modules.
+        models_dirs: folders of further model cards.
+        runs: the folder for the row and its samples; None writes nothing.
+        resume: take a finished row from there.
+
+    Returns:
+        The row: counts of one picture, times, memory, energy, and everything needed to obtain them again.
+
+    Raises:
+        UsageError: unknown name, or settings that cannot be.
+        NotWrittenError: the row could not be written into `runs`; it holds the row.
+    """
+    settings = ProfileSettings(
+        device=device,
+        dtype=dtype,
+        repeats=repeats,
+        seconds=seconds,
+        scope=scope,
+        compile=compile,
+        channels_last=channels_last,
+        cuda_graph=cuda_graph,
+        threads=threads,
+        weights=weights,
+        fused=fused,
+        by_module=by_module,
+    )
+    check(settings)
+    if isinstance(batch_size, bool) or batch_size < 1:
+        raise UsageError(f"batch size must be above 0, not {batch_size}")
+    if isinstance(model, str):
+        model = load_card(model, [Path(folder) for folder in models_dirs])
+    if isinstance(model, nn.Module) and scope == "end2end":
+        raise UsageError("end2end needs a model card, which knows crop and codec")
+    card, net = (model, None) if isinstance(model, ModelCard) else (None, model.eval())
+    session = Session(card, net, input_size if card is None else card.input, settings)
+    return next(_rows(session, (batch_size,), None if runs is None else Path(runs), resume))
+
+
+def profile_card(
+    card: ModelCard,
+    settings: ProfileSettings,
+    batch_sizes: Sequence[int] = (1,),
+    *,
+    runs: Path | None = None,
+    resume: bool = False,
+) -> Iterator[ProfileResult]:
+    """A row for each batch size, written as soon as it is measured; the network is built once, then freed.
+
+    Raises:
+        UsageError: settings that cannot be.
+    """
+    return _rows(Session(card, None, card.input, settings), batch_sizes, runs, resume)
+
+
+def _rows(session: Session, batch_sizes: Sequence[int], runs: Path | None, resume: bool) -> Iterator[ProfileResult]:
+    """Rows of one network, each saved before the next is measured; one that failed before is tried again."""
+    try:
+        for batch_size in batch_sizes:
+            key = results.run_key(session.identity(batch_size))
+            done = results.finished(runs, "profile", key) if runs is not None and resume else None
+            if done is not None and done.row["status"] != "failed":
+                yield ProfileResult.from_row(done.row)
+                continue
+            result, samples = session.measure(batch_size)
+            if runs is not None:
+                arrays = None if samples is None else {"samples_ms": samples}
+                try:
+                    results.save(runs, "profile", result.row(), key, arrays)
+                except OSError as e:
+                    raise NotWrittenError(f"{runs}: the row could not be written ({e.strerror or e})", result) from e
+            yield result
+    finally:
+        session.close()
+
+
+class NotWrittenError(HmrbenchError):
+    """A row was measured but could not be written: it is in `result`."""
+
+    def __init__(self, message: str, result: ProfileResult) -> None:
+        super().__init__(message)
+        self.result = result

@@ -1,0 +1,212 @@
+"""One network while it is measured: parameters, MACs, latency, memory, energy."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hmrbench import device as devices
+from hmrbench import environment, zoo
+from hmrbench.errors import HmrbenchError
+from hmrbench.fetch import sources
+from hmrbench.files import file_sha256
+from hmrbench.nets.encoders.selective_scan import scan_backend
+from hmrbench.nets.fusion import fuse
+from hmrbench.profiling import flops, latency
+from hmrbench.profiling.end2end import end_to_end
+from hmrbench.profiling.settings import ProfileSettings, check
+from hmrbench.records import Array, ProfileResult
+from hmrbench.schema import ModelCard
+
+
+class Session:
+    """One network while it is measured, a card's or a given one: counted and built when first needed."""
+
+    def __init__(
+        self,
+        card: ModelCard | None,
+        net: nn.Module | None,
+        size: tuple[int, int],
+        settings: ProfileSettings,
+    ) -> None:
+        self.card, self.net, self.size, self.settings = card, net, size, settings
+        self.device = check(settings)
+        self.about: dict[str, Any] = {
+            "model": type(net).__name__ if card is None else card.name,
+            "task": None if card is None else card.task,
+            "input": "{}x{}".format(*size),
+            "weights": "given" if card is None else settings.weights_of(card) or "own",
+            "device": devices.device_name(self.device),
+            **settings.row(),
+        }
+        self.loaded: dict[str, Any] = {}
+        self.counted: dict[str, Any] | None = None
+
+    def identity(self, batch_size: int) -> dict[str, Any]:
+        """What two rows share only if everything that decides their numbers is the same."""
+        return {
+            **self.about,
+            "card": None if self.card is None else self.card.model_dump(mode="json"),
+            "batch_size": batch_size,
+            "repeats": self.settings.repeats,
+            "seconds": self.settings.seconds,
+            "by_module": self.settings.by_module,
+            "scan": scan_backend(self.device),
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+        }
+
+    def measure(self, batch_size: int) -> tuple[ProfileResult, Array | None]:
+        """One row and its samples. Whatever goes wrong in the network is in the row."""
+        known: dict[str, Any] = {"status": "ok", "error": None}
+        samples: Array | None = None
+        try:
+            with devices.bounded_memory(self.device):
+                self.counted = self.counted or self._count()
+                known |= self.counted
+                if self.settings.repeats == 0 and known.get("count_error"):  # nothing else was asked for
+                    raise HmrbenchError(f"MACs cannot be counted: {known['count_error']}")
+                if self.settings.repeats != 0:
+                    measured, samples = self._time(batch_size)
+                    known |= measured
+        except Exception as e:
+            known["status"] = "out of memory" if devices.is_out_of_memory(e) else "failed"
+            known["error"] = str(e) if isinstance(e, HmrbenchError) else f"{type(e).__name__}: {e}"
+        if known["status"] != "ok":  # the error held what was in memory
+            devices.free(self.device)
+        more = {
+            "hardware": devices.describe(self.device),  # soon, while the clocks are still those of the run
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+        }
+        return ProfileResult.from_row({**self.about, **self.loaded, "batch_size": batch_size, **known, **more}), samples
+
+    def close(self) -> None:
+        """Let go of the network, if there was one."""
+        if self.net is None:
+            return
+        self.net = None
+        if self.settings.compile:
+            torch._dynamo.reset()
+        devices.free(self.device)
+
+    def _network(self) -> nn.Module:
+        if self.net is None:
+            assert self.card is not None
+            zoo.fit_backend(self.card, self.device.type, self.settings.dtype)
+            label, path = sources.resolve_weights(self.card, self.settings.weights_of(self.card))
+            self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
+            self.net = zoo.load_weights(self.card, path)[0]
+        return self.net
+
+    def _count(self) -> dict[str, Any]:
+        """Parameters, MACs and activations of one image, as fields of a row; parameters alone if counting fails."""
+        backend = None if self.card is None else zoo.backend_of(self.card)
+        if self.card is not None and backend is not None:  # whose work PyTorch does not see
+            return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
+        net, costs = self._counted_net()
+        if isinstance(costs, Exception):
+            return {**zoo.parameters_by_part(net), "count_error": flops.said(costs), "backend": None}
+        scans = "selective_scan" in costs.by_operator
+        modules = {name: list(both) for name, both in costs.by_module.items()}
+        return {
+            **zoo.parameters_by_part(net),
+            "macs": costs.macs,
+            "flops": 2 * costs.macs,
+            "activations": costs.activations,
+            **{f"macs_{part}": costs.by_module.get(part, (0, 0))[1] for part in ("encoder", "neck", "head")},
+            "macs_by_operator": dict(costs.by_operator),
+            "uncounted": dict(costs.uncounted),
+            "count_disagreements": list(costs.disagreements),
+            "counted_on": costs.counted_on,
+            "not_on_meta": costs.not_on_meta,
+            "backend": scan_backend(self.device) if scans else None,
+            **({"by_module": modules} if self.settings.by_module else {}),
+        }
+
+    def _counted_net(self) -> tuple[nn.Module, flops.Costs | Exception]:
+        """The network and its costs, or why they cannot be counted: custom operators, compiled parts."""
+        shape = (1, 3, *self.size)
+        if self.card is not None and self.net is None:
+            with suppress(Exception):  # it may need data to be built; any other fault comes up again below
+                with torch.device("meta"):
+                    net = zoo.build_net(self.card).eval()
+                return net, flops.count(net, shape)
+        net = self._network()
+        try:
+            return net, flops.count(net, shape)
+        except Exception as e:
+            if devices.is_out_of_memory(e):
+                raise
+            return net, e
+
+    def _time(self, batch_size: int) -> tuple[dict[str, Any], Array]:
+        """Latency, peak memory and energy at one batch size, as fields of a row, and the samples in ms."""
+        settings, device = self.settings, self.device
+        devices.keep_freed_memory(device)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        net = self._network().to(device)
+        fuse(net, settings.fused)
+        net = net.to(memory_format=layout) if settings.channels_last else net
+        x = torch.randn(batch_size, 3, *self.size, generator=torch.Generator().manual_seed(0))
+        x = x.to(device).contiguous(memory_format=layout)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(_threads(settings.threads))
+            stack.enter_context(devices.precision(settings.dtype, device))
+            if device.type == "cuda":  # events, streams and graphs are of the current device
+                stack.enter_context(torch.cuda.device(device))
+            forward: Callable[[Tensor], Any] = torch.compile(net) if settings.compile else net
+            memory, start = devices.PeakMemory(device), time.monotonic()
+            finite = all(bool(t.isfinite().all()) for t in flops.tensors(forward(x)))
+            first_s = time.monotonic() - start
+            forward = latency.graphed(forward, x) if settings.cuda_graph else forward
+            if settings.scope == "end2end":
+                assert self.card is not None
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                run = end_to_end(self.card, forward, batch_size, device, layout, folder)
+            else:
+                run = lambda: forward(x)  # noqa: E731
+            if device.type == "cpu":  # the first forward also brought libraries into memory
+                memory = devices.PeakMemory(device)
+            run()
+            grown_mb = memory.grown_mb()
+            watch = latency.stopwatch(run, device, by_events=settings.scope == "model")
+            energy = devices.energy_mj(device)
+            samples, warm_up = latency.sample_times(watch, settings.repeats, settings.seconds)
+            used, ran = devices.energy_mj(device), (warm_up + len(samples)) * batch_size
+        timing = latency.summarise(samples)
+        held_mb = sum(t.nbytes for t in (*net.parameters(), *net.buffers(), x)) / devices.MB
+        return {
+            "latency_ms": timing.median_ms,
+            "latency_ms_p90": timing.p90_ms,
+            "latency_ms_p99": timing.p99_ms,
+            "images_per_s": 1000 * batch_size / timing.median_ms,
+            "spread": timing.spread,
+            "median_error": timing.error if math.isfinite(timing.error) else None,
+            "stable": timing.stable,
+            "samples": len(samples),
+            "warm_up": warm_up,
+            "first_forward_s": first_s,
+            "peak_memory_mb": None if grown_mb is None else held_mb + grown_mb,
+            "energy_mj": None if used is None or energy is None else (used - energy) / ran,
+            "output_finite": finite,
+        }, timing.samples_ms
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

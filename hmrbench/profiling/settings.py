@@ -1,0 +1,98 @@
+"""How networks are run while they are measured, and what of it cannot be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hmrbench import device as devices
+from hmrbench.errors import UsageError
+from hmrbench.schema import ModelCard
+
+SCOPES = ("model", "end2end")
+_IN_ROW = ("dtype", "scope", "compile", "channels_last", "cuda_graph", "threads", "fused")
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """How networks are measured. The command line and `hmrbench.profile_model` build the same object.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        dtype: fp32, tf32, or for autocast fp16, bf16, as in an evaluation.
+        repeats: number of timed forwards; 0 counts only; None samples until the median is known to 1 %.
+        seconds: time for warm-up and sampling per row, where `repeats` is None.
+        scope: `model` times the network alone, `end2end` also reading a JPEG, crop and decoding the output.
+        compile: run through torch.compile.
+        channels_last: use that memory format for weights and input.
+        cuda_graph: replay a CUDA graph.
+        threads: of PyTorch on the CPU; None leaves its own choice.
+        weights: None for untrained ones, which cost the same (the card's where another backend computes it); else
+            as for `sources.resolve_weights`.
+        fused: let the network take its short cuts, see `nets.fusion`; MACs are those of the plain network anyway.
+        by_module: rows also say how parameters and MACs spread over all modules, as {name: [params, macs]}.
+    """
+
+    device: str = "auto"
+    dtype: str = "fp32"
+    repeats: int | None = None
+    seconds: float = 10.0
+    scope: str = "model"
+    compile: bool = False
+    channels_last: bool = False
+    cuda_graph: bool = False
+    threads: int | None = None
+    weights: str | Path | None = None
+    fused: bool = True
+    by_module: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """What a row says of it; the device stands there under its product name."""
+        return {name: getattr(self, name) for name in _IN_ROW} | {"threads": self.threads or torch.get_num_threads()}
+
+    def weights_of(self, card: ModelCard) -> str | None:
+        """What `sources.resolve_weights` is to find; what PyTorch does not compute may have no weights but its own."""
+        if self.weights:
+            return str(self.weights)
+        return None if card.backend and card.weights else "random"
+
+
+def check(settings: ProfileSettings) -> torch.device:
+    """The device that networks are measured on, if they can be measured so.
+
+    Raises:
+        UsageError: something that cannot be.
+    """
+    s, place = settings, devices.pick_device(settings.device)
+    checks = (
+        (s.dtype in devices.DTYPES, f"dtype must be one of {', '.join(devices.DTYPES)}, not '{s.dtype}'"),
+        (s.dtype != "tf32" or place.type == "cuda", f"tf32 is a precision of NVIDIA GPUs, not of {place.type}"),
+        (s.scope in SCOPES, f"scope must be one of {', '.join(SCOPES)}, not '{s.scope}'"),
+        (not s.cuda_graph or place.type == "cuda", f"a CUDA graph needs a CUDA device, not {place.type}"),
+        (s.repeats is None or s.repeats >= 0, f"repeats must be 0 or more, not {s.repeats}"),
+        (0 < s.seconds < math.inf, f"seconds must be above 0, not {s.seconds}"),
+        (s.threads is None or s.threads > 0, f"threads must be 1 or more, not {s.threads}"),
+    )
+    for fine, message in checks:
+        if not fine:
+            raise UsageError(message)
+    return place
+
+
+def pick_batch_sizes(text: str) -> tuple[int, ...]:
+    """`1,8,64` as numbers; `auto` is 1.
+
+    Raises:
+        UsageError: not numbers above 0.
+    """
+    try:
+        sizes = tuple(dict.fromkeys(int(part) for part in text.replace("auto", "1").split(",")))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise UsageError(f"batch sizes are numbers above 0 such as 1,8,64, not '{text}'")
+    return sizes
