@@ -480,7 +480,7 @@ def test_meshes_learn_from_kept_pictures(tmp_path: Path) -> None:
     (tmp_path / "mesh.yaml").write_text(small_training.RECIPE.replace("task: hpe", "task: hmr\nbest: MPJPE"))
     settings |= {"recipe": tmp_path / "mesh.yaml"}
     for name, cache in (("read", False), ("kept", True)):
-        train.run(train.prepare("tiny-mesh", "people-3d", **settings, cache=cache, steps=2), tmp_path / name)
+        train.run(prepare_training("tiny-mesh", "people-3d", **settings, cache=cache, steps=2), tmp_path / name)
     numbers = [np.array([[float(x) for x in row] for row in losses(tmp_path / n)]) for n in ("read", "kept")]
     np.testing.assert_allclose(numbers[0], numbers[1], rtol=0.02)
 
@@ -488,7 +488,7 @@ def test_meshes_learn_from_kept_pictures(tmp_path: Path) -> None:
 def test_kept_pictures_must_be_whole_and_have_room(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = train.prepare("learner", "people-2d", **settings, cache=True)
+    job = prepare_training("learner", "people-2d", **settings, cache=True)
     with monkeypatch.context() as patch:
 
         def full(*args: object, **more: object) -> torch.Tensor:
@@ -502,7 +502,7 @@ def test_kept_pictures_must_be_whole_and_have_room(
         train.run(job, tmp_path / "r")
     (tmp_path / "own.yaml").write_text(small_training.SETS.replace("reader: hmr-npz", "reader: hmrbench.training.tars"))
     with pytest.raises(UsageError, match="leave --cache out"):
-        train.prepare(
+        prepare_training(
             "swinhmr2-t-s2", "people-3d", data_root=tmp_path, datasets_file=tmp_path / "own.yaml", device="cpu",
             recipe="demo-mesh", cache=True,
         )  # fmt: skip
