@@ -381,7 +381,19 @@ def test_a_signal_ends_a_run_that_resume_finishes(
         "--no-flip", "--device", "cpu",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), *sys.path])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+
+    def hear() -> None:  # a background job of a shell, as tests in CI may be, is started deaf to some signals
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        preexec_fn=hear,  # noqa: PLW1509
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         for _ in range(4):

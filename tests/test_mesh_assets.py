@@ -172,5 +172,5 @@ def test_an_array_that_claims_more_than_there_is(tmp_path: Path) -> None:
     path = tmp_path / "mesh.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("template.npy", header.getvalue())
-    with pytest.raises(DataError, match="claim more than fits into memory"):
+    with pytest.raises(DataError, match=r"declares .* bytes, and holds 0"):
         read_mesh_assets(path)
