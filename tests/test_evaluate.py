@@ -270,7 +270,7 @@ def test_a_last_write_that_fails_loses_nothing(
     whole = evaluation.run(job)
     with monkeypatch.context() as patch:
         patch.setattr(*((results, "write_json") if which == "run" else (rows, "write_predictions")), no_room)
-        with pytest.raises(evaluation.NotWrittenError, match=r"No space left.*9 of 9 predictions.*--resume") as caught:
+        with pytest.raises(results.NotWrittenError, match=r"No space left.*9 of 9 predictions.*--resume") as caught:
             evaluation.run(job, runs=tmp_path / "r", save_predictions=target)
     assert caught.value.result.metrics == whole.metrics
     assert ("r could" if which == "run" else "p.json could") in str(caught.value)

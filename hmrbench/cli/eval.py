@@ -72,8 +72,9 @@ def evaluate(
     from hmrbench import data, distributed
     from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation import EvaluationSettings, NotWrittenError, prepare, run, try_outputs
+    from hmrbench.evaluation import EvaluationSettings, prepare, run, try_outputs
     from hmrbench.report import tables
+    from hmrbench.results.runs import NotWrittenError
 
     distributed.start()
     cards = find_cards(model, load_cards(models_dir or []))

@@ -114,7 +114,7 @@ def profile(
             for result in found:
                 rows.append(result.row())
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
-    except profiling.NotWrittenError as e:
+    except results.NotWrittenError as e:
         unwritten = e
         rows.append(e.result.row())
     except KeyboardInterrupt:

@@ -22,16 +22,16 @@ def score(
 ) -> None:
     """Score saved predictions against a data set, with the very numbers that `eval` gives."""
     from hmrbench import data
-    from hmrbench.evaluation import NotWrittenError, score_file
+    from hmrbench.evaluation import score_file
     from hmrbench.report import tables
+    from hmrbench.results.runs import NotWrittenError
 
     spec = data.load_spec(dataset, datasets_file)
     failure: NotWrittenError | None = None
     try:
-        result = score_file(predictions, spec, data_root=data_root, boxes=boxes, model=model, runs=runs)
+        row = score_file(predictions, spec, data_root=data_root, boxes=boxes, model=model, runs=runs).row()
     except NotWrittenError as e:
-        failure, result = e, e.result
-    row = result.row()
+        failure, row = e, e.result.row()
     show_remarks([row])
     if json:
         print_json([row])

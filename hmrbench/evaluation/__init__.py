@@ -2,7 +2,7 @@
 
 from hmrbench.evaluation.job import EvaluationSettings, Job, body_of, card_and_spec, prepare, prepare_pictures
 from hmrbench.evaluation.loop import predict
-from hmrbench.evaluation.outputs import NotWrittenError, try_outputs, write_predictions
+from hmrbench.evaluation.outputs import try_outputs, write_predictions
 from hmrbench.evaluation.rows import evaluate, run
 from hmrbench.evaluation.score import measure, score_file
 from hmrbench.evaluation.unfinished import predict_all
@@ -10,7 +10,6 @@ from hmrbench.evaluation.unfinished import predict_all
 __all__ = [
     "EvaluationSettings",
     "Job",
-    "NotWrittenError",
     "body_of",
     "card_and_spec",
     "evaluate",

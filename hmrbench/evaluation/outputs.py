@@ -10,20 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hmrbench import files
-from hmrbench.errors import HmrbenchError
 from hmrbench.evaluation.job import Job
 from hmrbench.files import coco_json
 from hmrbench.metrics import coco_keypoints
-from hmrbench.records import EvalResult, Prediction
+from hmrbench.records import Prediction
 from hmrbench.results import runs as results
-
-
-class NotWrittenError(HmrbenchError):
-    """All is measured, but a file could not be written: the numbers are in `result`."""
-
-    def __init__(self, message: str, result: EvalResult) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from pathlib import Path
 from hmrbench import distributed, environment, files, zoo
 from hmrbench.device import device_name
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
-from hmrbench.evaluation.outputs import NotWrittenError, collect_failures, try_outputs, write_predictions
+from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
 from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
 from hmrbench.evaluation.unfinished import Progress, predict_all
-from hmrbench.records import EvalResult
+from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
 
@@ -156,6 +156,22 @@ def run(
     )
     if not distributed.is_first():
         return result
+    _write(result, predictions, found, job, runs, save_predictions, store)
+    if store is not None:
+        store.discard()
+    return result
+
+
+def _write(
+    result: EvalResult,
+    predictions: Sequence[Prediction],
+    found: Sequence[Measurement],
+    job: Job,
+    runs: Path | None,
+    save_predictions: Path | None,
+    store: results.PartialRun | None,
+) -> None:
+    """Write the run and the predictions; what fails leaves the other and the unfinished run as they are."""
     unwritten: list[str] = []
     if runs is not None:
         with collect_failures(unwritten, f"the run in {runs}"):
@@ -167,7 +183,4 @@ def run(
         kept = 0 if store is None else store.count()
         retry = f"{kept} of {len(predictions)} predictions are kept{f' in {store.folder}' if store and kept else ''}"
         retry += ": --resume goes on from there" if kept else ", so repeat it with another folder"
-        raise NotWrittenError(f"{job.card.name} on {job.spec.name}: {'; '.join(unwritten)}; {retry}", result)
-    if store is not None:
-        store.discard()
-    return result
+        raise results.NotWrittenError(f"{job.card.name} on {job.spec.name}: {'; '.join(unwritten)}; {retry}", result)

@@ -14,7 +14,7 @@ import numpy as np
 from hmrbench import data, environment, files, metrics
 from hmrbench.errors import DataError
 from hmrbench.evaluation.job import body_of
-from hmrbench.evaluation.outputs import NotWrittenError, collect_failures
+from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
 from hmrbench.metrics import coco_keypoints
 from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction
@@ -106,7 +106,7 @@ def score_file(
         with collect_failures(unwritten, f"the run in {runs}"):
             results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found))
         if unwritten:
-            raise NotWrittenError(f"{path}: {unwritten[0]}", result)
+            raise results.NotWrittenError(f"{path}: {unwritten[0]}", result)
     return result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from hmrbench.cards import load_card
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import UsageError
 from hmrbench.profiling.session import Session
 from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import ProfileResult
@@ -67,7 +67,7 @@ def profile_model(
         The row: counts of one picture, times, memory, energy, and everything needed to obtain them again.
 
     Raises:
-        UsageError: unknown name, or settings that cannot be.
+        UsageError: unknown name, or invalid settings.
         NotWrittenError: the row could not be written into `runs`; it holds the row.
     """
     settings = ProfileSettings(
@@ -107,7 +107,7 @@ def profile_card(
     """A row for each batch size, written as soon as it is measured; the network is built once, then freed.
 
     Raises:
-        UsageError: settings that cannot be.
+        UsageError: invalid settings.
     """
     return _rows(Session(card, None, card.input, settings), batch_sizes, runs, resume)
 
@@ -127,15 +127,9 @@ def _rows(session: Session, batch_sizes: Sequence[int], runs: Path | None, resum
                 try:
                     results.save(runs, "profile", result.row(), key, arrays)
                 except OSError as e:
-                    raise NotWrittenError(f"{runs}: the row could not be written ({e.strerror or e})", result) from e
+                    raise results.NotWrittenError(
+                        f"{runs}: the row could not be written ({e.strerror or e})", result
+                    ) from e
             yield result
     finally:
         session.close()
-
-
-class NotWrittenError(HmrbenchError):
-    """A row was measured but could not be written: it is in `result`."""
-
-    def __init__(self, message: str, result: ProfileResult) -> None:
-        super().__init__(message)
-        self.result = result

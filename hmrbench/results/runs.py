@@ -61,6 +61,14 @@ def run_key(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+class NotWrittenError(HmrbenchError):
+    """All is measured, but a file could not be written: the numbers are in `result`."""
+
+    def __init__(self, message: str, result: EvalResult | ProfileResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run read back from its file."""
