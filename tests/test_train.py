@@ -743,7 +743,7 @@ OVERFIT = """
 task: {task}
 steps: {steps}
 batch_size: 8
-dtype: bf16
+dtype: fp32  # bf16 is computed one number at a time by processors that lack it
 clip: 1.0
 ema: 0.9
 optimizer: {{lr: {lr}, weight_decay: 0.0}}
