@@ -96,7 +96,7 @@ def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Sour
         if isinstance(own, Mapping):
             size = {**(defaults or {}), **own}.get("size")
             of_size = (sizes or {}).get(size) if isinstance(size, str) else None
-            own = {"family": family, **(defaults or {}), **(of_size or {}), **own}
+            own = {**({} if family is None else {"family": family}), **(defaults or {}), **(of_size or {}), **own}
         entries[name] = own
     cards, wrong_cards = validate_all(ModelCard, entries)
     stated = {name: {"sources": given} for name, given in (encoders or {}).items()}

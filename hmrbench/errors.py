@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import difflib
 import signal
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HmrbenchError(Exception):
@@ -69,6 +71,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str], more: str = "") -> 
     if not near and len(names) > 12:
         hint += ", ..."
     return UsageError(f"unknown {kind} '{name[:_LONGEST]}'; {hint}{f' ({more})' if more else ''}")
+
+
+def said(error: BaseException) -> str:
+    """What somebody else's code said when it failed, in one line: kind, words, and where in that code."""
+    words = " ".join(str(error).split())
+    text = f"{type(error).__name__}{words and f': {words[: 2 * _LONGEST]}'}"
+    inside = (str(Path(__file__).parent), "site-packages", "<frozen")  # ours, a library's, Python's own
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not any(part in f.filename for part in inside)]
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
 
 
 _LONGEST = 200  # characters of a wrong name that a message repeats

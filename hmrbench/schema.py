@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from hmrbench.errors import UsageError, nearest
+from hmrbench.errors import HmrbenchError, UsageError, nearest, said
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class _Entry(_Frozen):
+    """A card or a spec: something with a name, read from a file."""
+
+    name: str
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds it, in whose folder the modules may lie that it names; None if of no file."""
+        return self._file
+
+    @property
+    def where(self) -> str:
+        """The name, after the file that holds it where it was read from one: for messages."""
+        return f"{self._file}: '{self.name}'" if self._file else self.name
+
+
+def _with_defaults(fields: Any, source: str, names: Iterable[str]) -> Any:
+    """The fields with what some of them are where nothing is said: the same as another."""
+    if not isinstance(fields, Mapping):
+        return fields
+    given = {key: value for key, value in fields.items() if key not in names or value not in (None, "")}
+    return {**dict.fromkeys(names, fields.get(source)), **given}
+
+
+NOT_STATED = "not stated"
 
 # Sides of a network's input; the bound keeps a mistyped one from taking all memory.
 Pixels = Annotated[int, Field(ge=1, le=8192)]
@@ -79,28 +108,29 @@ class Backend(_Frozen):
     dtypes: tuple[str, ...] = ("fp32",)
 
 
-class ModelCard(_Frozen):
+class ModelCard(_Entry):
     """What a model is, where its weights are, and what was published about it.
 
-    `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
+    `task` and either `encoder` or `build` say enough; the family and the paper's name are then the model's own.
+    `build` is the import path of what makes the network, called with the card if it takes one. `encoder_from` names the
+    model with whose encoder training starts, where that is not the encoder's own pretraining.
     """
 
-    name: str
-    paper_name: str
+    paper_name: str = ""
     task: Literal["hpe", "hmr"]
-    family: str
-    size: str
+    family: str = ""
+    size: str = ""
     stages: int | None = None
     encoder: str | None = None
     build: str | None = None
     backend: Backend | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     head: Head = Head()
-    input: tuple[Pixels, Pixels]
+    input: tuple[Pixels, Pixels] = (256, 192)
     crop: Crop = Crop()
     codec: str = "udp"
     skeleton: str = "coco17"
-    licence: str
+    licence: str = NOT_STATED
     weights: tuple[Source, ...] = ()
     demo_weights: Source | None = None
     encoder_weights: tuple[Source, ...] = ()
@@ -109,12 +139,11 @@ class ModelCard(_Frozen):
     assumed: tuple[str, ...] = ()
     notes: str = ""
     sources: tuple[str, ...] = ()
-    _file: Path | None = PrivateAttr(default=None)
 
-    @property
-    def where(self) -> str:
-        """The card's name, after the file that holds it where it was read from one: for messages."""
-        return f"{self._file}: '{self.name}'" if self._file else self.name
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: Any) -> Any:
+        return _with_defaults(fields, "name", ("paper_name", "family"))
 
     @property
     def input_text(self) -> str:
@@ -143,30 +172,44 @@ class Part(_Frozen):
     folders: tuple[str, ...] = (".",)
 
 
-class DatasetSpec(_Frozen):
+# What a data set of a task is read by and measured with where its spec says nothing.
+_USUAL: Mapping[str, Mapping[str, Any]] = {
+    "hpe": {"reader": "coco", "metrics": ("coco-keypoints",)},
+    "hmr": {"reader": "hmr-npz", "metrics": ("mpjpe", "pck")},
+}
+
+
+class DatasetSpec(_Entry):
     """Where a data set lies under the data root, who reads it, and what is measured on it.
+
+    `task`, `annotations` and `images` say enough; reader and metrics are then those that are usual for the task.
 
     `parts` are `annotations`, `images` and the names of `boxes` that are files. An `embedded` set lies in this package.
     `default_weights` are those of cards that have such weights for this set.
     """
 
-    name: str
     task: Literal["hpe", "hmr"]
-    title: str
-    reader: str
+    title: str = ""
+    reader: str = ""
     embedded: bool = False
-    folder: str
+    folder: str = "."
     annotations: str
     images: str
     boxes: dict[str, str | None] = Field(default={"gt": None})
     default_boxes: str = "gt"
     default_weights: Literal["demo"] | None = None
-    metrics: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
-    licence: str
+    licence: str = NOT_STATED
     parts: dict[str, Part] = Field(default_factory=dict)
     notes: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, fields: Any) -> Any:
+        given = _with_defaults(fields, "name", ("title",))
+        return {**_USUAL.get(str(given.get("task")), {}), **given} if isinstance(given, Mapping) else given
 
 
 # --------------------------------------------------------------------------- reading
@@ -380,16 +423,45 @@ def _models_in(kind: Any) -> Iterator[Any]:
         yield from _models_in(inner)
 
 
-def import_object(path: str, what: str) -> Any:
+@contextmanager
+def beside(file: Path | None) -> Iterator[None]:
+    """Inside, modules in the folder of a card's or spec's file can be imported; the import path is then as it was."""
+    before = list(sys.path)
+    if file is not None:
+        sys.path.insert(0, str(file.parent.resolve()))
+        importlib.invalidate_caches()  # the folder may have got files since it was last looked at
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def import_object(path: str, what: str, file: Path | None = None) -> Any:
     """The object at an import path, `package.module:name` or, for a whole module, `package.module`.
 
+    Args:
+        file: of the card or spec that names it; modules in its folder come first.
+
     Raises:
-        UsageError: the module or the name in it cannot be had.
+        UsageError: the module or the name in it cannot be had, or another module of that name is there already.
     """
     module, _, name = path.partition(":")
     try:
-        found = importlib.import_module(module)
-        return getattr(found, name) if name else found
-    except Exception as e:  # whatever a foreign module raises when it is run
-        words = " ".join(str(e).split()) or type(e).__name__
-        raise UsageError(f"{what} '{path}' cannot be imported: {words}") from e
+        with beside(file):
+            found = importlib.import_module(module)
+            _refuse_other_module(found, file)
+            return getattr(found, name) if name else found
+    except HmrbenchError as e:
+        raise UsageError(f"{what} '{path}' cannot be imported: {e}") from e
+    except (Exception, SystemExit) as e:  # whatever a foreign module raises when it is run
+        raise UsageError(f"{what} '{path}' cannot be imported: {said(e)}") from e
+
+
+def _refuse_other_module(found: Any, file: Path | None) -> None:
+    """Python keeps one module of a name: that of another folder, or of a package, would be taken without a word."""
+    top = sys.modules[found.__name__.partition(".")[0]]
+    here = [] if file is None else [file.parent / f"{top.__name__}.py", file.parent / top.__name__ / "__init__.py"]
+    meant = next((path for path in here if path.is_file()), None)
+    loaded = getattr(top, "__file__", None)
+    if meant is not None and (loaded is None or not meant.samefile(loaded)):
+        raise UsageError(f"there is a module '{top.__name__}' already ({loaded or 'built in'}); rename {meant}")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmrbench.cards import find_cards, load_card, load_cards
-from hmrbench.errors import HmrbenchError, UsageError, WeightsError, unknown_name
+from hmrbench.device import is_out_of_memory
+from hmrbench.errors import HmrbenchError, UsageError, WeightsError, said, unknown_name
 from hmrbench.schema import (
     ModelCard,
+    beside,
     import_object,
     unknown_key,
 )
@@ -26,15 +28,18 @@ if TYPE_CHECKING:
 # --------------------------------------------------------------------------- networks
 
 
-def find_encoder(name: str) -> Encoder:
+def find_encoder(name: str, file: Path | None = None) -> Encoder:
     """The record of an encoder by its name, or the one at an import path such as `mypkg.encoder:TINY`.
+
+    Args:
+        file: of the card that names it, beside which the module may lie.
 
     Raises:
         UsageError: there is no encoder of that name, or the path leads to no Encoder.
     """
     from hmrbench.nets.encoders.record import Encoder, known_encoders
 
-    found = import_object(name, "encoder") if ":" in name else known_encoders().get(name.lower())
+    found = import_object(name, "encoder", file) if ":" in name else known_encoders().get(name.lower())
     if found is None:
         raise unknown_name("encoder", name, known_encoders())
     if not isinstance(found, Encoder):
@@ -42,10 +47,13 @@ def find_encoder(name: str) -> Encoder:
     return found
 
 
-def _make_encoder(name: str, stages: int, **options: Any) -> nn.Module:
+def _make_encoder(
+    name: str, stages: int, options: Mapping[str, Any] | None = None, file: Path | None = None
+) -> nn.Module:
+    options = options or {}
     if stages not in (1, 2, 3, 4):
         raise UsageError(f"{name}: stages must be 1 to 4, not {stages}")
-    make = find_encoder(name).build
+    make = find_encoder(name, file).build
     known = list(inspect.signature(make).parameters)[1:]
     if wrong := [unknown_key(key, known) for key in options if key not in known]:
         raise UsageError(f"options of {name}: {'; '.join(wrong)}")
@@ -78,11 +86,7 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
 def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
     """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone."""
     if card.build is not None:
-        build = import_object(card.build, f"{card.where}: build")
-        if not callable(build):
-            raise UsageError(f"{card.where}: build '{card.build}' is no function")
-        net: nn.Module = build(card)
-        return net
+        return _build_own(card)
     from hmrbench.nets.heads.heatmap import HeatmapHead
     from hmrbench.nets.truncation import Network, make_neck
 
@@ -90,10 +94,10 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
         raise UsageError(f"{card.where}: a card needs 'encoder' or 'build'")
     stages = 4 if card.stages is None else card.stages
     try:
-        encoder: Any = _make_encoder(card.encoder, stages, **{**card.options, **encoder_options})
+        encoder: Any = _make_encoder(card.encoder, stages, {**card.options, **encoder_options}, card.file)
     except UsageError as e:
         raise UsageError(f"{card.where}: {e}") from e
-    neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder).family.output_norm)
+    neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder, card.file).family.output_norm)
     if card.head.kind == "heatmap":
         return Network(encoder, neck, HeatmapHead(channels))
     from hmrbench.nets.heads.smpl import SMPLHead
@@ -103,6 +107,45 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
         raise UsageError(f"{card.where}: an smpl head needs {', '.join(sizes)}")
     head = SMPLHead(channels, **sizes)
     return Network(encoder, neck, head, side_crop=8)
+
+
+def _build_own(card: ModelCard) -> nn.Module:
+    """What the card's `build` makes, called with the card if it takes one.
+
+    Raises:
+        UsageError: it cannot be imported or called so, fails, or makes no nn.Module; says where in its code.
+    """
+    from torch import nn
+
+    what = f"{card.where}: build '{card.build}'"
+    build = import_object(str(card.build), f"{card.where}: build", card.file)
+    if not callable(build):
+        raise UsageError(f"{what} is no function")
+    try:
+        with beside(card.file):
+            net = build(*_wanted_of(build, card, what))
+    except HmrbenchError:
+        raise
+    except Exception as e:  # whatever the other package raises
+        if is_out_of_memory(e):
+            raise
+        raise UsageError(f"{what} failed: {said(e)}") from e
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{what} gives a {type(net).__name__}, not a torch.nn.Module")
+    return net
+
+
+def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[ModelCard, ...]:
+    """The arguments of `build`: the card where it needs something or has a parameter `card`, else nothing."""
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):  # what is written in C may not tell
+        return (card,)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+        raise UsageError(f"{what} needs {', '.join(p.name for p in needed)}; it is called with nothing or the card")
+    first = next(iter(parameters), None)
+    return (card,) if needed or (first is not None and first.name == "card") else ()
 
 
 def backend_of(card: ModelCard) -> str | None:
@@ -143,10 +186,25 @@ def fit_backend(card: ModelCard, device: str, dtype: str) -> str:
 
 def count_parameters(card: ModelCard) -> dict[str, int | None]:
     """Parameters: `params`, `params_encoder`, `params_neck`, `params_head`; None if not known."""
+    return parameters_by_part(shape_of_net(card))
+
+
+def shape_of_net(card: ModelCard) -> nn.Module:
+    """The network of a card without values; one of another package that reads its values to be built has them.
+
+    Raises:
+        UsageError: it cannot be built; see `build_net`.
+    """
     import torch
 
-    with torch.device("meta"):
-        return parameters_by_part(build_net(card))
+    try:
+        with torch.device("meta"):
+            return build_net(card)
+    except (UsageError, NotImplementedError, RuntimeError):
+        if card.build is None:
+            raise
+        with torch.random.fork_rng(devices=[]):
+            return build_net(card)
 
 
 def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
@@ -237,7 +295,7 @@ def _load_own_format(load: Callable[[Path], None], path: Path, name: str) -> Non
     except HmrbenchError:
         raise
     except Exception as e:  # whatever the other package raises
-        raise WeightsError(f"{name}: {path}: {' '.join(str(e).split()) or type(e).__name__}") from e
+        raise WeightsError(f"{name}: {path}: {said(e)}") from e
 
 
 def _check_decoder(card: ModelCard, found: Mapping[str, int], path: Path) -> None:
@@ -268,8 +326,9 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         rows.append({"part": part, "output": shape, "params": params - before})
         return params
 
-    with torch.device("meta"), torch.no_grad():
-        net: Any = build_net(card).eval()
+    net: Any = shape_of_net(card).eval()
+    device = next((p.device for p in net.parameters()), torch.device("meta"))
+    with device, torch.no_grad():
         image = torch.empty(1, 3, *card.input)
         try:
             output = net(image)
@@ -283,7 +342,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         seen = net.seen(image) if hasattr(net, "seen") else image
         below = 0
         for stage in range(1, (card.stages or 4) + 1) if len(net.encoder.widths) > 1 else ():
-            cut = _make_encoder(str(card.encoder), stage, **card.options)
+            cut = _make_encoder(str(card.encoder), stage, card.options, card.file)
             below = note(f"stage {stage}", cut, cut(seen), below)
         features = net.encoder(seen)
         note("encoder", net.encoder, features)
@@ -312,14 +371,15 @@ def convert_weights(
     from hmrbench.nets.encoders.record import known_encoders
 
     state = checkpoints.read_state(source)
-    layout = checkpoints.find_layout(state, str(source))
     cards = load_cards(models_dirs)
     if name is not None and name.lower() in known_encoders():
         candidates = [name.lower()]
     elif name is not None:
         candidates = [find_cards([name], cards)[0].name]
+    elif checkpoints.find_layout(state, str(source)).whole:
+        candidates = [c for c in cards if cards[c].build is None]
     else:
-        candidates = [c for c in cards if cards[c].build is None] if layout.whole else list(known_encoders())
+        candidates = list(known_encoders())
     failures = []
     for candidate in candidates:
         try:
@@ -335,7 +395,8 @@ def convert_weights(
         return candidate, report
     if len(failures) == 1:
         raise failures[0]
-    raise WeightsError(f"{source} ({layout.name} layout) fits none of {len(candidates)} networks; --model says why not")
+    layout = checkpoints.find_layout(state).name
+    raise WeightsError(f"{source} ({layout} layout) fits none of {len(candidates)} networks; --model says why not")
 
 
 def _filled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from hmrbench.errors import HmrbenchError, UsageError, unknown_name
@@ -58,15 +59,18 @@ class Codec:
     encode: Callable[[Array, Array, tuple[int, int]], tuple[Array, Array]] = _no_target
 
 
-def find_codec(name: str) -> Codec:
+def find_codec(name: str, file: Path | None = None) -> Codec:
     """The codec of that name, or the one at an import path such as `mypkg.codec:CODEC`.
+
+    Args:
+        file: of the card that names it, beside which the module may lie.
 
     Raises:
         UsageError: there is no codec of that name, or the path leads to no Codec.
     """
     if ":" not in name and name not in CODECS:
         raise unknown_name("codec", name, CODECS)
-    found = import_object(CODECS.get(name, name), "codec")
+    found = import_object(CODECS.get(name, name), "codec", file)
     if not isinstance(found, Codec):
         raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
     return found

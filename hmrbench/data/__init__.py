@@ -53,6 +53,8 @@ def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
             folded = {name.lower(): name for name in found}
             faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
             refuse(path, faults)
+            for spec in found.values():
+                spec._file = path
             specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
     return specs
 
@@ -183,4 +185,4 @@ def _listing(folder: Path) -> set[str]:
 
 
 def _reader(spec: DatasetSpec) -> Any:
-    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader", spec.file)

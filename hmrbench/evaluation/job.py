@@ -178,9 +178,9 @@ def prepare(
     if s.dtype not in DTYPES:
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not '{s.dtype}'")
     for name in spec.metrics:
-        metrics.find_metric(name)
+        metrics.find_metric(name, spec.file)
     body = body_of(spec) if card.task == "hmr" else None
-    found = mesh_codec(body) if body is not None else find_codec(s.codec or card.codec)
+    found = mesh_codec(body) if body is not None else find_codec(s.codec or card.codec, card.file)
     default = spec.default_weights if card.demo_weights is not None else None
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
@@ -206,7 +206,7 @@ def prepare(
 
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
-    for check in (metrics.find_metric(name).check for name in spec.metrics):
+    for check in (metrics.find_metric(name, spec.file).check for name in spec.metrics):
         if check is not None:
             check(people)
 

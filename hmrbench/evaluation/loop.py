@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import HmrbenchError, said
 from hmrbench.evaluation.job import Job
 from hmrbench.nets.fusion import fuse
 from hmrbench.records import Array, Dataset, Prediction
@@ -41,10 +41,15 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
 
 def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
-    output = net(images)
-    if not job.flip:
-        return output
-    return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
+    try:
+        output = net(images)
+        if not job.flip:
+            return output
+        return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
+    except HmrbenchError as e:
+        raise type(e)(f"{job.card.name}: {e}") from e
+    except Exception as e:  # whatever a network raises, and what comes of an output that the codec does not know
+        raise HmrbenchError(f"{job.card.name}: its network fails on pictures {tuple(images.shape)}: {said(e)}") from e
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
@@ -54,6 +59,11 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
             raise HmrbenchError("a keypoint or its score is not finite")
     except HmrbenchError as e:
         raise type(e)(f"{job.card.name}: {e} ({_not_finite(batch, output, job.dataset)})") from e
+    except Exception as e:  # the output is not what the codec reads, or the codec is somebody's
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise HmrbenchError(
+            f"{job.card.name}: codec '{job.codec.name}' cannot read the output {what}: {said(e)}"
+        ) from e
     keypoints, scores, *mesh = decoded
     joints, params = mesh or (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)

@@ -28,7 +28,7 @@ def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Datase
     """What the data set's metrics say; a body is at hand where true parameters are to be compared as meshes."""
     if isinstance(people.truth, Mapping) and "params" in people.truth:
         people = replace(people, truth={**people.truth, "body": body_of(spec)})
-    return [metrics.find_metric(name).compute(predictions, people) for name in spec.metrics]
+    return [metrics.find_metric(name, spec.file).compute(predictions, people) for name in spec.metrics]
 
 
 def score_fields(found: Sequence[Measurement]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.metrics.mpjpe import mpjpe, pa_mpjpe, pve
 from hmrbench.metrics.pck import pck
@@ -16,15 +18,18 @@ METRICS = {
 }
 
 
-def find_metric(name: str) -> Metric:
+def find_metric(name: str, file: Path | None = None) -> Metric:
     """The metric of that name, or the one at an import path such as `mypkg.metric:METRIC`.
+
+    Args:
+        file: of the spec that names it, beside which the module may lie.
 
     Raises:
         UsageError: nobody knows the name, or the path leads to no Metric.
     """
     if name not in METRICS and ":" not in name:
         raise unknown_name("metric", name, METRICS)
-    found = import_object(METRICS.get(name, name), "metric")
+    found = import_object(METRICS.get(name, name), "metric", file)
     if not isinstance(found, Metric):
         raise UsageError(f"metric '{name}' is a {type(found).__name__}, not a hmrbench.records.Metric")
     return found

@@ -35,7 +35,7 @@ def end_to_end(
         path = folder / f"{i}.jpg"
         cv2.imwrite(str(path), picture)
         people.append(Sample(str(i), path, i, (180.0, 60.0, 220.0, 360.0)))
-    codec = find_codec(card.codec) if card.task == "hpe" else None
+    codec = find_codec(card.codec, card.file) if card.task == "hpe" else None
     geometry = "square" if card.crop.kind == "square" else codec.geometry if codec else "classic"
     settings = CropSettings(card.crop, card.input, geometry)
     normalize = devices.Normalize(card, device, layout)

@@ -161,7 +161,7 @@ def _open_examples(
 
     A reader that has a function `examples(spec, folder, card, recipe, limit)` makes its own.
     """
-    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader", spec.file)
     if hasattr(reader, "examples"):
         if cache:
             raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
@@ -170,7 +170,7 @@ def _open_examples(
     boxes = "gt" if "gt" in spec.boxes else None
     dataset = data.open_dataset(spec, data_root, boxes, limit)
     if card.task == "hpe":
-        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment, cache)
+        poses = examples.pose_examples(dataset, card, find_codec(card.codec, card.file), recipe.augment, cache)
         return poses, dataset.annotations_sha256, None
     meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d, cache)
     return meshes, dataset.annotations_sha256, dataset.truth["params"]
