@@ -1,4 +1,4 @@
-"""A network of one's own: a Python file beside a card, its own weights, and what is said where something does not fit."""
+"""A network of one's own: a Python file beside a card, its weights, and what is said where something does not fit."""
 
 from __future__ import annotations
 
