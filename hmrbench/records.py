@@ -145,6 +145,7 @@ class Metric:
     resample: Resample | None = None
 
 
+IMAGE_OF_SAMPLE = "samples.image"  # beside `image_ids`, the place there of each sample's image, (N,)
 ANY_BOXES = "of the file"  # the boxes of a row whose predictions a file gave, however many people it predicts
 
 

@@ -175,7 +175,7 @@ def _write(
     unwritten: list[str] = []
     if runs is not None:
         with collect_failures(unwritten, f"the run in {runs}"):
-            results.save(runs, "eval", result.row(), job.key, per_sample_arrays(found))
+            results.save(runs, "eval", result.row(), job.key, per_sample_arrays(found, job.dataset))
     if save_predictions is not None:
         with collect_failures(unwritten, str(save_predictions)):
             write_predictions(predictions, job, save_predictions)

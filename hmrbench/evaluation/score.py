@@ -17,7 +17,7 @@ from hmrbench.evaluation.job import body_of
 from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
 from hmrbench.metrics import coco_keypoints
-from hmrbench.records import ANY_BOXES, Array, Dataset, EvalResult, Measurement, Prediction
+from hmrbench.records import ANY_BOXES, IMAGE_OF_SAMPLE, Array, Dataset, EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec
 
@@ -42,8 +42,13 @@ def score_fields(found: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
-def per_sample_arrays(found: Sequence[Measurement]) -> dict[str, Array]:
-    return {name: array for m in found for name, array in m.per_sample.items()}
+def per_sample_arrays(found: Sequence[Measurement], people: Dataset) -> dict[str, Array]:
+    """What the metrics keep for confidence intervals; where images are drawn, also on which each sample is."""
+    arrays = {name: np.asarray(array) for m in found for name, array in m.per_sample.items()}
+    if "image_ids" in arrays and people.samples:
+        place = {image: i for i, image in enumerate(arrays["image_ids"].tolist())}
+        arrays[IMAGE_OF_SAMPLE] = np.array([place[s.image_id] for s in people.samples], np.int64)
+    return arrays
 
 
 def score_file(
@@ -104,7 +109,7 @@ def score_file(
         identity = {"file": result.weights_sha256, "dataset": spec.name, "annotations": people.annotations_sha256}
         unwritten: list[str] = []
         with collect_failures(unwritten, f"the run in {runs}"):
-            results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found))
+            results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found, people))
         if unwritten:
             raise results.NotWrittenError(f"{path}: {unwritten[0]}", result)
     return result
