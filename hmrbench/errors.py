@@ -77,7 +77,8 @@ def said(error: BaseException) -> str:
     """What somebody else's code said when it failed, in one line: kind, words, and where in that code."""
     words = " ".join(str(error).split())
     text = f"{type(error).__name__}{words and f': {words[: 2 * _LONGEST]}'}"
-    inside = (str(Path(__file__).parent), "site-packages", "<frozen")  # ours, a library's, Python's own
+    # ours, a library's, Python's own
+    inside = (str(Path(__file__).parent), "site-packages", "<frozen", str(Path(traceback.__file__).parent))
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not any(part in f.filename for part in inside)]
     return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text

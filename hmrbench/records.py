@@ -18,7 +18,8 @@ class Sample:
 
     `box_xywh_px` is the person's box as the data set gives it, in pixels of the image; `padded` says that it already
     holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes. `image_wh_px` is
-    the size that the data set says the image has, None where it says nothing.
+    the size that the data set says the image has, None where it says nothing. `annotation_id` is the id that the person
+    has in the annotation file (in one of arrays, its place there), None for a box that a detector found.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Sample:
     score: float = 1.0
     padded: bool = False
     image_wh_px: tuple[float, float] | None = None
+    annotation_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ class Metric:
 
     `resample` gives the scores of resampled data sets, for confidence intervals, out of a run's `per_sample` arrays and
     of how often each of R resamples takes each sample, (R, N); scores by name, each (R,), none where the arrays are not
-    this metric's. What is drawn are the samples, or the images where the arrays have `image_ids` (N,). A score whose
+    this metric's. What is drawn are the samples, or the images where the arrays have `image_ids` (N,); a metric of
+    another package always gets counts of samples. A score whose
     own name is that of an array (N,) is its mean and needs no function.
     """
 

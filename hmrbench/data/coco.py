@@ -209,7 +209,8 @@ def _from_truth(path: Path, coco: COCO, images: dict[int | str, Path]) -> list[S
             x2, y2 = min(width - 1, x1 + max(0, w - 1)), min(height - 1, y1 + max(0, h - 1))
             if x2 > x1 and y2 > y1:
                 box = (float(x1), float(y1), float(x2 - x1), float(y2 - y1))
-                samples.append(Sample(f"ann {ann['id']}", images[image_id], image_id, box, image_wh_px=(width, height)))
+                name, size = f"ann {ann['id']}", (width, height)
+                samples.append(Sample(name, images[image_id], image_id, box, image_wh_px=size, annotation_id=ann["id"]))
             else:
                 outside.append(ann["id"])
     if outside:

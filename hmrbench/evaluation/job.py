@@ -15,12 +15,12 @@ from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.device import DTYPES, device_name, pick_device
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import DataError, HmrbenchError, UsageError, said
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema import DatasetSpec, ModelCard, beside
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What two runs share only if everything that decides their numbers is the same."""
+        """What two runs share only if everything that decides their predictions is the same."""
         return results.run_key(
             {
                 "card": self.card.model_dump(mode="json"),
@@ -100,6 +100,11 @@ class Job:
                 "commit": environment.commit(),
             }
         )
+
+    @property
+    def run_key(self) -> str:
+        """What two runs share only if they also say the same of their predictions."""
+        return results.run_key({"predictions": self.key, "metrics": self.spec.metrics})
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -206,9 +211,16 @@ def prepare(
 
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
-    for check in (metrics.find_metric(name, spec.file).check for name in spec.metrics):
-        if check is not None:
-            check(people)
+    for name in spec.metrics:
+        check = metrics.find_metric(name, spec.file).check
+        try:
+            if check is not None:
+                with beside(spec.file):
+                    check(people)
+        except HmrbenchError:
+            raise
+        except Exception as e:  # whatever the other package raises, or the truth is not of the metric's form
+            raise DataError(f"{spec.name}: metric '{name}' cannot score its truth: {said(e)}") from e
 
 
 def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hmrbench import distributed, environment, files, zoo
 from hmrbench.device import device_name
+from hmrbench.errors import HmrbenchError
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
 from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
 from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
@@ -113,7 +114,7 @@ def run(
         DataError: a picture is corrupt, or the weights are of another network.
     """
     if runs is not None and resume and save_predictions is None:
-        done = results.finished(runs, "eval", job.key)
+        done = results.finished(runs, "eval", job.run_key)
         if done is not None:
             results.PartialRun.of(runs, job.key).discard()  # it was stopped between its two last steps
         row = distributed.from_first(files.to_json(done.row) if done else "")
@@ -130,7 +131,13 @@ def run(
     start = time.monotonic()
     predictions = predict_all(net, job, store, progress)
     seconds = time.monotonic() - start
-    found = measure(predictions, job.spec, job.dataset)
+    try:
+        found = measure(predictions, job.spec, job.dataset)
+    except HmrbenchError as e:
+        kept = 0 if store is None or not distributed.is_first() else store.count()
+        raise type(e)(
+            f"{e}{f'; {kept:,} predictions are kept: --resume goes straight to scoring' if kept else ''}"
+        ) from e
     result = EvalResult(
         model=job.card.name,
         task=job.card.task,
@@ -175,7 +182,7 @@ def _write(
     unwritten: list[str] = []
     if runs is not None:
         with collect_failures(unwritten, f"the run in {runs}"):
-            results.save(runs, "eval", result.row(), job.key, per_sample_arrays(found, job.dataset))
+            results.save(runs, "eval", result.row(), job.run_key, per_sample_arrays(found, job.dataset))
     if save_predictions is not None:
         with collect_failures(unwritten, str(save_predictions)):
             write_predictions(predictions, job, save_predictions)

@@ -140,8 +140,9 @@ def coco_results(
         category_id: of persons in the annotations.
 
     Returns:
-        One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score. Images
-        in order of first appearance, people best first. No bbox: pycocotools would take the area of a person
+        One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score, and
+        annotation_id where the box is that of an annotated person. Images in order of first appearance, people best
+        first. No bbox: pycocotools would take the area of a person
         from it.
 
     Raises:
@@ -187,6 +188,7 @@ def coco_results(
                 "category_id": category_id,
                 "keypoints": triples[index].ravel().tolist(),
                 "score": float(scores[index]),
+                **({} if (person := samples[index].annotation_id) is None else {"annotation_id": person}),
             }
             for index in kept
         ]
