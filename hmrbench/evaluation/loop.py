@@ -13,7 +13,7 @@ from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError
 from hmrbench.evaluation.job import Job
-from hmrbench.nets.fusion import fuse
+from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
 from hmrbench.skeletons import COCO17
 
@@ -28,15 +28,18 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
     geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
     settings = CropSettings(job.card.crop, job.card.input, geometry)
     normalize = Normalize(job.card, job.device)
-    with precision(job.dtype, job.device):
-        pending: tuple[Batch, Any] | None = None
-        for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
-            output = forward(net, normalize(batch.images), job)
-            if pending is not None:  # decode the last batch while the device works on this one
+    try:
+        with precision(job.dtype, job.device):
+            pending: tuple[Batch, Any] | None = None
+            for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
+                output = forward(net, normalize(batch.images), job)
+                if pending is not None:  # decode the last batch while the device works on this one
+                    yield pending[0].index, _decode(*pending, job)
+                pending = batch, output
+            if pending is not None:
                 yield pending[0].index, _decode(*pending, job)
-            pending = batch, output
-        if pending is not None:
-            yield pending[0].index, _decode(*pending, job)
+    finally:
+        unfold(net)  # its weights may change, as they do in training
 
 
 def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
