@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.metrics.coco_matches import ap_from_matches
+from hmrbench.metrics.coco_matches import ap_of_resamples
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import Array
 from hmrbench.results.runs import Run
@@ -146,12 +146,9 @@ def _scorer(run: Run) -> tuple[int, Array, _Scorer]:
 
 def _coco_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
     """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
-    thresholds = arrays["matched"].shape[1]
-    at = [{**arrays, **{k: arrays[k][:, [t]] for k in ("matched", "ignored")}} for t in range(thresholds)]
-    precision = np.array([[ap_from_matches(part, row) for part in at] for row in counts])  # (R, T)
+    precision = ap_of_resamples(arrays, counts)  # (R, T)
     hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
-    per_image = np.zeros((counts.shape[1], thresholds))
-    np.add.at(per_image, arrays["detection_image"], hits)
+    per_image = np.array([np.bincount(arrays["detection_image"], h, counts.shape[1]) for h in hits.T]).T  # (I, T)
     recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
     scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
     scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
