@@ -61,7 +61,7 @@ def check(
         files.write_atomic(junit, ci.junit_xml(verdicts))
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
-        with summary.open("a") as file:
+        with summary.open("a", encoding="utf-8", errors="replace") as file:
             file.write(ci.summary_markdown(verdicts, baseline.name) + "\n")
     if json:
         print_json([asdict(v) for v in verdicts])
@@ -101,7 +101,7 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
-    files.write_atomic(path, gate.baseline_text(new).encode())
+    files.write_text(path, gate.baseline_text(new))
     if json:
         print_json(new)
     else:
