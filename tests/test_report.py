@@ -16,7 +16,7 @@ from test_tables import HMR_3D, Tags, eval_row, gather, profile_row, save
 from hmrbench import environment
 from hmrbench.metrics import phi
 from hmrbench.report import page as report
-from hmrbench.report import tables
+from hmrbench.report.references import load_references
 from hmrbench.results import runs as results
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -150,5 +150,5 @@ def test_a_browser_shows_it_and_sorts(page: Path, tmp_path: Path) -> None:
 def test_tables_of_the_report_are_those_of_the_command(page: Path) -> None:
     from hmrbench.report import formats
 
-    table = gather(page.parent / "r", references=tables.load_references(), against="S4")
+    table = gather(page.parent / "r", references=load_references(), against="S4")
     assert formats.render(table, "html").split("</section>")[0] in page.read_text()

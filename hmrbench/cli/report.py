@@ -28,8 +28,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML file of tables, plots, machines and definitions; it loads nothing."""
     from hmrbench import files
+    from hmrbench.report.costs import Speed
     from hmrbench.report.page import build
-    from hmrbench.report.tables import Speed
     from hmrbench.results import runs as results
 
     table = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))

@@ -17,6 +17,7 @@ from hmrbench import __version__
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures, phi
 from hmrbench.report import figures, formats, plots
+from hmrbench.report.sheets import sheets
 from hmrbench.report.tables import Table
 from hmrbench.results.runs import Run
 
@@ -35,14 +36,13 @@ def build(table: Table, runs: Sequence[Run], title: str, *, untrained: bool = Fa
     """
     plots, remarks = _plots(table, untrained)
     used = {r["model"] for r in table.rows}
-    sheets = formats.sheets(table)
     page = Environment(
         loader=PackageLoader("hmrbench", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("page.html.j2")
     text: str = page.render(
         title=title,
         version=__version__,
-        sections=[(s, Markup(formats.write_html([s]))) for s in sheets],  # escaped there
+        sections=[(s, Markup(formats.write_html([s]))) for s in sheets(table)],  # escaped there
         plots=plots,
         definitions=phi.DEFINITIONS,
         machines=_machines([r for r in runs if r.row["model"] in used]),
