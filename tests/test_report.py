@@ -28,9 +28,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     save(
         folder / "r",
-        *(profile_row(n) for n in ("vitpose-s", "gmfpose-t-s3", "gmfpose-t-s4", "swinhmr2-s-s3")),
+        *(profile_row(n) for n in ("vitpose-s", "gmfpose-t-s3", "gmfpose-t-s4", "swinhmr2-s-s3", "hmr2-s")),
     )
-    save(folder / "r", eval_row("vitpose-s"), *(eval_row("swinhmr2-s-s3", d) for d in HMR_3D))
+    save(folder / "r", eval_row("vitpose-s"), *(eval_row(n, d) for n in ("swinhmr2-s-s3", "hmr2-s") for d in HMR_3D))
     output = folder / "report.html"
     result = hmrbench("report", "-o", output, "--runs", folder / "r", "--with-published", "--against", "S4")
     assert result.exit_code == 0, result.output
@@ -83,7 +83,7 @@ def test_pictures_are_svg_for_light_and_dark(page: Path) -> None:
     images = [a for t, a in tags.seen if t == "img"]
     dark = [a for t, a in tags.seen if t == "source"]
     assert len(images) == len(dark) == 6
-    assert all(a["media"] == "(prefers-color-scheme: dark)" for a in dark)
+    assert all(a["media"] == "screen and (prefers-color-scheme: dark)" for a in dark)
     for attributes in (*images, *dark):
         kind, _, data = (attributes.get("src") or attributes.get("srcset") or "").partition(";base64,")
         assert kind == "data:image/svg+xml"

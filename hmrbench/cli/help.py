@@ -18,8 +18,10 @@ PANELS = {
     ),
     "Network": ("weights", "flip", "codec", "body", "mesh_assets", "protocol", "models_dir", "init"),
     "Recipe": ("recipe", "epochs", "steps", "lr", "seed", "real_bodies"),
-    "What is drawn": ("task", "x", "y", "size", "with_published", "untrained", "front", "labels", "y_min", "y_max"),
-    "The picture": ("width", "height", "dpi", "side_view", "keypoint_score", "save_mesh"),
+    "What is drawn": (
+        "task", "x", "y", "size", "with_published", "untrained", "front", "labels", "y_min", "y_max", "pictures",
+    ),
+    "The picture": ("width", "height", "dpi", "title", "side_view", "keypoint_score", "save_mesh"),
     "What is timed": ("every", "scope", "repeats", "seconds", "by_module"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
