@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import signal
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -44,6 +45,32 @@ class RegressionError(HmrbenchError):
     exit_code = 4
 
 
+def said(error: BaseException) -> str:
+    """An error in one line, with its kind, and with its place where that is neither ours nor a library's."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR] if lines else type(error).__name__
+    inside = (str(Path(__file__).parent), "site-packages", "<frozen", str(Path(traceback.__file__).parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in inside)]
+    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
+
+
+_LONGEST_ERROR = 400  # characters
+
+
+@contextmanager
+def blamed_on(what: str, kind: type[HmrbenchError] = HmrbenchError) -> Iterator[None]:
+    """Whatever is raised inside, in code that anybody may have written, becomes one error that names `what`.
+
+    Our own errors stay as they are: they say enough.
+    """
+    try:
+        yield
+    except HmrbenchError:
+        raise
+    except (Exception, SystemExit) as e:
+        raise kind(f"{what}: {said(e)}") from e
+
+
 # The signals that end a command; a system may lack one.
 STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -71,17 +98,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str], more: str = "") -> 
     if not near and len(names) > 12:
         hint += ", ..."
     return UsageError(f"unknown {kind} '{name[:_LONGEST]}'; {hint}{f' ({more})' if more else ''}")
-
-
-def said(error: BaseException) -> str:
-    """What somebody else's code said when it failed, in one line: kind, words, and where in that code."""
-    words = " ".join(str(error).split())
-    text = f"{type(error).__name__}{words and f': {words[: 2 * _LONGEST]}'}"
-    # ours, a library's, Python's own
-    inside = (str(Path(__file__).parent), "site-packages", "<frozen", str(Path(traceback.__file__).parent))
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(part in f.filename for part in inside)]
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
 
 
 _LONGEST = 200  # characters of a wrong name that a message repeats

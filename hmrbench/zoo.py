@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmrbench.cards import find_cards, load_card, load_cards
-from hmrbench.device import is_out_of_memory
-from hmrbench.errors import HmrbenchError, UsageError, WeightsError, said, unknown_name
+from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, said, unknown_name
 from hmrbench.schema import (
     ModelCard,
     beside,
@@ -59,8 +58,8 @@ def _make_encoder(
         raise UsageError(f"options of {name}: {'; '.join(wrong)}")
     try:
         encoder: nn.Module = make(stages, **options)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as e:
-        if not options:
+    except Exception as e:
+        if isinstance(e, HmrbenchError) or not options:
             raise
         told = ", ".join(f"{key}: {value!r:.60}" for key, value in options.items())
         raise UsageError(f"options of {name} ({told}) are not right: {e}") from e
@@ -84,9 +83,30 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
 
 
 def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
-    """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone."""
-    if card.build is not None:
-        return _build_own(card)
+    """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone.
+
+    Raises:
+        UsageError: the card's options, encoder or builder are not right.
+        HmrbenchError: a builder or an encoder of another package fails.
+    """
+    if card.build is None:
+        with blamed_on(f"{card.where}: encoder '{card.encoder}'"):
+            return _build_own(card, encoder_options)
+    from torch import nn
+
+    what = f"{card.where}: build '{card.build}'"
+    build = import_object(card.build, f"{card.where}: build", card.file)
+    if not callable(build):
+        raise UsageError(f"{what} is no function")
+    wanted = _wanted_of(build, card, what)
+    with blamed_on(what), beside(card.file):
+        net = build(*wanted)
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{what} gives a {type(net).__name__}, not a torch.nn.Module")
+    return net
+
+
+def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module:
     from hmrbench.nets.heads.heatmap import HeatmapHead
     from hmrbench.nets.truncation import Network, make_neck
 
@@ -107,32 +127,6 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
         raise UsageError(f"{card.where}: an smpl head needs {', '.join(sizes)}")
     head = SMPLHead(channels, **sizes)
     return Network(encoder, neck, head, side_crop=8)
-
-
-def _build_own(card: ModelCard) -> nn.Module:
-    """What the card's `build` makes, called with the card if it takes one.
-
-    Raises:
-        UsageError: it cannot be imported or called so, fails, or makes no nn.Module; says where in its code.
-    """
-    from torch import nn
-
-    what = f"{card.where}: build '{card.build}'"
-    build = import_object(str(card.build), f"{card.where}: build", card.file)
-    if not callable(build):
-        raise UsageError(f"{what} is no function")
-    try:
-        with beside(card.file):
-            net = build(*_wanted_of(build, card, what))
-    except HmrbenchError:
-        raise
-    except Exception as e:  # whatever the other package raises
-        if is_out_of_memory(e):
-            raise
-        raise UsageError(f"{what} failed: {said(e)}") from e
-    if not isinstance(net, nn.Module):
-        raise UsageError(f"{what} gives a {type(net).__name__}, not a torch.nn.Module")
-    return net
 
 
 def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[ModelCard, ...]:
@@ -200,7 +194,7 @@ def shape_of_net(card: ModelCard) -> nn.Module:
     try:
         with torch.device("meta"):
             return build_net(card)
-    except (UsageError, NotImplementedError, RuntimeError):
+    except HmrbenchError:
         if card.build is None:
             raise
         with torch.random.fork_rng(devices=[]):
@@ -337,7 +331,8 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
                 raise
             return [{"part": "network", "output": [], "params": parameters_by_part(net)["params"]}]
         if not isinstance(getattr(net, "encoder", None), nn.Module):
-            note("network", net, output)
+            with blamed_on(f"{card.where}: what its network puts out"):
+                note("network", net, output)
             return rows
         seen = net.seen(image) if hasattr(net, "seen") else image
         below = 0

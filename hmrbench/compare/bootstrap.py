@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hmrbench.errors import DataError, HmrbenchError, UsageError, said
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.metrics import known_metrics
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import ANY_BOXES, IMAGE_OF_SAMPLE, Array, Metric
@@ -174,12 +174,17 @@ def compare_runs(a: Run, b: Run, draw: Draw) -> Comparison:
 
 def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
     """Differences of all scores that both have, see `compare`."""
-    ids = a.ids()
-    if a.by_image != b.by_image or not np.array_equal(ids, b.ids()):
-        raise UsageError(f"these runs are of different samples: {len(ids):,} and {len(b.ids()):,}, or others")
-    count = len(ids)
+    whole = []
     for side in (a, b):
-        for name, value in _scores(side.arrays, np.ones((1, count)), side.metrics, draw.own_metrics).items():
+        with blamed_on(f"{side.name}: no numbers per sample of this run", DataError):
+            ids = side.ids()
+            whole.append((ids, _scores(side.arrays, np.ones((1, len(ids))), side.metrics, draw.own_metrics)))
+    (ids, _), (other, _) = whole
+    if a.by_image != b.by_image or not np.array_equal(ids, other):
+        raise UsageError(f"these runs are of different samples: {len(ids):,} and {len(other):,}, or others")
+    count = len(ids)
+    for side, (_, scores) in zip((a, b), whole, strict=True):
+        for name, value in scores.items():
             if not np.isclose(value[0], side.metrics[name], rtol=1e-6, atol=1e-6):
                 raise DataError(f"{side.name}: its arrays give {name} {value[0]}, not {side.metrics[name]}")
     rng = np.random.default_rng(draw.seed)
@@ -259,12 +264,8 @@ def _resampled(metric: Metric, arrays: Mapping[str, Array], counts: Array) -> Ma
         HmrbenchError: it fails, or does not give one value for each; names the metric.
     """
     assert metric.resample is not None
-    try:
+    with blamed_on(f"metric '{metric.name}' cannot resample"):
         found = {name: np.asarray(values, np.float64) for name, values in metric.resample(arrays, counts).items()}
-    except HmrbenchError:
-        raise
-    except Exception as e:  # whatever the other package raises
-        raise HmrbenchError(f"metric '{metric.name}' cannot resample: {said(e)}") from e
     for name, values in found.items():
         if values.shape != (len(counts),):
             raise HmrbenchError(

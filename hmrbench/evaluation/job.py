@@ -15,7 +15,7 @@ from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops, find_codec
 from hmrbench.device import DTYPES, device_name, pick_device
-from hmrbench.errors import DataError, HmrbenchError, UsageError, said
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
@@ -213,14 +213,9 @@ def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
     for name in spec.metrics:
         check = metrics.find_metric(name, spec.file).check
-        try:
-            if check is not None:
-                with beside(spec.file):
-                    check(people)
-        except HmrbenchError:
-            raise
-        except Exception as e:  # whatever the other package raises, or the truth is not of the metric's form
-            raise DataError(f"{spec.name}: metric '{name}' cannot score its truth: {said(e)}") from e
+        if check is not None:
+            with blamed_on(f"{spec.name}: metric '{name}' cannot score its truth", DataError), beside(spec.file):
+                check(people)
 
 
 def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:

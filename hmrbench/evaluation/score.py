@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from hmrbench import data, environment, files, metrics
-from hmrbench.errors import DataError, HmrbenchError, UsageError, said
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.evaluation import pairing
 from hmrbench.evaluation.job import body_of
 from hmrbench.evaluation.outputs import collect_failures
@@ -38,13 +38,8 @@ def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Datase
     found = []
     for name in spec.metrics:
         metric = metrics.find_metric(name, spec.file)
-        try:
-            with beside(spec.file):
-                found.append(_checked(name, metric.compute(predictions, people)))
-        except HmrbenchError:
-            raise
-        except Exception as e:  # whatever the other package raises
-            raise HmrbenchError(f"metric '{name}' failed: {said(e)}") from e
+        with blamed_on(f"{spec.name}: metric '{name}'"), beside(spec.file):
+            found.append(_checked(name, metric.compute(predictions, people)))
     _refuse_twins(spec, found)
     return found
 
