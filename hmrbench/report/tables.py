@@ -436,7 +436,7 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, Any], str]) ->
 
 def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
-    numbers = () if card is None else card.published
+    numbers = () if card is None else card.headline
     found: dict[str, Any] = {f"published:{p.dataset}:{p.metric}": p.value for p in numbers}
     return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})
 
