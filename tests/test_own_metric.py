@@ -164,7 +164,7 @@ def test_a_metric_that_fails_keeps_the_predictions(place: Path) -> None:
     write(place, METRIC.replace("errors = []", "errors = [1 / 0]"))
     result = evaluate(place, code=1)
     said = " ".join(result.stderr.split())
-    assert "metric 'own_metric:METRIC' failed: ZeroDivisionError: division by zero (own_metric.py, line 5)" in said
+    assert "mine: metric 'own_metric:METRIC': ZeroDivisionError: division by zero (own_metric.py, line 5)" in said
     assert "6 predictions are kept: --resume goes straight to scoring" in said
     write(place, METRIC)
     (place / "data" / "val2017" / "000000000001.jpg").write_bytes(b"no picture any more")
@@ -181,10 +181,10 @@ def test_a_metric_that_fails_keeps_the_predictions(place: Path) -> None:
     [
         ("return Measurement(", "return dict(scores=", "gives a dict, not a hmrbench.records.Measurement"),
         ("Score(\"pixel error\", errors.mean()", "Score(\"pixel error\", np.nan", "pixel error is nan"),
-        ("Score(\"pixel error\", errors.mean()", "Score(\"pixel error\", errors", "failed: TypeError"),
+        ("Score(\"pixel error\", errors.mean()", "Score(\"pixel error\", errors", "METRIC': TypeError"),
         ("errors.mean()", "np.median(errors) + 1", "per_sample['pixel error'] has the mean"),
         ("\"pixel error\", errors.mean()", "\"AP\", errors.mean()", "two metrics of mine give a score called AP"),
-        ("sample.annotation_id", "sample.id", "failed: KeyError: 'ann 100' (own_metric.py, line 7)"),
+        ("sample.annotation_id", "sample.id", "METRIC': KeyError: 'ann 100' (own_metric.py, line 7)"),
     ],
 )  # fmt: skip
 def test_what_a_metric_may_not_give(place: Path, old: str, new: str, words: str) -> None:
