@@ -9,6 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hmrbench.skeletons import COCO17, Skeleton
+
 Array = NDArray[Any]
 
 
@@ -36,8 +38,9 @@ class Sample:
 class Dataset:
     """What a reader returns: the samples, and the truth in the form that the data set's metrics expect.
 
-    `total` is the number of samples before a `--limit`: with fewer samples than that it is a part only. `scoring` is
-    what a network's card says of how its people are scored, by the name of the argument of the metric that reads it.
+    `skeleton` are the joints of a pose data set. `total` is the number of samples before a `--limit`: with fewer
+    samples than that it is a part only. `scoring` is what a network's card says of how its people are scored, by the
+    name of the argument of the metric that reads it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Dataset:
     annotations_sha256: str
     total: int
     scoring: Mapping[str, float] = field(default_factory=dict)
+    skeleton: Skeleton = COCO17
 
     @property
     def partial(self) -> bool:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from hmrbench.errors import HmrbenchError, UsageError, nearest, said
+from hmrbench.skeletons import COCO17, Skeleton, mirrored
 
 
 class _Frozen(BaseModel):
@@ -238,13 +239,52 @@ _USUAL: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class JointSet(_Frozen):
+    """The joints of a pose data set that are not COCO's 17, in the order of its annotations.
+
+    `sigmas` are their OKS constants. `flip_pairs`, left and right by name or place, are those whose names differ in
+    `left` and `right` where nothing is said. `limbs` are drawn.
+    """
+
+    joints: tuple[str, ...] = Field(min_length=1, max_length=1024)
+    sigmas: tuple[Annotated[float, Field(gt=0, lt=10)], ...]
+    flip_pairs: tuple[tuple[str | int, str | int], ...] | None = None
+    limbs: tuple[tuple[str | int, str | int], ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> JointSet:
+        if len(set(self.joints)) < len(self.joints):
+            raise ValueError("two joints have one name")
+        if len(self.sigmas) != len(self.joints):
+            raise ValueError(f"{len(self.sigmas)} sigmas for {len(self.joints)} joints")
+        flips = [i for pair in self._places("flip_pairs", self.flip_pairs or ()) for i in pair]
+        if len(set(flips)) < len(flips):
+            raise ValueError("flip_pairs: a joint stands in two of them, or twice in one")
+        self._places("limbs", self.limbs)
+        return self
+
+    def _places(self, what: str, pairs: Iterable[tuple[str | int, str | int]]) -> tuple[tuple[int, int], ...]:
+        known = {name: i for i, name in enumerate(self.joints)}
+        for joint in (joint for pair in pairs for joint in pair):
+            if joint not in known and not (isinstance(joint, int) and 0 <= joint < len(known)):
+                near = nearest(str(joint), known, 1)
+                raise ValueError(f"{what}: there is no joint {joint}{f'; did you mean {near[0]}?' if near else ''}")
+        return tuple((known.get(a, a), known.get(b, b)) for a, b in pairs)  # type: ignore[call-overload,misc]
+
+    def named(self, name: str) -> Skeleton:
+        """The joint set under a name."""
+        pairs = mirrored(self.joints) if self.flip_pairs is None else self._places("flip_pairs", self.flip_pairs)
+        return Skeleton(name, self.joints, pairs, self._places("limbs", self.limbs), self.sigmas)
+
+
 class DatasetSpec(_Entry):
     """Where a data set lies under the data root, who reads it, and what is measured on it.
 
     `task`, `annotations` and `images` say enough; reader and metrics are then those that are usual for the task.
 
-    `parts` are `annotations`, `images` and the names of `boxes` that are files. An `embedded` set lies in this package.
-    `default_weights` are those of cards that have such weights for this set.
+    `skeleton` are the joints of a pose data set, where they are not COCO's. `parts` are `annotations`, `images` and the
+    names of `boxes` that are files. An `embedded` set lies in this package. `default_weights` are those of cards that
+    have such weights for this set.
     """
 
     task: Literal["hpe", "hmr"]
@@ -262,13 +302,72 @@ class DatasetSpec(_Entry):
     counts: dict[str, int] = Field(default_factory=dict)
     licence: str = NOT_STATED
     parts: dict[str, Part] = Field(default_factory=dict)
+    skeleton: JointSet | None = None
     notes: str = ""
+
+    @property
+    def joint_set(self) -> Skeleton:
+        """The joints of a pose data set: COCO's where nothing is said."""
+        return COCO17 if self.skeleton is None else self.skeleton.named(self.name)
 
     @model_validator(mode="before")
     @classmethod
     def _usual(cls, fields: Any) -> Any:
         given = _with_defaults(fields, "name", ("title",))
         return {**_USUAL.get(str(given.get("task")), {}), **given} if isinstance(given, Mapping) else given
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def as_yaml(entry: ModelCard | DatasetSpec) -> str:
+    """A card or spec as a file of its own says it, with everything that may be said but what is empty."""
+    dumped = entry.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    fields = {k: v for k, v in dumped.items() if v not in ("", [], {})}
+    if isinstance(entry, DatasetSpec):
+        return _dumped({entry.name: {**fields, "boxes": dict(entry.boxes)}})  # of which none is no file
+    return _dumped({"family": fields.pop("family"), "models": {entry.name: fields}})
+
+
+def _dumped(content: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    return text
+
+
+def cards_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of a file of model cards, for editors."""
+    card, parts = _schema_of(ModelCard)
+    encoder, more = _schema_of(EncoderWeights)
+    some = {"type": "object", "properties": card["properties"], "additionalProperties": False}
+    properties = {
+        "family": {"type": "string"},
+        "defaults": {**some, "description": "What holds for all models of the file."},
+        "sizes": {"type": "object", "additionalProperties": some, "description": "What holds for those of one size."},
+        # What every card needs may stand above, for all.
+        "models": {"type": "object", "additionalProperties": {**card, "required": []}},
+        "encoders": {"type": "object", "additionalProperties": encoder["properties"]["sources"]},
+    }
+    return _schema("hmrbench model cards", {"properties": properties, "additionalProperties": False}, parts | more)
+
+
+def datasets_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of a file of data sets, for editors."""
+    spec, parts = _schema_of(DatasetSpec)
+    return _schema("hmrbench data sets", {"additionalProperties": spec}, parts)
+
+
+def _schema_of(kind: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of an entry, whose name is the key under which it stands, and those of its parts."""
+    found = kind.model_json_schema()
+    parts: dict[str, Any] = found.pop("$defs", {})
+    found["properties"].pop("name")
+    found["required"] = [key for key in found.get("required", ()) if key != "name"]
+    return found, parts
+
+
+def _schema(title: str, content: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "type": "object"}
+    return {**head, **content, "$defs": parts}
 
 
 # --------------------------------------------------------------------------- reading

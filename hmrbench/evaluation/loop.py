@@ -15,7 +15,6 @@ from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
 from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
-from hmrbench.skeletons import COCO17
 
 
 @torch.inference_mode()
@@ -50,7 +49,7 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
     if mirrored is None:
         return output
     with blamed_on(f"{job.card.where}: codec '{job.codec.name}'"):
-        return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
+        return job.codec.merge(output, job.codec.flip_back(mirrored, job.dataset.skeleton))
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:

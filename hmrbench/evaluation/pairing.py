@@ -13,10 +13,10 @@ from hmrbench.data.coco import is_labelled
 from hmrbench.files.coco_json import Result, person_category
 from hmrbench.metrics.coco_keypoints import oks
 from hmrbench.records import Dataset, Prediction, Sample
-from hmrbench.skeletons import COCO17, Skeleton
+from hmrbench.skeletons import Skeleton
 
 
-def pair(people: Dataset, results: Sequence[Result], skeleton: Skeleton = COCO17) -> tuple[list[Prediction], Dataset]:
+def pair(people: Dataset, results: Sequence[Result]) -> tuple[list[Prediction], Dataset]:
     """Predictions of the labelled people that have a result, in the order of the annotations, and those people.
 
     A result that has an `annotation_id`, as `eval --save-predictions` writes it, is of that person. The others of an
@@ -30,7 +30,7 @@ def pair(people: Dataset, results: Sequence[Result], skeleton: Skeleton = COCO17
     samples, predictions = [], []
     for image_id in coco.getImgIds():
         wanted = [a for a in coco.imgToAnns.get(image_id, ()) if a["category_id"] == person and is_labelled(a)]
-        for annotation, result in _pairs(wanted, of_image.get(image_id, ()), skeleton):
+        for annotation, result in _pairs(wanted, of_image.get(image_id, ()), people.skeleton):
             points = np.array(result["keypoints"], np.float64).reshape(-1, 3)
             name, image = f"ann {annotation['id']}", Path(coco.imgs[image_id].get("file_name", ""))
             box = tuple(map(float, annotation["bbox"]))

@@ -175,9 +175,9 @@ def _measure_results(
     found = []
     others = tuple(name for name in spec.metrics if name != coco_keypoints.METRIC.name)
     try:
-        check_coco(people.truth, predicted)
+        check_coco(people.truth, predicted, people.skeleton)
         if len(others) < len(spec.metrics):
-            found = [coco_keypoints.measure_results(people.truth, predicted)]
+            found = [coco_keypoints.measure_results(people.truth, predicted, people.skeleton)]
     except DataError as e:  # the truth was found right before
         raise DataError(f"{path}: {e}") from None
     lost, of = coco_keypoints.unpredicted(people.truth, predicted)

@@ -270,16 +270,17 @@ def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> Matchin
     return match_results(coco, results, skeleton)
 
 
-def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: Skeleton = COCO17) -> Metric:
+def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: Skeleton | None = None) -> Metric:
     """The metric for a crop of that aspect (width over height) and padding, at which OKS-NMS compares
-    areas."""
+    areas; without a skeleton it takes the data set's."""
     compute = partial(_compute, aspect=aspect, padding=padding, skeleton=skeleton)
     return Metric("coco-keypoints", "%", True, compute, measures=MEASURES, resample=resample)
 
 
 def _compute(
-    predictions: Sequence[Prediction], dataset: Dataset, *, aspect: float, padding: float, skeleton: Skeleton
+    predictions: Sequence[Prediction], dataset: Dataset, *, aspect: float, padding: float, skeleton: Skeleton | None
 ) -> Measurement:
+    skeleton = skeleton or dataset.skeleton
     check_coco(dataset.truth, dataset.samples, skeleton)
     results = coco_results(
         predictions,
