@@ -269,7 +269,7 @@ class JointSet(_Frozen):
             if joint not in known and not (isinstance(joint, int) and 0 <= joint < len(known)):
                 near = nearest(str(joint), known, 1)
                 raise ValueError(f"{what}: there is no joint {joint}{f'; did you mean {near[0]}?' if near else ''}")
-        return tuple((known.get(a, a), known.get(b, b)) for a, b in pairs)  # type: ignore[call-overload,misc]
+        return tuple((known.get(str(a), a), known.get(str(b), b)) for a, b in pairs)  # type: ignore[misc]
 
     def named(self, name: str) -> Skeleton:
         """The joint set under a name."""

@@ -273,7 +273,9 @@ def _count(module: Any) -> int:
 # --------------------------------------------------------------------------- weights
 
 
-def load_model(name: str | ModelCard, weights: str | Path | None = None, models_dirs: Sequence[Path] = ()) -> nn.Module:
+def load_model(
+    name: str | ModelCard, weights: str | Path | None = None, models_dirs: Sequence[str | Path] = ()
+) -> nn.Module:
     """A network by name, in eval mode, with `.encoder`, `.neck` and `.head`.
 
     A pose network maps (B, 3, 256, 192) to heatmaps (B, 17, 64, 48); an HMR network maps (B, 3, 256, 256) to
@@ -407,7 +409,7 @@ def _shapes(output: Any) -> Any:
 
 
 def convert_weights(
-    source: Path, target: Path, name: str | None = None, models_dirs: Sequence[Path] = ()
+    source: Path, target: Path, name: str | None = None, models_dirs: Sequence[str | Path] = ()
 ) -> tuple[str, LoadReport]:
     """Write a checkpoint of any known layout with our keys, as safetensors.
 

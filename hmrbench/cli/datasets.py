@@ -85,7 +85,7 @@ def show(
         print_text(as_yaml(spec))
     else:
         joints = spec.joint_set.joints if spec.task == "hpe" else ()
-        rows = [
+        rows: list[list[Any]] = [
             ["task", spec.task],
             ["what", spec.title],
             ["annotations", f"{spec.folder}/{spec.annotations}"],

@@ -201,8 +201,8 @@ def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
         if name in b.metrics:
             ends, reason = None, _why_not(name, a, b, unit)
             if name in drawn:
-                values = np.concatenate(drawn[name])
-                ends = np.nanpercentile(values, [tail, 100 - tail]) if np.isfinite(values).any() else None
+                changes = np.concatenate(drawn[name])
+                ends = np.nanpercentile(changes, [tail, 100 - tail]) if np.isfinite(changes).any() else None
                 reason = "" if ends is not None else f"no draw of the {unit} gives it"
             found.append(_difference(name, value, b.metrics[name], ends, reason, a))
     return Comparison(tuple(found), count, unit)

@@ -236,7 +236,7 @@ def regressions(verdicts: Sequence[Verdict]) -> list[Regression]:
 def _tolerance(measure: str, row: Row, given: Mapping[str, float], now: Row | None = None) -> float:
     """The row's own tolerance, else that given for all rows, else the default of the unit."""
     if measure in (own := {**given, **row.get("tolerances", {})}):
-        return own[measure]
+        return float(own[measure])
     if measure in COUNTS or (row["kind"] == "accuracy" and measure not in MEASURES):
         return _DEFAULT_TOLERANCE.get(((now or row).get("units") or {}).get(measure, ""), 0.0)
     return _DEFAULT_TOLERANCE.get(measure_of(measure).unit, _SLOWER)

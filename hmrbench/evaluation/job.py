@@ -45,7 +45,7 @@ class EvaluationSettings:
     """
 
     weights: str | Path | None = None
-    data_root: Path | None = None
+    data_root: str | Path | None = None
     boxes: str | None = None
     flip: bool = True
     codec: str | None = None
@@ -55,8 +55,8 @@ class EvaluationSettings:
     batch_size: str | int = "auto"
     workers: int = 2
     limit: int | None = None
-    models_dirs: Sequence[Path] = ()
-    datasets_file: Path | None = None
+    models_dirs: Sequence[str | Path] = ()
+    datasets_file: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,10 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
 
 
 def card_and_spec(
-    model: str | ModelCard, dataset: str | DatasetSpec, models_dirs: Sequence[Path], datasets_file: Path | None
+    model: str | ModelCard,
+    dataset: str | DatasetSpec,
+    models_dirs: Sequence[str | Path],
+    datasets_file: str | Path | None,
 ) -> tuple[ModelCard, DatasetSpec]:
     """A network and a data set of the same task, by their names where they are not given themselves.
 

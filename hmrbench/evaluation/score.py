@@ -98,14 +98,14 @@ def per_sample_arrays(found: Sequence[Measurement], people: Dataset) -> dict[str
 
 
 def score_file(
-    path: Path,
+    file: str | Path,
     dataset: str | DatasetSpec,
     *,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     boxes: str | None = None,
     model: str = "",
-    runs: Path | None = None,
-    datasets_file: Path | None = None,
+    runs: str | Path | None = None,
+    datasets_file: str | Path | None = None,
 ) -> EvalResult:
     """Score predictions out of a file, with the numbers that `run` gives for them.
 
@@ -117,6 +117,7 @@ def score_file(
         HmrbenchError: a metric fails.
         NotWrittenError: the run could not be written; it holds the result.
     """
+    path, runs = Path(file), None if runs is None else Path(runs)
     if runs is not None:
         results.try_writing(runs / "score.json", runs)
     spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
