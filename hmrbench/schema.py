@@ -265,11 +265,15 @@ class JointSet(_Frozen):
 
     def _places(self, what: str, pairs: Iterable[tuple[str | int, str | int]]) -> tuple[tuple[int, int], ...]:
         known = {name: i for i, name in enumerate(self.joints)}
+
+        def place(joint: str | int) -> int:
+            return joint if isinstance(joint, int) else known[joint]
+
         for joint in (joint for pair in pairs for joint in pair):
             if joint not in known and not (isinstance(joint, int) and 0 <= joint < len(known)):
                 near = nearest(str(joint), known, 1)
                 raise ValueError(f"{what}: there is no joint {joint}{f'; did you mean {near[0]}?' if near else ''}")
-        return tuple((known.get(str(a), a), known.get(str(b), b)) for a, b in pairs)  # type: ignore[misc]
+        return tuple((place(a), place(b)) for a, b in pairs)
 
     def named(self, name: str) -> Skeleton:
         """The joint set under a name."""

@@ -184,9 +184,9 @@ def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
         raise UsageError(f"these runs are of different samples: {len(ids):,} and {len(other):,}, or others")
     count = len(ids)
     for side, (_, scores) in zip((a, b), whole, strict=True):
-        for name, value in scores.items():
-            if not np.isclose(value[0], side.metrics[name], rtol=1e-6, atol=1e-6):
-                raise DataError(f"{side.name}: its arrays give {name} {value[0]}, not {side.metrics[name]}")
+        for name, again in scores.items():
+            if not np.isclose(again[0], side.metrics[name], rtol=1e-6, atol=1e-6):
+                raise DataError(f"{side.name}: its arrays give {name} {again[0]}, not {side.metrics[name]}")
     rng = np.random.default_rng(draw.seed)
     drawn: dict[str, list[Array]] = {}
     for start in range(0, draw.resamples, _CHUNK):

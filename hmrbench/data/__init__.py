@@ -47,7 +47,7 @@ def load_specs(datasets_file: str | Path | None = None) -> dict[str, DatasetSpec
         UsageError: the file is missing or says something that no spec has.
     """
     specs: dict[str, DatasetSpec] = {}
-    for path in map(Path, filter(None, (share_dir() / "datasets.yaml", datasets_file))):
+    for path in (share_dir() / "datasets.yaml", *([] if datasets_file is None else [Path(datasets_file)])):
         found, faults = validate_all(DatasetSpec, read_yaml(path))
         folded = {name.lower(): name for name in found}
         faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
