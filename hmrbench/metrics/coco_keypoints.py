@@ -18,12 +18,15 @@ from pycocotools.coco import COCO
 
 from hmrbench.errors import DataError, HmrbenchError
 from hmrbench.files.coco_json import Result, check_coco, person_category
+from hmrbench.metrics import phi
 from hmrbench.metrics.coco_eval import STATS as STATS
 from hmrbench.metrics.coco_eval import Matching, match_results, stats
-from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint
-from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Sample, Score
+from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint, resample
+from hmrbench.metrics.pck import MEASURES as PCK_MEASURES
+from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction, Sample
 from hmrbench.skeletons import COCO17, Skeleton
 
+MEASURES = tuple(Measure(name, "%", True, shown=name in ("AP", "AR"), change_shown=name == "AP") for name in STATS)
 JOINT_THRESHOLD = 0.2  # joints above it make up a person's score
 NMS_THRESHOLD = 0.9  # OKS above which the lower of two scores is dropped
 
@@ -130,8 +133,10 @@ def coco_results(
     aspect: float = 192 / 256,
     padding: float = 1.25,
     category_id: int = 1,
+    score_threshold: float = JOINT_THRESHOLD,
+    nms_threshold: float = NMS_THRESHOLD,
 ) -> list[dict[str, Any]]:
-    """Predictions in COCO's results format, after rescoring and OKS-NMS at 0.9.
+    """Predictions in COCO's results format, after rescoring and OKS-NMS.
 
     Args:
         predictions: one per sample, in order.
@@ -141,6 +146,8 @@ def coco_results(
             compared, for predictions that do not know the area of their crop.
         padding: of the crops, for samples whose box does not hold its margin yet.
         category_id: of persons in the annotations.
+        score_threshold: see `rescore`.
+        nms_threshold: see `oks_nms`.
 
     Returns:
         One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score. Images
@@ -171,7 +178,7 @@ def coco_results(
     finite = np.isfinite(keypoints).all((1, 2)) & np.isfinite(joint_scores).all(1)
     if not finite.all():
         raise HmrbenchError(f"sample {samples[int(np.argmin(finite))].id}: the prediction is not finite")
-    scores = rescore(joint_scores, np.array([sample.score for sample in samples]))
+    scores = rescore(joint_scores, np.array([sample.score for sample in samples]), score_threshold)
     boxes = np.array([sample.box_xywh_px for sample in samples])
     areas = crop_areas(boxes, aspect, np.where([sample.padded for sample in samples], 1.0, padding))
     known = [prediction.crop_area_px2 for prediction in predictions]
@@ -184,7 +191,7 @@ def coco_results(
     results = []
     for image_id, members in of_image.items():
         people = np.array(members)
-        kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas)]
+        kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas, nms_threshold)]
         results += [
             {
                 "image_id": image_id,
@@ -251,7 +258,8 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
         by_joint = per_joint(found, skeleton)
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
-    scores = tuple(Score(name, value, "%", True) for name, value in values.items())
+    named = {m.name: m for m in (*MEASURES, *phi.MEASURES, *PCK_MEASURES)}
+    scores = tuple(named[name].score(value) for name, value in values.items())
     return Measurement(scores, by_joint, matches(found))
 
 
@@ -264,7 +272,7 @@ def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: S
     """The metric for a crop of that aspect (width over height) and padding, at which OKS-NMS compares
     areas."""
     compute = partial(_compute, aspect=aspect, padding=padding, skeleton=skeleton)
-    return Metric(name="coco-keypoints", unit="%", higher_is_better=True, compute=compute)
+    return Metric("coco-keypoints", "%", True, compute, measures=MEASURES, resample=resample)
 
 
 def _compute(
@@ -278,6 +286,7 @@ def _compute(
         aspect=aspect,
         padding=padding,
         category_id=person_category(dataset.truth),
+        **dataset.scoring,
     )
     return measure_results(dataset.truth, results, skeleton)
 

@@ -129,4 +129,14 @@ def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array) -> Arr
     return 100 * scores
 
 
-# --- the metric
+def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
+    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
+    if "truths" not in arrays:
+        return {}
+    precision = ap_of_resamples(arrays, counts)  # (R, T)
+    hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
+    per_image = np.array([np.bincount(arrays["detection_image"], h, counts.shape[1]) for h in hits.T]).T  # (I, T)
+    recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
+    scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
+    scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
+    return scores | {"Phi_P_2D": (scores["AP"] + scores["AR"]) / 2}

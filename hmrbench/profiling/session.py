@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hmrbench import device as devices
 from hmrbench import environment, zoo
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import HmrbenchError, said
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
@@ -80,7 +80,7 @@ class Session:
                     known |= measured
         except Exception as e:
             known["status"] = "out of memory" if devices.is_out_of_memory(e) else "failed"
-            known["error"] = str(e) if isinstance(e, HmrbenchError) else f"{type(e).__name__}: {e}"
+            known["error"] = str(e) if isinstance(e, HmrbenchError) else said(e)
         if known["status"] != "ok":  # the error held what was in memory
             devices.free(self.device)
         more = {
@@ -129,7 +129,7 @@ class Session:
         """The same, whatever the device and the settings."""
         net, costs = self._counted_net()
         if isinstance(costs, Exception):
-            return {**zoo.parameters_by_part(net), "count_error": flops.said(costs)}
+            return {**zoo.parameters_by_part(net), "count_error": said(costs)}
         return {
             **zoo.parameters_by_part(net),
             "macs": costs.macs,
