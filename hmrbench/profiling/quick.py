@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hmrbench import zoo
+from hmrbench.profiling.counts import are_of_this_package
 from hmrbench.schema import ModelCard
 
 BIG = 1 << 18  # elements from which on a tensor is filled with the same numbers over and over
@@ -20,7 +21,7 @@ def load_untrained(card: ModelCard) -> nn.Module:
 
     A network of another package is built as it builds itself.
     """
-    if not card.foreign:
+    if are_of_this_package(card):
         try:
             with _BigOnMeta():
                 net = zoo.load_weights(card, None)[0]

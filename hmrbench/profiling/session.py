@@ -113,9 +113,8 @@ class Session:
         backend = None if self.card is None else zoo.backend_of(self.card)
         if self.card is not None and backend is not None:  # whose work PyTorch does not see
             return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
-        own = (
-            self.card if self.card is not None and self.net is None and counts.are_of_this_package(self.card) else None
-        )
+        own = None if self.net is not None or self.card is None else self.card
+        own = own if own is not None and counts.are_of_this_package(own) else None
         known = None if own is None else counts.find(own)
         if known is None:
             known = self._count_anew()
