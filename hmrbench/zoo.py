@@ -132,6 +132,8 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
 
 
 def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module:
+    from torch import nn
+
     from hmrbench.nets.truncation import Network, make_neck
 
     if card.encoder is None:
