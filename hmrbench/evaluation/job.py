@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class EvaluationSettings:
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts, see `nets.fusion`.
         batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
+        workers: threads that read and crop pictures; as many as there are cores.
         limit: the first people only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
@@ -53,7 +53,7 @@ class EvaluationSettings:
     dtype: str = "fp32"
     fused: bool = True
     batch_size: str | int = "auto"
-    workers: int = 2
+    workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
     models_dirs: Sequence[Path] = ()
     datasets_file: Path | None = None
