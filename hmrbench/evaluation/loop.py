@@ -47,8 +47,11 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
         mirrored = net(images.flip(3)) if job.flip else None
     if mirrored is None:
         return output
-    with blamed_on(f"{job.card.where}: codec '{job.codec.name}'"):
-        return (output + job.codec.flip_back(mirrored, COCO17)) / 2
+    try:
+        with blamed_on(f"codec '{job.codec.name}'"):
+            return (output + job.codec.flip_back(mirrored, COCO17)) / 2
+    except HmrbenchError as e:
+        raise type(e)(f"{job.card.where}: {e}") from e
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
