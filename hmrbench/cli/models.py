@@ -70,13 +70,14 @@ def _millions(count: int | None) -> float | None:
 
 
 def _published(card: Any) -> str:
-    return ", ".join(f"{p.metric} {p.value:g}" for p in card.published) or "-"
+    return ", ".join(f"{p.metric} {p.value:g}" for p in card.headline) or "-"
 
 
 def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> None:
     """Show one network: its stages and shapes, parameters by part, published numbers, where its weights come from."""
     from hmrbench import zoo
     from hmrbench.cards import load_card
+    from hmrbench.fetch import sources
 
     card = load_card(model, models_dir or [])
     shapes = zoo.describe(card)
@@ -94,11 +95,13 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
     lines = [("codec", card.codec), ("licence", card.licence)]
     lines += [("published", f"{p.metric} {p.value:g} on {p.dataset}  [{p.source}]") for p in card.published]
     demo = () if card.demo_weights is None else (card.demo_weights,)
-    for title, sources in (("weights", card.weights), ("encoder", card.encoder_weights), ("demo", demo)):
-        for s in sources:
+    for title, places in (("weights", card.weights), ("encoder", card.encoder_weights), ("demo", demo)):
+        for s in places:
             where = f"by hand: {s.page}" if s.url == "manual:" else s.url
             checked = f", sha256 {s.sha256}" if s.sha256 else ""
             lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]{s.note and f'; {s.note}'}"))
+    if card.backend is None or card.weights:
+        lines += [("next", step) for step in sources.next_steps(card)]
     lines += [("assumed", text) for text in card.assumed] + [("source", text) for text in card.sources]
     for title, text in lines:
         out.print(printable(f"{title:10s} {text}"), soft_wrap=True)

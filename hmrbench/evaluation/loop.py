@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
-from hmrbench.nets.fusion import fuse
+from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
 from hmrbench.skeletons import COCO17
 
@@ -26,18 +26,20 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
         fuse(net, job.fused)
     if job.body is not None:
         job.body.to(job.device)
-    geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
-    settings = CropSettings(job.card.crop, job.card.input, geometry)
+    settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
-    with precision(job.dtype, job.device):
-        pending: tuple[Batch, Any] | None = None
-        for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
-            output = forward(net, normalize(batch.images), job)
-            if pending is not None:  # decode the last batch while the device works on this one
+    try:
+        with precision(job.dtype, job.device):
+            pending: tuple[Batch, Any] | None = None
+            for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
+                output = forward(net, normalize(batch.images), job)
+                if pending is not None:  # decode the last batch while the device works on this one
+                    yield pending[0].index, _decode(*pending, job)
+                pending = batch, output
+            if pending is not None:
                 yield pending[0].index, _decode(*pending, job)
-            pending = batch, output
-        if pending is not None:
-            yield pending[0].index, _decode(*pending, job)
+    finally:
+        unfold(net)  # its weights may change, as they do in training
 
 
 def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
@@ -49,7 +51,7 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
         return output
     try:
         with blamed_on(f"codec '{job.codec.name}'"):
-            return (output + job.codec.flip_back(mirrored, COCO17)) / 2
+            return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
     except HmrbenchError as e:
         raise type(e)(f"{job.card.where}: {e}") from e
 
@@ -80,9 +82,13 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     ]
 
 
+def _each(output: Any) -> Iterable[Any]:
+    return output if isinstance(output, (tuple, list)) else (output,)
+
+
 def _not_finite(batch: Batch, output: Any, dataset: Dataset) -> str:
     """The samples whose output is not finite, for the error message."""
-    tensors = list(output.values()) if isinstance(output, Mapping) else [output]
+    tensors = list(output.values()) if isinstance(output, Mapping) else list(_each(output))
     finite = np.ones(len(batch.index), bool)
     for tensor in tensors:
         if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == len(finite):

@@ -55,8 +55,9 @@ class Trainer:
         self.optimizers: list[Any]
         self.wrapped: Any
         with blamed_on(job.card.where):
-            self.net, self.started_from = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
-            if job.body is not None and not self.started_from.startswith("all"):
+            started = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
+            self.net, self.started_from, whole = started
+            if job.body is not None and not whole:
                 start.set_mean_parameters(self.net, job.mean_params)
             freeze_stages(self.net, self.recipe.frozen_stages)
             optimizers = make_optimizers(self.net, self.recipe.optimizer)
