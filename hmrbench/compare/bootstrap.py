@@ -88,8 +88,11 @@ def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, 
     scorers = []
     for run in (a, b):
         with blamed_on(f"{run.path.with_suffix('.npz')}: no numbers per sample of this run", DataError):
-            count, ids, score = _scorer(run)
-            scorers.append((count, ids, score, score(np.ones((1, count)))))
+            try:
+                count, ids, score = _scorer(run)
+                scorers.append((count, ids, score, score(np.ones((1, count)))))
+            except DataError as e:
+                raise DataError(f"{run.path.with_suffix('.npz')}: {e}") from e
     (count_a, ids_a, score_a, all_a), (count_b, ids_b, score_b, all_b) = scorers
     if count_a != count_b or not np.array_equal(ids_a, ids_b):
         raise UsageError(f"these runs are of different samples: {count_a:,} and {count_b:,}, or others")
@@ -137,7 +140,7 @@ def _scorer(run: Run) -> tuple[int, Array, _Scorer]:
     """How many things can be resampled, what names them, and the scores of resamples of them."""
     arrays = run.arrays()
     if not arrays:
-        raise DataError(f"{run.path.with_suffix('.npz')}: not there, and without it nothing can be resampled")
+        raise DataError("not there, and without it nothing can be resampled")
     ids = arrays.get("image_ids", np.arange(len(next(iter(arrays.values())))))
     return len(ids), ids, lambda counts: _scores(arrays, counts, run.row["metrics"])
 

@@ -15,7 +15,7 @@ from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
 from hmrbench.device import DTYPES, device_name, pick_device
-from hmrbench.errors import HmrbenchError, UsageError, blamed_on
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
@@ -191,7 +191,10 @@ def prepare(
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
     people = opened or data.open_dataset(spec, s.data_root, s.boxes, s.limit)
-    _check_truth(spec, people)
+    try:
+        _check_truth(spec, people)
+    except DataError as e:
+        raise DataError(f"{data.find_folder(spec, s.data_root) / spec.annotations}: {e}") from e
     return Job(
         card=card,
         spec=spec,

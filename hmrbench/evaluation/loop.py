@@ -93,8 +93,11 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
         mirrored = net(images.flip(3)) if job.flip else None
     if mirrored is None:
         return output
-    with blamed_on(f"{job.card.where}: codec '{job.codec.name}'"):
-        return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
+    try:
+        with blamed_on(f"codec '{job.codec.name}'"):
+            return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
+    except HmrbenchError as e:
+        raise type(e)(f"{job.card.where}: {e}") from e
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
