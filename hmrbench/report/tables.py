@@ -156,7 +156,7 @@ def make_table(
     against: str | None = None,
     published: bool = False,
     *,
-    models_dirs: Sequence[Path] = (),
+    models_dirs: Sequence[str | Path] = (),
 ) -> pd.DataFrame:
     """The newest runs of each model side by side: one row a model and protocol, as `hmrbench table` joins them.
 
