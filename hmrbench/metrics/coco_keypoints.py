@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from hmrbench.errors import DataError, HmrbenchError
 from hmrbench.files.coco_json import Result, area_source, check_coco, make_coco, mask_area, person_category
 from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint
-from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Sample, Score
+from hmrbench.records import NO_BOXES, Array, Dataset, Measurement, Metric, Prediction, Sample, Score
 from hmrbench.skeletons import COCO17, Skeleton
 
 STATS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")  # in pycocotools' order
@@ -127,9 +127,11 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Predictions in COCO's results format, after rescoring and OKS-NMS at 0.9.
 
+    People of whole pictures are taken as they are, with the scores that the network gave them.
+
     Args:
         predictions: one per sample, in order.
-        samples: the people, in the order of the data set's boxes.
+        samples: the people, in the order of the data set's boxes, or whole pictures.
         skeleton: joints of the predictions and their OKS constants.
         aspect: width over height of the crops; with the padding it gives the area at which people are
             compared, for predictions that do not know the area of their crop.
@@ -138,8 +140,8 @@ def coco_results(
 
     Returns:
         One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score. Images
-        in order of first appearance, people best first. No bbox: pycocotools would take the area of a person
-        from it.
+        in order of first appearance, people best first, those of whole pictures as they were found. No bbox:
+        pycocotools would take the area of a person from it.
 
     Raises:
         DataError: numbers of predictions, samples or joints do not fit, or a sample appears twice.
@@ -154,14 +156,27 @@ def coco_results(
         raise DataError(f"sample {sample_id} appears {times} times")
     joints = len(skeleton.joints)
     for sample, prediction in zip(samples, predictions, strict=True):
-        if np.shape(prediction.keypoints_px) != (joints, 2) or np.shape(prediction.scores) != (joints,):
+        own = prediction.people_scores
+        people = () if own is None else np.shape(own)
+        keypoints_px, joint_scores = prediction.keypoints_px, prediction.scores
+        if np.shape(keypoints_px) != (*people, joints, 2) or np.shape(joint_scores) != (*people, joints):
             raise DataError(
-                f"sample {sample.id}: keypoints {np.shape(prediction.keypoints_px)} and scores "
-                f"{np.shape(prediction.scores)} do not fit the {joints} joints of {skeleton.name}"
+                f"sample {sample.id}: keypoints {np.shape(keypoints_px)} and scores {np.shape(joint_scores)} "
+                f"do not fit the {joints} joints of {skeleton.name}"
             )
-        if not (np.isfinite(prediction.keypoints_px).all() and np.isfinite(prediction.scores).all()):
+        if not all(np.isfinite(x).all() for x in (keypoints_px, joint_scores, *([] if own is None else [own]))):
             raise HmrbenchError(f"sample {sample.id}: the prediction is not finite")
 
+    def result(image_id: int | str, keypoints: Array, score: float) -> dict[str, Any]:
+        flat = keypoints.ravel().tolist()
+        return {"image_id": image_id, "category_id": category_id, "keypoints": flat, "score": float(score)}
+
+    if predictions[0].people_scores is not None:
+        return [
+            result(sample.image_id, np.concatenate([points, values[:, None]], axis=1), score)
+            for sample, p in zip(samples, predictions, strict=True)
+            for points, values, score in zip(p.keypoints_px, p.scores, p.people_scores, strict=True)  # type: ignore[arg-type]
+        ]
     keypoints = np.stack([prediction.keypoints_px for prediction in predictions])  # (N, K, 2)
     joint_scores = np.stack([prediction.scores for prediction in predictions])  # (N, K)
     scores = rescore(joint_scores, np.array([sample.score for sample in samples]))
@@ -178,15 +193,7 @@ def coco_results(
     for image_id, members in of_image.items():
         people = np.array(members)
         kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas)]
-        results += [
-            {
-                "image_id": image_id,
-                "category_id": category_id,
-                "keypoints": triples[index].ravel().tolist(),
-                "score": float(scores[index]),
-            }
-            for index in kept
-        ]
+        results += [result(image_id, triples[index], scores[index]) for index in kept]
     return results
 
 
@@ -223,12 +230,20 @@ def evaluate_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton =
     return _stats(_run_cocoeval(coco, results, skeleton))
 
 
-def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17) -> Measurement:
+def measure_results(
+    coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17, nobody: bool = False
+) -> Measurement:
     """Everything that the metric reports, from results in COCO's format.
 
     The per-joint numbers look at every ground truth that counts, and at the prediction that COCOeval gives it
     at OKS 0.5; a person without one counts as missed. PCK compares the distance with the longer side of the
     ground-truth box; its overall value is the mean over the joints.
+
+    Args:
+        coco: the ground truth; every image in it counts, predicted or not.
+        results: in COCO's format.
+        skeleton: joints and OKS constants.
+        nobody: there may be no results, of a network that found nobody.
 
     Returns:
         Scores AP to ARL, Phi_P_2D, PCK@0.05, PCK@0.1; per joint OKS and PCK; per sample what
@@ -237,7 +252,7 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
     Raises:
         DataError: see `check_coco`.
     """
-    evaluator = _run_cocoeval(coco, results, skeleton)
+    evaluator = _run_cocoeval(coco, results, skeleton, nobody)
     values = _stats(evaluator)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
     with np.errstate(over="ignore"):
@@ -245,12 +260,14 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
     scores = tuple(Score(name, value, "%", True) for name, value in values.items())
-    return Measurement(scores, by_joint, matches(evaluator))
+    remarks = () if results else (f"nobody was found in any of the {len(coco.imgs):,} pictures",)
+    return Measurement(scores, by_joint, matches(evaluator), remarks)
 
 
-def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> COCOeval:
+def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton, nobody: bool = False) -> COCOeval:
     """pycocotools on copies, since it writes into what it is given; without its messages."""
-    check_coco(coco, results, skeleton)
+    if results or not nobody:
+        check_coco(coco, results, skeleton)
     used = {
         "images": ("id",),
         "annotations": ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "keypoints", "num_keypoints"),
@@ -263,7 +280,8 @@ def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> 
     for copy in given:  # whole numbers would be squared as such, and wrap
         copy["keypoints"] = np.array(copy["keypoints"], np.float64).tolist()
     with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
-        found = truth.loadRes(given)
+        # pycocotools cannot load an empty list.
+        found = truth.loadRes(given) if given else make_coco({**truth.dataset, "annotations": []})
         if area_of == "segmentation":
             for result, copy in zip(results, found.dataset["annotations"], strict=True):
                 copy["area"] = mask_area("result", result)
@@ -304,7 +322,7 @@ def _compute(
         padding=padding,
         category_id=person_category(dataset.truth),
     )
-    return measure_results(dataset.truth, results, skeleton)
+    return measure_results(dataset.truth, results, skeleton, nobody=dataset.boxes == NO_BOXES)
 
 
 METRIC = coco_keypoints()

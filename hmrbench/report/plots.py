@@ -8,7 +8,7 @@ from typing import Any
 from hmrbench.errors import UsageError
 from hmrbench.metrics.measures import MEASURES, measure_of
 from hmrbench.report.figures import Axis, Point
-from hmrbench.report.tables import Table
+from hmrbench.report.tables import NO_BOXES_MARK, Table
 
 
 def find_key(table: Table, name: str, task: str | None = None) -> str:
@@ -33,6 +33,7 @@ def find_key(table: Table, name: str, task: str | None = None) -> str:
     }
     exact = [k for k in keys if k.lower() == wanted]
     found = exact or [k for k in keys if k.lower().rpartition(":")[2] == wanted]
+    found = [k for k in found if NO_BOXES_MARK not in k] or found  # which must be asked for by its whole name
     if len(found) != 1:
         what = f"is measured on {len(found)} data sets; say which" if found else "is in no row; there is"
         raise UsageError(f"'{name}' {what}: {', '.join(found or keys)}")

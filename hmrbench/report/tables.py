@@ -22,6 +22,7 @@ from hmrbench.cards import family_order, load_cards
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
+from hmrbench.records import NO_BOXES
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
 from hmrbench.schema import ModelCard, describe_fault, read_yaml, refuse, share_dir
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+NO_BOXES_MARK = " (no boxes)"  # behind the name of a data set of which whole pictures were looked at
 _DATASETS = ("coco-val", "lsp-extended", "coco-val-hmr", "posetrack-val", "3dpw-test", "h36m-val-p2")
 
 # --------------------------------------------------------------------------- rows of eval and score
@@ -88,6 +90,8 @@ def in_words(key: str, value: Any) -> str:
     """A field of a row for a caption; empty where there is nothing to say."""
     if key in _IN_WORDS and value is not None:
         return _IN_WORDS[key][bool(value)]
+    if (key, value) == ("boxes", NO_BOXES):
+        return "whole pictures, no boxes"
     if key in ("boxes", "samples") and value is not None:
         return f"{value:,} samples" if key == "samples" else f"boxes {value}" if " " in value else f"{value} boxes"
     if value is None:
@@ -408,16 +412,23 @@ def _dataset_labels(rows: Sequence[Row]) -> dict[tuple[str, str, Any], str]:
     labels = {}
     for row in rows:
         others = {r["annotations_sha256"] for r in rows if r["dataset"] == row["dataset"]}
-        label = row["dataset"] + (f" ({row['annotations_sha256'][:8]})" if len(others) > 1 else "")
+        label = _set_name(row["dataset"], row["boxes"])
+        label += f" ({row['annotations_sha256'][:8]})" if len(others) > 1 else ""
         labels[_people(row)] = label + (f" (first {row['samples']} only)" if row["partial"] else "")
     return labels
 
 
-def _people(row: Row) -> tuple[str, str, Any]:
-    return row["dataset"], row["annotations_sha256"], row["samples"] if row["partial"] else None
+def _set_name(dataset: str, boxes: str | None) -> str:
+    """The heading of a data set: who finds the people in whole pictures is not compared with who is given boxes."""
+    return dataset + NO_BOXES_MARK if boxes == NO_BOXES else dataset
 
 
-def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, Any], str]) -> dict[str, Any]:
+def _people(row: Row) -> tuple[str, str, bool, Any]:
+    whole = row["boxes"] == NO_BOXES
+    return row["dataset"], row["annotations_sha256"], whole, row["samples"] if row["partial"] else None
+
+
+def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, bool, Any], str]) -> dict[str, Any]:
     first = group[0]
     joined: dict[str, Any] = {
         k: first[k] for k in ("model", "task", "weights", "weights_sha256", "flip", "codec", "input", "dtype")
@@ -426,6 +437,7 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, Any], str]) ->
     joined["samples"] = {labels[_people(r)]: r["samples"] for r in group}
     joined["partial"] = any(r["partial"] for r in group)
     found = {name: value for name in COMPOSITES if (value := phi.phi(name, group)) is not None}
+    found = {} if first["boxes"] == NO_BOXES else found  # beside the scores that it is made of
     for row in group:  # a composite of one data set stands with it where it is not that of the whole row
         own = {m: v for m, v in row["metrics"].items() if m not in found or not math.isclose(found[m], v or 0)}
         joined |= {f"{labels[_people(row)]}:{m}": v for m, v in own.items()}
@@ -437,7 +449,8 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, Any], str]) ->
 def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
     numbers = () if card is None else card.published
-    found: dict[str, Any] = {f"published:{p.dataset}:{p.metric}": p.value for p in numbers}
+    boxes = NO_BOXES if card is not None and card.crop.kind == "bottom-up" else None
+    found: dict[str, Any] = {f"published:{_set_name(p.dataset, boxes)}:{p.metric}": p.value for p in numbers}
     return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})
 
 
@@ -450,7 +463,8 @@ def _reference_row(reference: Reference) -> dict[str, Any]:
         "source": _source(reference),
     }
     for dataset, scores in reference.metrics.items():
-        row |= {f"{dataset}:{metric}": value for metric, value in scores.items()}
+        label = _set_name(dataset, reference.boxes)
+        row |= {f"{label}:{metric}": value for metric, value in scores.items()}
     if reference.params_m is not None:
         row["params"] = round(reference.params_m * 1e6)
     if reference.gmacs is not None:
