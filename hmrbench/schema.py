@@ -55,7 +55,7 @@ class Source(_Frozen):
 class Crop(_Frozen):
     """How a person's box becomes the network's input picture."""
 
-    kind: Literal["topdown", "square"] = "topdown"
+    kind: Literal["topdown", "square", "bottom-up"] = "topdown"
     padding: float = 1.25
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

@@ -19,6 +19,7 @@ CODECS = {
     "udp": "hmrbench.codecs.heatmap:UDP",
     "plain": "hmrbench.codecs.heatmap:PLAIN",
     "dark": "hmrbench.codecs.heatmap:DARK",
+    "grouping": "hmrbench.codecs.grouping:GROUPING",
 }
 
 
@@ -39,6 +40,10 @@ def _no_target(keypoints_px: Array, visible: Array, input_size: tuple[int, int])
     raise HmrbenchError("this codec has no training target")
 
 
+def _mean(output: Any, flipped_back: Any) -> Any:
+    return (output + flipped_back) / 2
+
+
 @dataclass(frozen=True)
 class Codec:
     """What a pose network's output means.
@@ -48,7 +53,11 @@ class Codec:
     skeleton)` turns the output for a mirrored picture into the output for the picture itself. `encode(keypoints_px,
     visible, input_size)` takes keypoints (B, K, 2) in pixels of the input picture and visible (B, K), and gives the
     training target and its weight per keypoint. The output may be whatever the three agree on; the heatmap codecs here
-    use (B, K, H, W). `encode` may be left out by who never trains.
+    use (B, K, H, W). `encode` may be left out by who never trains. `merge(output, flipped_back)` is what `decode` reads
+    of a picture and its mirror image: their mean, where nothing else is said.
+
+    A codec of `whole` pictures finds the people in them: its `decode` gives three lists with an array for each picture,
+    keypoints (P, K, 2), scores (P, K) and the people's own scores (P,), with as many people as there are.
     """
 
     name: str
@@ -56,6 +65,8 @@ class Codec:
     decode: Callable[[Any, Crops], tuple[Any, ...]]
     flip_back: Callable[[Any, Skeleton], Any]
     encode: Callable[[Array, Array, tuple[int, int]], tuple[Array, Array]] = _no_target
+    merge: Callable[[Any, Any], Any] = _mean
+    whole: bool = False
 
 
 def find_codec(name: str) -> Codec:

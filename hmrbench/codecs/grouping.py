@@ -8,6 +8,7 @@ same tag are one. A network puts out two tensors: heatmaps, then tags, (B, 2K, h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,11 +95,11 @@ def merge(output: Output, flipped_back: Output) -> Output:
 def full_maps(coarse: Tensor, fine: Tensor, size: tuple[int, int], views: int) -> tuple[Tensor, Tensor]:
     """Heatmaps (K, H, W), the mean of all, and the tags (K, H, W, V) of each view, at the size of the input."""
 
-    def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-        return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+        return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
-    fine = fine.detach().float().unflatten(0, (views, -1))  # (V, K, h', w')
-    heights, tags = resize(coarse.detach().float().unflatten(0, (views, -1)), fine.shape[2:]).chunk(2, dim=1)
+    coarse, fine = (maps.detach().float().view(views, -1, *maps.shape[1:]) for maps in (coarse, fine))
+    heights, tags = resize(coarse, fine.shape[2:]).chunk(2, dim=1)  # (V, K, h', w')
     heatmaps = resize((heights + fine) / 2, size).mean(0)
     return heatmaps, resize(tags, size).permute(1, 2, 3, 0)
 
@@ -209,4 +210,4 @@ def _shifted(heatmaps: Tensor, joints: Array, cells: Array) -> Array:
     return shifted
 
 
-LITEPOSE = Codec("grouping", "classic", decode, flip_back)
+GROUPING = Codec("grouping", "classic", decode, flip_back, merge=merge, whole=True)

@@ -113,10 +113,11 @@ def crops_of(samples: Sequence[Sample], crop: Crop, input_size: tuple[int, int])
     boxes = _checked_boxes(np.array([sample.box_xywh_px for sample in samples]), names)
     if crop.kind == "bottom-up" and samples:
         try:
-            one = whole_picture(boxes[0, 2:], input_size)
+            one = whole_picture(boxes[0, 2:].tolist(), input_size)
         except DataError as e:
             raise DataError(f"{samples[0].image}: {e}") from None
-        return Crops(*(np.repeat(a, len(samples), 0) for a in (one.center_px, one.size_px)), one.input_size)
+        center, size = (np.repeat(values, len(samples), axis=0) for values in (one.center_px, one.size_px))
+        return Crops(center, size, one.input_size)
     padded = np.array([sample.padded for sample in samples], bool)
     center, size = np.empty((len(boxes), 2)), np.empty((len(boxes), 2))
     for chosen, padding in ((padded, 1.0), (~padded, crop.padding)):

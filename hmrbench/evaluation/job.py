@@ -14,11 +14,12 @@ from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops, find_codec
+from hmrbench.data.crop import crops_of
 from hmrbench.device import DTYPES, device_name, pick_device
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.records import Array, Dataset
+from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
 
@@ -31,15 +32,16 @@ class EvaluationSettings:
         weights: `random`, `demo`, a file, or a source; None for the data set's default where the card has it, else the
             card's own.
         data_root: the folder of the data sets.
-        boxes: `gt` or `det`, where the data set has them; None for its default.
+        boxes: `gt` or `det`, where the data set has them; None for its default; `none`, or None, where a bottom-up
+            network finds the people itself.
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts, see `nets.fusion`.
-        batch_size: people at once; `auto` is 64 on a GPU, else 8.
+        batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures.
-        limit: the first people only; the row is then partial.
+        limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
     """
@@ -143,6 +145,20 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
     return size
 
 
+def boxes_of(card: ModelCard, wanted: str | None) -> str | None:
+    """The boxes that `data.open_dataset` is asked for: none for a network that finds the people itself.
+
+    Raises:
+        UsageError: that network is to have boxes, or another one none.
+    """
+    whole = card.crop.kind == "bottom-up"
+    if whole and wanted not in (None, NO_BOXES):
+        raise UsageError(f"{card.name} finds the people in whole pictures itself: it takes no '{wanted}' boxes")
+    if not whole and wanted == NO_BOXES:
+        raise UsageError(f"{card.name} does not find people itself: it needs boxes")
+    return NO_BOXES if whole else wanted
+
+
 def card_and_spec(
     model: str | ModelCard, dataset: str | DatasetSpec, models_dirs: Sequence[Path], datasets_file: Path | None
 ) -> tuple[ModelCard, DatasetSpec]:
@@ -181,10 +197,16 @@ def prepare(
         metrics.find_metric(name)
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(body) if body is not None else find_codec(s.codec or card.codec)
+    if found.whole != (card.crop.kind == "bottom-up"):
+        of = ("whole pictures", "people in boxes")
+        raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
     default = spec.default_weights if card.demo_weights is not None else None
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
-    people = opened or data.open_dataset(spec, s.data_root, s.boxes, s.limit)
+    boxes = boxes_of(card, s.boxes)
+    people = opened or data.open_dataset(spec, s.data_root, boxes, s.limit)
+    for sample in {s.box_xywh_px: s for s in people.samples}.values() if found.whole else ():
+        crops_of([sample], card.crop, card.input)
     _check_truth(spec, people)
     return Job(
         card=card,

@@ -44,18 +44,19 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
     output = net(images)
     if not job.flip:
         return output
-    return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
+    return job.codec.merge(output, job.codec.flip_back(net(images.flip(3)), COCO17))
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     try:
         decoded = job.codec.decode(output, batch.crops)
-        if not all(np.isfinite(values).all() for values in decoded[:2]):  # whoever's codec it is
+        if not all(np.isfinite(one).all() for values in decoded[:2] for one in values):  # whoever's codec it is
             raise HmrbenchError("a keypoint or its score is not finite")
     except HmrbenchError as e:
         raise type(e)(f"{job.card.name}: {e} ({_not_finite(batch, output, job.dataset)})") from e
-    keypoints, scores, *mesh = decoded
-    joints, params = mesh or (None, {})
+    keypoints, scores, *more = decoded
+    people = more[0] if job.codec.whole else None
+    joints, params = more if job.body is not None else (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)
     return [
         Prediction(
@@ -64,6 +65,7 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
             joints_m=None if joints is None else joints[i],
             params={name: values[i] for name, values in params.items()},
             crop_area_px2=float(areas[i]),
+            people_scores=None if people is None else people[i],
         )
         for i in range(len(keypoints))
     ]

@@ -160,14 +160,15 @@ def coco_results(
     joints = len(skeleton.joints)
     for sample, prediction in zip(samples, predictions, strict=True):
         own = prediction.people_scores
-        people = () if own is None else np.shape(own)
-        keypoints_px, joint_scores = prediction.keypoints_px, prediction.scores
-        if np.shape(keypoints_px) != (*people, joints, 2) or np.shape(joint_scores) != (*people, joints):
+        of_picture = () if own is None else np.shape(own)
+        shapes = np.shape(prediction.keypoints_px), np.shape(prediction.scores)
+        if shapes != ((*of_picture, joints, 2), (*of_picture, joints)):
             raise DataError(
-                f"sample {sample.id}: keypoints {np.shape(keypoints_px)} and scores {np.shape(joint_scores)} "
-                f"do not fit the {joints} joints of {skeleton.name}"
+                f"sample {sample.id}: keypoints {shapes[0]} and scores {shapes[1]} do not fit the {joints} joints of "
+                f"{skeleton.name}"
             )
-        if not all(np.isfinite(x).all() for x in (keypoints_px, joint_scores, *([] if own is None else [own]))):
+        numbers = [prediction.keypoints_px, prediction.scores, *([] if own is None else [own])]
+        if not all(np.isfinite(values).all() for values in numbers):
             raise HmrbenchError(f"sample {sample.id}: the prediction is not finite")
 
     def result(image_id: int | str, keypoints: Array, score: float) -> dict[str, Any]:

@@ -295,7 +295,8 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
 
 def _with_people(picture: Picture) -> Picture:
     """The picture with one sample and one prediction for each person that was found in it."""
-    samples, predictions = [], []
+    samples: list[Sample] = []
+    predictions: list[Prediction] = []
     for sample, found in zip(picture.samples, picture.predictions, strict=True):
         assert found.people_scores is not None
         for points, scores, score in zip(found.keypoints_px, found.scores, found.people_scores, strict=True):

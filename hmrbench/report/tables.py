@@ -407,7 +407,7 @@ def _dataset_order(row: Row) -> tuple[int, str, bool]:
     return (_DATASETS.index(name) if name in _DATASETS else len(_DATASETS), name, row["partial"])
 
 
-def _dataset_labels(rows: Sequence[Row]) -> dict[tuple[str, str, Any], str]:
+def _dataset_labels(rows: Sequence[Row]) -> dict[tuple[Any, ...], str]:
     """A heading for each set of people measured: numbers of different people never stand in one column."""
     labels = {}
     for row in rows:
@@ -423,12 +423,12 @@ def _set_name(dataset: str, boxes: str | None) -> str:
     return dataset + NO_BOXES_MARK if boxes == NO_BOXES else dataset
 
 
-def _people(row: Row) -> tuple[str, str, bool, Any]:
+def _people(row: Row) -> tuple[Any, ...]:
     whole = row["boxes"] == NO_BOXES
     return row["dataset"], row["annotations_sha256"], whole, row["samples"] if row["partial"] else None
 
 
-def _joined(group: Sequence[Row], labels: Mapping[tuple[str, str, bool, Any], str]) -> dict[str, Any]:
+def _joined(group: Sequence[Row], labels: Mapping[tuple[Any, ...], str]) -> dict[str, Any]:
     first = group[0]
     joined: dict[str, Any] = {
         k: first[k] for k in ("model", "task", "weights", "weights_sha256", "flip", "codec", "input", "dtype")

@@ -264,7 +264,7 @@ def stack(predictions: Sequence[Prediction]) -> dict[str, Array]:
         "crop_area_px2": np.array([p.crop_area_px2 for p in predictions], np.float64),  # NaN where not known
     }
     if pictures:
-        arrays["people_scores"] = np.concatenate([p.people_scores for p in predictions])  # type: ignore[misc]
+        arrays["people_scores"] = np.concatenate([p.people_scores for p in predictions if p.people_scores is not None])
         arrays["people"] = np.array([len(p.scores) for p in predictions])
     if predictions[0].joints_m is not None:
         arrays["joints_m"] = np.stack([p.joints_m for p in predictions])  # type: ignore[misc]
