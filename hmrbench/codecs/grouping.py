@@ -181,9 +181,9 @@ def _fill(cells: Array, values: Array, heatmaps: Tensor, tags: Tensor) -> tuple[
     if not len(missing):
         return cells, values
     x, y = cells[found].astype(np.int64).T
-    mean = torch.from_numpy(tags[found, y, x].cpu().numpy().mean(0)).to(tags.device)  # (V,)
+    own = tags[found, y, x].mean(0)  # (V,)
     maps = heatmaps[missing]  # (M, H, W)
-    likely = (maps - ((tags[missing] - mean) ** 2).sum(-1).sqrt().round()).flatten(1)
+    likely = (maps - ((tags[missing] - own) ** 2).sum(-1).sqrt().round()).flatten(1)
     place = torch.arange(likely.shape[1], device=likely.device)
     highest = likely == likely.amax(1, keepdim=True)
     at = torch.where(highest, place, likely.shape[1]).amin(1, keepdim=True)  # the first, whatever the device
