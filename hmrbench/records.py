@@ -37,7 +37,8 @@ class Dataset:
     """What a reader returns: the samples, and the truth in the form that the data set's metrics expect.
 
     `boxes` say where the people's boxes are from, `NO_BOXES` that samples are whole pictures. `total` is the number of
-    samples before a `--limit`: with fewer samples than that it is a part only.
+    samples before a `--limit`: with fewer samples than that it is a part only. `scoring` is what a network's card says
+    of how its people are scored, by the name of the argument of the metric that reads it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     boxes: str
     annotations_sha256: str
     total: int
+    scoring: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:
