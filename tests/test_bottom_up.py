@@ -27,7 +27,7 @@ from hmrbench.data.images import read_image
 from hmrbench.data.loader import CropSettings, batches
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.profiling import profile_model
-from hmrbench.records import NO_BOXES, Dataset, Prediction, Sample
+from hmrbench.records import NO_BOXES, Prediction, Sample
 from hmrbench.report import formats, plots, tables
 from hmrbench.results import runs as results
 from hmrbench.schema import Crop
@@ -410,7 +410,3 @@ def test_profile(tiny_cards: Path, scope: str) -> None:
     assert (row["status"], row["error"]) == ("ok", None)
     assert row["macs"] == 3 * 34 * 16 * 16 + 3 * 17 * 32 * 32
     assert row["latency_ms"] > 0
-
-
-def test_a_data_set_of_whole_pictures_is_a_data_set(coco: Path) -> None:
-    assert isinstance(data.open_dataset(SPEC, coco, NO_BOXES), Dataset)

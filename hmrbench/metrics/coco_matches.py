@@ -139,16 +139,23 @@ def ap_from_matches(per_sample: Mapping[str, Array], image_counts: Array | None 
 
 
 def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
-    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
+    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I).
+
+    NaN for a row in whose images nobody counts: whole pictures without people are drawn as well.
+    """
     if "truths" not in arrays:
         return {}
     thresholds = arrays["matched"].shape[1]
     at = [{**arrays, **{k: arrays[k][:, [t]] for k in ("matched", "ignored")}} for t in range(thresholds)]
-    precision = np.array([[ap_from_matches(part, row) for part in at] for row in counts])  # (R, T)
+    people = counts @ arrays["truths"]  # (R,)
+    precision = np.full((len(counts), thresholds), np.nan)
+    for row in np.flatnonzero(people):
+        precision[row] = [ap_from_matches(part, counts[row]) for part in at]
     hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
     per_image = np.zeros((counts.shape[1], thresholds))
     np.add.at(per_image, arrays["detection_image"], hits)
-    recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
+    with np.errstate(invalid="ignore"):
+        recall = 100 * (counts @ per_image) / people[:, None]  # (R, T)
     scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
     scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
     return scores | {"Phi_P_2D": (scores["AP"] + scores["AR"]) / 2}
