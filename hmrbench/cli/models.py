@@ -49,7 +49,7 @@ def _millions(count: int | None) -> float | None:
 
 
 def _published(card: Any) -> str:
-    return ", ".join(f"{p.metric} {p.value:g}" for p in card.published) or "-"
+    return ", ".join(f"{p.metric} {p.value:g}" for p in card.headline) or "-"
 
 
 def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> None:

@@ -448,7 +448,7 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[Any, ...], str]) -> dict
 
 def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
-    numbers = () if card is None else card.published
+    numbers = () if card is None else card.headline
     boxes = NO_BOXES if card is not None and card.crop.kind == "bottom-up" else None
     found: dict[str, Any] = {f"published:{_set_name(p.dataset, boxes)}:{p.metric}": p.value for p in numbers}
     return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})
