@@ -449,6 +449,6 @@ def import_object(path: str, what: str) -> Any:
     try:
         found = importlib.import_module(module)
         return getattr(found, name) if name else found
-    except Exception as e:  # whatever a foreign module raises when it is run
+    except (Exception, SystemExit) as e:  # whatever a foreign module raises when it is run
         words = " ".join(str(e).split()) or type(e).__name__
         raise UsageError(f"{what} '{path}' cannot be imported: {words}") from e

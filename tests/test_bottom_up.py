@@ -28,7 +28,7 @@ from hmrbench.data.loader import CropSettings, batches
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.profiling import profile_model
 from hmrbench.records import NO_BOXES, Prediction, Sample
-from hmrbench.report import formats, plots, tables
+from hmrbench.report import formats, plots, references, tables, views
 from hmrbench.results import runs as results
 from hmrbench.schema import Crop
 from hmrbench.skeletons import COCO17
@@ -183,7 +183,7 @@ def test_a_row_says_that_there_were_no_boxes(prepare: Prepare, tmp_path: Path) -
     assert (row["codec"], row["input"]) == ("grouping", "64x64")
     assert {"AP", "AR", "Phi_P_2D", "PCK@0.05"} <= set(row["metrics"])
     assert evaluation.run(prepare(limit=3)).partial
-    shown = tables.evaluation_view([row]).caption
+    shown = views.evaluation_view([row]).caption
     assert "whole pictures, no boxes" in shown
 
 
@@ -242,7 +242,7 @@ def test_nobody_found_anywhere_is_said(prepare: Prepare, tmp_path: Path) -> None
 
 
 def test_a_tag_that_is_no_number_names_the_picture(prepare: Prepare) -> None:
-    with pytest.raises(HmrbenchError, match=r"tiny-lost: .*not finite \(image 1 in 000000000001\.jpg\)"):
+    with pytest.raises(HmrbenchError, match=r"tiny-lost': .*not finite \(image 1 in 000000000001\.jpg\)"):
         evaluation.run(prepare("tiny-lost", batch_size=1, flip=False))
 
 
@@ -319,7 +319,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_a_reader_without_whole_pictures() -> None:
     spec = data.load_spec("3dpw-test")
-    with pytest.raises(UsageError, match="3dpw-test: its reader gives no whole pictures"):
+    with pytest.raises(UsageError, match="3dpw-test: reader 'hmr-npz' gives no whole pictures"):
         data.open_dataset(spec, Path(__file__).parent, NO_BOXES)
 
 
@@ -328,7 +328,7 @@ def test_boxes_and_no_boxes_never_share_a_column(coco: Path, tiny_cards: Path, t
     result = run_eval(coco, tiny_cards, runs, "tiny-a", "tiny-crowd", "--weights", "random", "--json")
     assert result.exit_code == 0, result.stderr
     assert [(r["boxes"], r["samples"]) for r in json.loads(result.stdout)] == [("det", 10), ("none", 4)]
-    table = tables.gather(results.load_runs(runs), load_cards([tiny_cards]), references=tables.load_references())
+    table = tables.gather(results.load_runs(runs), load_cards([tiny_cards]), references=references.load_references())
     mine = {r["model"]: r for r in table.rows if r["model"].startswith("tiny")}
     for model, own, other in (
         ("tiny-a", "coco-val", "coco-val (no boxes)"),

@@ -8,7 +8,8 @@ from typing import Any
 from hmrbench.errors import UsageError
 from hmrbench.metrics.measures import MEASURES, measure_of
 from hmrbench.report.figures import Axis, Point
-from hmrbench.report.tables import NO_BOXES_MARK, Table
+from hmrbench.report.tables import Table
+from hmrbench.report.views import NO_BOXES_MARK
 
 
 def find_key(table: Table, name: str, task: str | None = None) -> str:
