@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -12,15 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import seeding
 import torch
-from conftest import make_coco, prepare_job
+from conftest import make_coco, prepare_job, prepare_training
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_cli import hmrbench, run_eval
 from tiny_net import TinyCrowd
 
 from hmrbench import data, evaluation, files, zoo
-from hmrbench.cards import load_cards
+from hmrbench.cards import load_card, load_cards
 from hmrbench.codecs import grouping
 from hmrbench.data.crop import crop_people, crops_of, whole_picture
 from hmrbench.data.images import read_image
@@ -35,6 +37,7 @@ from hmrbench.skeletons import COCO17
 
 SPEC = data.load_spec("coco-val")
 ANNOTATIONS = "annotations/person_keypoints_val2017.json"
+REFS = Path(__file__).parent / "refs" / "poses"
 PEOPLE = (1, 0, 3, 2)  # in the four pictures, of which the third is upright
 Prepare = Callable[..., evaluation.Job]
 
@@ -293,6 +296,69 @@ def test_kept_people_who_do_not_add_up_are_passed_over(
     assert "000000-0.npz" in caplog.text
 
 
+def test_a_data_set_opened_for_others_is_opened_anew(coco: Path, tiny_cards: Path) -> None:
+    common = {"models_dirs": [tiny_cards], "data_root": coco, "weights": "random", "device": "cpu"}
+    people, whole = data.open_dataset(SPEC, coco, "gt"), data.open_dataset(SPEC, coco, NO_BOXES)
+    for model, opened, boxes in (
+        ("tiny-crowd", people, "none"),
+        ("tiny-crowd", whole, "none"),
+        ("tiny-a", whole, "det"),
+        ("tiny-a", people, "gt"),
+    ):
+        job = prepare_job(model, "coco-val", opened, **common)
+        assert job.dataset.boxes == boxes
+    assert prepare_job("tiny-crowd", "coco-val", whole, **common).dataset.samples is whole.samples
+
+
+# --------------------------------------------------------------------------- LitePose
+
+LAYOUTS = json.loads(gzip.decompress((REFS / "layouts.json.gz").read_bytes()))
+COSTS = json.loads((REFS / "official_costs.json").read_text())
+
+
+@pytest.mark.parametrize(("size", "ap"), [("xs", 40.6), ("s", 56.8), ("m", 59.8), ("l", 62.5)])
+def test_cards_of_litepose(size: str, ap: float) -> None:
+    """All four out of the official layouts: keys and shapes, parameters, MACs at the card's input."""
+    card = load_card(f"LitePose-Auto-{size.upper()}")
+    official, costs = LAYOUTS[f"litepose_auto_{size}"], COSTS[f"litepose_auto_{size}"]
+    with torch.device("meta"):
+        net = zoo.build_net(card)
+    record = zoo.find_network(card)
+    assert record is not None
+    named = {record.layout.ours(key): tuple(shape) for key, shape in official.items()}
+    assert named == {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    row = profile_model(card, device="cpu", repeats=0).row()
+    assert (row["params"], row["macs"]) == (costs["params"], costs["macs"][card.input_text])
+    assert (card.crop.kind, card.codec, card.input) == ("bottom-up", "grouping", record.input_sizes[0])
+    assert [(p.dataset, p.metric, p.value) for p in card.published] == [("coco-val", "AP", ap)]
+    assert [s.url.partition(":")[0] for s in card.weights] == ([] if size == "xs" else ["gdrive"])
+
+
+def test_litepose_from_an_official_file_to_scores(coco: Path, tmp_path: Path) -> None:
+    """XS in full, on one picture, with weights under the official keys, whose heatmaps reach the threshold."""
+    record = zoo.find_network(load_card("litepose-auto-xs"))
+    assert record is not None
+    official_key = {record.layout.ours(key): key for key in LAYOUTS["litepose_auto_xs"]}
+    net = seeding.seed_module_(record.build(record.input_sizes[0]).eval(), official_key.__getitem__)
+    path = tmp_path / "official.pth"
+    torch.save({official_key[key]: value for key, value in net.state_dict().items()}, path)
+    checked = hmrbench("weights", "check", "litepose-auto-xs", path)
+    assert checked.exit_code == 0, checked.output
+    args = ("--weights", path, "--limit", 1, "--no-flip", "--json", "--save-predictions", tmp_path / "found.json")
+    result = run_eval(coco, tmp_path, tmp_path / "r", "litepose-auto-xs", *args)
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert (row["model"], row["boxes"], row["samples"], row["partial"]) == ("litepose-auto-xs", "none", 1, True)
+    found = json.loads((tmp_path / "found.json").read_text())
+    job = prepare_job("litepose-auto-xs", "coco-val", weights=path, data_root=coco, device="cpu", flip=False)
+    keypoints, _, own = alone(job, job.dataset.samples[0], net)
+    assert len(found) == len(own) > 0
+    np.testing.assert_allclose([r["score"] for r in found], own, rtol=1e-3)
+    np.testing.assert_allclose(
+        np.array([r["keypoints"] for r in found]).reshape(-1, 17, 3)[..., :2], keypoints, atol=1e-2
+    )
+
+
 # --------------------------------------------------------------------------- commands
 
 
@@ -402,6 +468,11 @@ def test_predict_where_nobody_is(coco: Path, tiny_cards: Path, tmp_path: Path) -
     refused = hmrbench("predict", "tiny-nobody", picture, "--boxes", boxes, *args)
     assert refused.exit_code == 2
     assert "finds the people in whole pictures itself" in " ".join(refused.stderr.split())
+
+
+def test_training_is_refused(coco: Path, tiny_cards: Path) -> None:
+    with pytest.raises(UsageError, match="tiny-crowd sees whole pictures; what can be trained"):
+        prepare_training("tiny-crowd", "coco-val", models_dirs=[tiny_cards], data_root=coco, recipe="vitpose")
 
 
 @pytest.mark.parametrize("scope", ["model", "end2end"])

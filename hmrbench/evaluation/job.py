@@ -189,7 +189,8 @@ def prepare(
     """Check everything cheap and return what `run` needs.
 
     Args:
-        opened: the data set, if it was opened before for another model.
+        opened: the data set, if it was opened before for another model; opened anew where that saw people in boxes and
+            this one sees whole pictures, or the other way round.
 
     Raises:
         UsageError: an unknown name, a model of another task, invalid settings.
@@ -210,7 +211,8 @@ def prepare(
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
     boxes = boxes_of(card, s.boxes)
-    people = opened or data.open_dataset(spec, s.data_root, boxes, s.limit)
+    fits = opened is not None and (opened.boxes == NO_BOXES) == found.whole
+    people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
     for sample in {s.box_xywh_px: s for s in people.samples}.values() if found.whole else ():
         crops_of([sample], card.crop, card.input)
     _check_truth(spec, people)
@@ -253,4 +255,5 @@ def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None
     spec = DatasetSpec(
         name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
     )
-    return prepare(card, spec, settings, Dataset("pictures", (), None, "given", "", 0))
+    boxes = NO_BOXES if card.crop.kind == "bottom-up" else "given"
+    return prepare(card, spec, settings, Dataset("pictures", (), None, boxes, "", 0))
