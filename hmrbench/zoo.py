@@ -56,7 +56,7 @@ def find_network(card: ModelCard) -> Net | None:
         return None
     found = known_networks().get(card.build)
     if found is None:
-        raise unknown_name(f"{card.where}: network in build", card.build, known_networks())
+        raise unknown_name(f"network in build of {card.where}", card.build, known_networks())
     return found
 
 
@@ -132,6 +132,8 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
 
 
 def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module:
+    from torch import nn
+
     from hmrbench.nets.truncation import Network, make_neck
 
     if card.encoder is None:
