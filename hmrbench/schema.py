@@ -96,7 +96,7 @@ class Crop(_Frozen):
     to say.
     """
 
-    kind: Literal["topdown", "square"] = "topdown"
+    kind: Literal["topdown", "square", "bottom-up"] = "topdown"
     padding: float = 1.25
     order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -264,16 +264,13 @@ class JointSet(_Frozen):
         return self
 
     def _places(self, what: str, pairs: Iterable[tuple[str | int, str | int]]) -> tuple[tuple[int, int], ...]:
-        known = {name: i for i, name in enumerate(self.joints)}
-
-        def place(joint: str | int) -> int:
-            return joint if isinstance(joint, int) else known[joint]
-
+        known: dict[str | int, int] = {name: i for i, name in enumerate(self.joints)}
         for joint in (joint for pair in pairs for joint in pair):
             if joint not in known and not (isinstance(joint, int) and 0 <= joint < len(known)):
-                near = nearest(str(joint), known, 1)
+                near = nearest(str(joint), self.joints, 1)
                 raise ValueError(f"{what}: there is no joint {joint}{f'; did you mean {near[0]}?' if near else ''}")
-        return tuple((place(a), place(b)) for a, b in pairs)
+        places: dict[str | int, int] = known | {i: i for i in range(len(known))}
+        return tuple((places[a], places[b]) for a, b in pairs)
 
     def named(self, name: str) -> Skeleton:
         """The joint set under a name."""

@@ -60,7 +60,7 @@ def find_network(card: ModelCard) -> Net | None:
         return None
     found = known_networks().get(card.build)
     if found is None:
-        raise unknown_name(f"{card.where}: network in build", card.build, known_networks())
+        raise unknown_name(f"network in build of {card.where}", card.build, known_networks())
     return found
 
 

@@ -184,17 +184,16 @@ def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
         raise UsageError(f"these runs are of different samples: {len(ids):,} and {len(other):,}, or others")
     count = len(ids)
     for side, (_, scores) in zip((a, b), whole, strict=True):
-        for name, again in scores.items():
-            if not np.isclose(again[0], side.metrics[name], rtol=1e-6, atol=1e-6):
-                raise DataError(f"{side.name}: its arrays give {name} {again[0]}, not {side.metrics[name]}")
+        for name, values in scores.items():
+            if not np.isclose(values[0], side.metrics[name], rtol=1e-6, atol=1e-6):
+                raise DataError(f"{side.name}: its arrays give {name} {values[0]}, not {side.metrics[name]}")
     rng = np.random.default_rng(draw.seed)
     drawn: dict[str, list[Array]] = {}
     for start in range(0, draw.resamples, _CHUNK):
-        counts = rng.multinomial(count, np.full(count, 1 / count), size=min(_CHUNK, draw.resamples - start))
+        counts = _drawn(rng, count, min(_CHUNK, draw.resamples - start))
         first, second = (_scores(side.arrays, counts, side.metrics, draw.own_metrics) for side in (a, b))
         for name in first.keys() & second.keys():
             drawn.setdefault(name, []).append(second[name] - first[name])
-    tail = 100 * (1 - draw.confidence) / 2
     unit = "images" if a.by_image else "samples"
     found = []
     for name, value in a.metrics.items():
@@ -202,10 +201,38 @@ def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
             ends, reason = None, _why_not(name, a, b, unit)
             if name in drawn:
                 changes = np.concatenate(drawn[name])
-                ends = np.nanpercentile(changes, [tail, 100 - tail]) if np.isfinite(changes).any() else None
+                ends = np.nanpercentile(changes, _tails(draw.confidence)) if np.isfinite(changes).any() else None
                 reason = "" if ends is not None else f"no draw of the {unit} gives it"
             found.append(_difference(name, value, b.metrics[name], ends, reason, a))
     return Comparison(tuple(found), count, unit)
+
+
+def intervals(run: Run, draw: Draw) -> dict[str, tuple[float, float]]:
+    """The bootstrap interval of each score of one run, as far as what lies beside it gives them; see `compare`.
+
+    Raises:
+        DataError: the arrays beside the run are missing.
+    """
+    side = Scores.of_run(run)
+    count = len(side.ids())
+    rng = np.random.default_rng(draw.seed)
+    drawn: dict[str, list[Array]] = {}
+    for start in range(0, draw.resamples, _CHUNK):
+        counts = _drawn(rng, count, min(_CHUNK, draw.resamples - start))
+        for name, values in _scores(side.arrays, counts, side.metrics, draw.own_metrics).items():
+            drawn.setdefault(name, []).append(values)
+    ends = {name: np.nanpercentile(np.concatenate(found), _tails(draw.confidence)) for name, found in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def _drawn(rng: np.random.Generator, count: int, resamples: int) -> Array:
+    """How often each of `count` things is drawn (resamples, count)."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
+def _tails(confidence: float) -> list[float]:
+    tail = 100 * (1 - confidence) / 2
+    return [tail, 100 - tail]
 
 
 def _why_not(name: str, a: Scores, b: Scores, unit: str) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hmrbench.errors import DataError, UsageError, blamed_on, unknown_name
-from hmrbench.records import Dataset
+from hmrbench.records import NO_BOXES, Dataset
 from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
 
 # Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
 # `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`; and
-# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples.
+# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples, and `pictures(spec, folder,
+# limit) -> Dataset`, whose samples are whole pictures.
 READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
 
 
@@ -47,7 +48,7 @@ def load_specs(datasets_file: str | Path | None = None) -> dict[str, DatasetSpec
         UsageError: the file is missing or says something that no spec has.
     """
     specs: dict[str, DatasetSpec] = {}
-    for path in (share_dir() / "datasets.yaml", *([] if datasets_file is None else [Path(datasets_file)])):
+    for path in [Path(file) for file in (share_dir() / "datasets.yaml", datasets_file) if file]:
         found, faults = validate_all(DatasetSpec, read_yaml(path))
         folded = {name.lower(): name for name in found}
         faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
@@ -94,22 +95,38 @@ def open_dataset(
     """Read a data set's annotations and check that every file it names is there.
 
     Args:
-        boxes: `gt` or `det`, where the spec has them; None for the spec's default.
+        boxes: `gt` or `det`, where the spec has them; None for the spec's default; `none` for whole pictures.
         limit: the first samples only; the data set is then partial.
 
     Raises:
         UsageError: boxes that the data set does not have.
         DataError: something is missing or broken, named.
     """
-    folder, boxes = find_folder(spec, data_root), _known_boxes(spec, boxes)
+    reader, folder = _reader(spec), find_folder(spec, data_root)
+    if boxes == NO_BOXES and not hasattr(reader, "pictures"):
+        raise UsageError(f"{_by(spec)} gives no whole pictures (pictures), only people with boxes")
+    boxes = boxes if boxes == NO_BOXES else _known_boxes(spec, boxes)
     with blamed_on(_by(spec)):
-        dataset = _is_dataset(spec, _reader(spec).read(spec, folder, boxes, limit))
+        found = reader.pictures(spec, folder, limit) if boxes == NO_BOXES else reader.read(spec, folder, boxes, limit)
+    dataset = _is_dataset(spec, found)
     if not dataset.samples:
         raise DataError(f"{spec.name}: there is nobody to predict (boxes: {boxes})")
     missing = missing_images({s.image for s in dataset.samples})
     if missing:
         raise DataError(f"{missing[0]}: image missing ({len(missing)} of {spec.name} in all)")
     return dataset
+
+
+def lacking(spec: DatasetSpec, dataset: Dataset) -> str:
+    """How much of the standard set is not in an opened one, in words; empty where it is whole or nobody knows."""
+    images = getattr(dataset.truth, "imgs", None)  # of a truth in COCO's form
+    found = {"images": None if images is None else len(images)}
+    found |= {"people": len(dataset.samples) if "people" in spec.counts else None}
+    found |= {"boxes": len(dataset.samples) if dataset.boxes == "det" else None}
+    for unit, number in found.items():
+        if number is not None and spec.counts.get(unit, number) != number:
+            return f"the data here have {number:,} of the {spec.counts[unit]:,} {unit}"
+    return ""
 
 
 def open_truth(spec: DatasetSpec, data_root: str | Path | None, boxes: str | None = None) -> Dataset:

@@ -40,7 +40,7 @@ def evaluate(
     dtype: str = "fp32",
     fused: bool = True,
     batch_size: str | int = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     limit: int | None = None,
     models_dirs: Sequence[str | Path] = (),
     datasets_file: str | Path | None = None,
@@ -57,15 +57,15 @@ def evaluate(
             for meshes 256x256.
         weights: `random`, `demo`, a file, or a source; None for the card's own.
         data_root: the folder of the data sets.
-        boxes: `gt` or `det`, where the data set has them; None for its default.
+        boxes: `gt` or `det`, where the data set has them; None for its default; none for a bottom-up network.
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's: a name, an import path or a Codec; for a given network `udp` if None.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts.
-        batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
-        limit: the first people only; the row is then partial.
+        batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
+        workers: threads that read and crop pictures; as many as there are cores if None.
+        limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
         runs: the folder for the run's record; None writes nothing.
@@ -90,7 +90,7 @@ def evaluate(
         dtype=dtype,
         fused=fused,
         batch_size=batch_size,
-        workers=workers,
+        workers=environment.usable_cpus() if workers is None else workers,
         limit=limit,
         models_dirs=[Path(folder) for folder in models_dirs],
         datasets_file=as_path(datasets_file),

@@ -2,7 +2,7 @@
 
 An example is a dict of arrays without a batch dimension; which ones there are, the losses know:
 
-- poses: image (H, W, 3) uint8, target (K, h, w), weight (K,)
+- poses: image (H, W, 3) uint8, target (K, h, w), or target_x and target_y (K, bins), weight (K,)
 - meshes: image; keypoints_2d (44, 3) in crop widths from the crop's centre, and confidence; keypoints_3d (44, 4) in
   metres, and confidence; global_orient (1, 3, 3), body_pose (23, 3, 3), betas (10,), has_pose (), has_betas ()
 
@@ -124,7 +124,11 @@ def pose_example(
     seen = visible if order is None else visible[order]
     with blamed_on(f"{card.where}: codec '{codec.name}'"):
         target, weight = codec.encode(points[None], seen[None], card.input)
-    return {**look(image, view, matrix, card), "target": target[0], "weight": weight[0]}
+    if isinstance(target, tuple):
+        targets = {"target_x": target[0][0], "target_y": target[1][0]}
+    else:
+        targets = {"target": target[0]}
+    return {**look(image, view, matrix, card), **targets, "weight": weight[0]}
 
 
 def _coco_keypoints(dataset: Dataset) -> Array:
