@@ -27,7 +27,7 @@ from hmrbench.data.images import check_size, read_image
 from hmrbench.errors import DataError, blamed_on
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import ModelCard
-from hmrbench.skeletons import COCO17, HMR44
+from hmrbench.skeletons import COCO17, HMR44, Skeleton
 from hmrbench.training.augment import View, draw_mesh, draw_pose, turn_joints, turn_keypoints, turn_params
 from hmrbench.training.recipes import Augment
 
@@ -87,7 +87,9 @@ def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augm
     Raises:
         DataError: the data set's samples are not its annotated people.
     """
-    keypoints = _coco_keypoints(dataset)  # (N, 17, 3)
+    keypoints = _coco_keypoints(dataset)  # (N, K, 3)
+    if dataset.skeleton.joints != COCO17.joints:  # which of them are the upper body, nobody says
+        augment = augment.model_copy(update={"half_body": 0.0})
     wh = np.array([s.box_xywh_px[2:] for s in dataset.samples])
     image_of, pictures = _images(dataset, cached)
 
@@ -101,17 +103,23 @@ def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augm
         image = image_of(sample)
         if not isinstance(image, int):
             check_size(sample, image)
-        return pose_example(image, points, visible, view, card, codec)
+        return pose_example(image, points, visible, view, card, codec, dataset.skeleton)
 
     return Examples(len(dataset.samples), make, pictures)
 
 
 def pose_example(
-    image: Array | int, keypoints_px: Array, visible: Array, view: View, card: ModelCard, codec: Codec
+    image: Array | int,
+    keypoints_px: Array,
+    visible: Array,
+    view: View,
+    card: ModelCard,
+    codec: Codec,
+    skeleton: Skeleton = COCO17,
 ) -> Example:
     """One view of a person as an example; see `look` for the image."""
     matrix = view.matrix(card.input, codec.geometry)
-    order = COCO17.flip_order if view.mirrored else None
+    order = skeleton.flip_order if view.mirrored else None
     points = turn_keypoints(keypoints_px, matrix, order)
     seen = visible if order is None else visible[order]
     with blamed_on(f"{card.where}: codec '{codec.name}'"):
@@ -124,10 +132,10 @@ def pose_example(
 
 
 def _coco_keypoints(dataset: Dataset) -> Array:
-    """x, y and visibility (N, 17, 3) of each sample's annotation."""
+    """x, y and visibility (N, K, 3) of each sample's annotation."""
     if not isinstance(dataset.truth, COCO):
         raise DataError(f"{dataset.name}: poses are trained on data sets in COCO's layout")
-    found = np.zeros((len(dataset.samples), len(COCO17.joints), 3), np.float32)
+    found = np.zeros((len(dataset.samples), len(dataset.skeleton.joints), 3), np.float32)
     for i, sample in enumerate(dataset.samples):
         kind, _, number = sample.id.partition(" ")
         if kind != "ann":
