@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from hmrbench.nets.poses.record import known_networks
 from torch import Tensor, nn
 
 from hmrbench.nets.fusion import fuse
-from hmrbench.nets.poses.record import known_networks
 from hmrbench.zoo import build_net, load_card
 
 SMALL = ("simplebaseline-res50", "rtmpose-t", "litehrnet-18", "vipnas-mbv3", "litepose-auto-xs")
