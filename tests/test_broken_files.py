@@ -234,6 +234,7 @@ CASES = [
             ("datasets", False),
             ("datasets check people-2d --data-root .", True),
             ("datasets fetch packed --data-root .", True),
+            ("reproduce -d people-2d --data-root . --offline", True),
             ("datasets prepare packed --from . --data-root .", True),
             ("eval plain --models-dir cards -d people-2d --data-root . --weights random --runs out", True),
             ("score found.json -d people-2d --data-root .", True),
