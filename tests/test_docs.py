@@ -136,6 +136,7 @@ def test_citation_and_changelog_name_the_version() -> None:
     assert f"## {__version__} ({citation['date-released']})" in (ROOT / "CHANGELOG.md").read_text()
 
 
+@pytest.mark.slow
 def test_wheel_and_sdist_run_the_demo(tmp_path: Path) -> None:
     """Built without a network and installed by themselves; the demo runs from there on a few people."""
     pytest.importorskip("hatchling", reason="needs the build backend, which the development environment brings")
