@@ -209,7 +209,7 @@ def test_rows_of_results_choose_the_runs(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a table of load_results"):
         hmrbench.make_table(frame.drop(columns="path"))
     Path(frame["path"][0]).unlink()
-    with pytest.raises(DataError, match="no such run"):
+    with pytest.raises(DataError, match="run missing"):
         hmrbench.make_table(frame)
 
 

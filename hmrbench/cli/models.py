@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, show_table, stdout
-from hmrbench.errors import printable
+from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, show_table, stderr, stdout
+from hmrbench.errors import HmrbenchError, printable
+
+if TYPE_CHECKING:
+    from hmrbench.schema import ModelCard
 
 
 def models(
@@ -20,6 +24,15 @@ def models(
     from hmrbench.cards import family_order, find_cards, load_cards
 
     cards = sorted(find_cards(pattern or ["*"], load_cards(models_dir or [])), key=family_order)
+    failures: list[HmrbenchError] = []
+
+    def params(card: ModelCard) -> int | None:
+        try:
+            return zoo.count_parameters(card)["params"]
+        except HmrbenchError as e:  # another's network: the others are listed all the same
+            failures.append(e)
+            return None
+
     rows: list[dict[str, Any]] = [
         {
             "name": c.name,
@@ -28,14 +41,22 @@ def models(
             "size": c.size,
             "stages": c.stages,
             "input": c.input_text,
-            "params": zoo.count_parameters(c)["params"],
+            "params": params(c),
             "published": [p.model_dump() for p in c.published],
         }
         for c in cards
     ]
+    for e in failures:
+        stderr().print(f"error: {e}", markup=False, soft_wrap=True)
     if json:
         print_json(rows)
-        return
+    else:
+        _show_list(cards, rows)
+    if failures:
+        raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _show_list(cards: Sequence[ModelCard], rows: Sequence[Mapping[str, Any]]) -> None:
     cells = [
         [r["name"], r["task"], r["size"].upper(), r["stages"], r["input"], _millions(r["params"]), _published(c)]
         for r, c in zip(rows, cards, strict=True)
@@ -49,7 +70,7 @@ def _millions(count: int | None) -> float | None:
 
 
 def _published(card: Any) -> str:
-    return ", ".join(f"{p.metric} {p.value:g}" for p in card.published) or "-"
+    return ", ".join(f"{p.metric} {p.value:g}" for p in card.headline) or "-"
 
 
 def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> None:

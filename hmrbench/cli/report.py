@@ -37,7 +37,7 @@ def report(
 
     table = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
     page, remarks = build(table, results.load_runs(runs), title, untrained=untrained, pictures=pictures)
-    files.write_atomic(output, page.encode())
+    files.write_text(output, page)
     for line in remarks:
         stderr().print(line, markup=False, soft_wrap=True)
     stdout().print(f"{output}: {len(page) / 1e6:.1f} MB", markup=False, soft_wrap=True)

@@ -83,7 +83,7 @@ def table(
     if output is None:
         print_text(text)
     else:
-        files.write_atomic(output, text.encode())
+        files.write_text(output, text)
 
 
 def load(

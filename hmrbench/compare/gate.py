@@ -23,13 +23,16 @@ row counts.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.files import to_json
+from hmrbench.files import read_json, to_json
 from hmrbench.metrics.measures import COUNTS, MEASURES, measure_of
 from hmrbench.records import ANY_BOXES
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
@@ -69,6 +72,42 @@ class Regression(Verdict):
     """A number that got worse by more than its tolerance, or that cannot be told."""
 
 
+_NEEDED: Mapping[str, Mapping[str, type]] = {
+    "accuracy": {"dataset": str, "samples": int, "annotations_sha256": str},
+    "speed": {"device": str},
+}
+
+
+class _BaselineRow(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Any]
+
+    kind: Literal["accuracy", "counts", "speed"]
+    model: str
+    values: dict[str, FiniteFloat]
+    tolerances: dict[str, FiniteFloat] = {}
+
+    @model_validator(mode="after")
+    def _fields(self) -> _BaselineRow:
+        """What names a row is text, a number, yes or no; people are told by their number and their file."""
+        stated = self.__pydantic_extra__
+        for name in _KEYS[self.kind]:
+            if isinstance(stated.get(name), (list, dict)):
+                raise ValueError(f"{name} is a list or an object")
+        for name, kind in _NEEDED.get(self.kind, {}).items():
+            if not isinstance(stated.get(name), kind):
+                raise ValueError(f"{name} is {stated.get(name)!r:.40}, not {'a number' if kind is int else 'text'}")
+        return self
+
+
+class _Baseline(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    rows: list[_BaselineRow]
+    tolerances: dict[str, FiniteFloat] = {}
+    better: dict[str, str] = {}
+
+
 def rows_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Rows in the form of a baseline's, of the newest run of each."""
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -106,25 +145,29 @@ def read_baseline(path: Path) -> dict[str, Any]:
     Raises:
         DataError: missing, not a baseline, without rows, or written by a newer version.
     """
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such baseline; --update writes one")
+    content: Any = read_json(path, "baseline")
+    wrong = f"{path}: not a baseline of hmrbench"
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
         if content["kind"] != "baseline":
             raise KeyError("kind")
         if content["schema"] > SCHEMA:
             raise DataError(
                 f"{path}: written by a newer hmrbench (schema {content['schema']}, this one reads {SCHEMA})"
             )
+        _Baseline.model_validate({k: v for k, v in content.items() if k != "schema"})
         for row in content["rows"]:
-            _key(row)
             if not row["values"]:
                 raise DataError(f"{path}: the {row['kind']} row of {row['model']} holds no values")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such baseline; --update writes one") from None
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
-        raise DataError(f"{path}: not a baseline of hmrbench ({e!r})") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise DataError(f"{wrong} ({'.'.join(map(str, first['loc']))}: {first['msg']})") from e
+    except (KeyError, TypeError) as e:
+        raise DataError(f"{wrong} ({e!r})") from e
     if not content["rows"]:
         raise DataError(f"{path}: a baseline without rows lets everything pass")
-    return content
+    return dict(content)
 
 
 def check(baseline: Mapping[str, Any], rows: Sequence[Row]) -> list[Verdict]:

@@ -6,18 +6,18 @@ OpenCV decodes and warps without Python's lock, so threads scale like processes,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hmrbench.codecs import Crops
+from hmrbench.codecs import Codec, Crops
 from hmrbench.data.crop import Geometry, crop_people, crops_of
 from hmrbench.data.images import check_size, read_image
 from hmrbench.records import Array, Sample
-from hmrbench.schema import Crop
+from hmrbench.schema import Crop, ModelCard
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class CropSettings:
     crop: Crop
     input: tuple[int, int]
     geometry: Geometry
+
+    @classmethod
+    def of(cls, card: ModelCard, codec: Codec | None) -> CropSettings:
+        """What a card and its codec say."""
+        classic: Geometry = "classic" if codec is None else codec.geometry
+        return cls(card.crop, card.input, "square" if card.crop.kind == "square" else classic)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def crop_image(path: Path, samples: Sequence[Sample], settings: CropSettings) ->
 
 def batches(
     samples: Sequence[Sample], index: Sequence[int], settings: CropSettings, batch_size: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of the samples at `index`, people of one picture together, pictures in order of first appearance.
 
     `workers` threads (at least one) run ahead of the caller by about three batches.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from hmrbench import data, environment, metrics, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
-from hmrbench.codecs import Codec, Crops, find_codec
+from hmrbench.codecs import Codec, Crops
 from hmrbench.device import DTYPES, device_name, pick_device
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
@@ -38,7 +38,7 @@ class EvaluationSettings:
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts, see `nets.fusion`.
         batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
+        workers: threads that read and crop pictures; as many as there are cores.
         limit: the first people only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
@@ -53,7 +53,7 @@ class EvaluationSettings:
     dtype: str = "fp32"
     fused: bool = True
     batch_size: str | int = "auto"
-    workers: int = 2
+    workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
     models_dirs: Sequence[Path] = ()
     datasets_file: Path | None = None
@@ -103,8 +103,14 @@ class Job:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else decided the numbers: the body model with its regressors, for meshes; a backend of its own."""
-        body = {} if self.body is None else {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        """What else decided the numbers: the body model with its regressors, for meshes; a backend of its own; what the
+        card says of decoding and of the crop that is not as usual."""
+        body: dict[str, Any] = {}
+        if self.body is not None:
+            body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
+            unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
+            body |= {name: unusual} if unusual else {}
         backend = zoo.backend_of(self.card)
         return body if backend is None else {**body, "backend": backend}
 
@@ -180,16 +186,19 @@ def prepare(
     for name in spec.metrics:
         metrics.find_metric(name)
     body = body_of(spec) if card.task == "hmr" else None
-    found = mesh_codec(body) if body is not None else find_codec(s.codec or card.codec)
+    found = mesh_codec(body) if body is not None else zoo.codec_of(card, s.codec)
     default = spec.default_weights if card.demo_weights is not None else None
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
     people = opened or data.open_dataset(spec, s.data_root, s.boxes, s.limit)
-    _check_truth(spec, people)
+    try:
+        _check_truth(spec, people)
+    except DataError as e:
+        raise DataError(f"{data.find_folder(spec, s.data_root) / spec.annotations}: {e}") from e
     return Job(
         card=card,
         spec=spec,
-        dataset=people,
+        dataset=replace(people, scoring=card.decode.scoring) if card.task == "hpe" else people,
         weights=label,
         weights_path=path,
         weights_sha256=None if path is None else file_sha256(path),
@@ -206,9 +215,11 @@ def prepare(
 
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
-    for check in (metrics.find_metric(name).check for name in spec.metrics):
+    for name in spec.metrics:
+        check = metrics.find_metric(name).check
         if check is not None:
-            check(people)
+            with blamed_on(f"{spec.name}: metric '{name}'"):
+                check(people)
 
 
 def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -11,50 +13,105 @@ from torch import Tensor, nn
 
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
-from hmrbench.nets.fusion import fuse
+from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
 from hmrbench.skeletons import COCO17
 
+Decoded = tuple[Array, list[Prediction]]  # places in the data set, and what was found there
+
 
 @torch.inference_mode()
-def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
+def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[Decoded]:
     """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
-    net = net.to(job.device).eval()
-    fuse(net, job.fused)
+    with blamed_on(job.card.where):
+        net = net.to(job.device).eval()
+        fuse(net, job.fused)
     if job.body is not None:
         job.body.to(job.device)
-    geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
-    settings = CropSettings(job.card.crop, job.card.input, geometry)
+    settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
-    with precision(job.dtype, job.device):
-        pending: tuple[Batch, Any] | None = None
-        for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
-            output = forward(net, normalize(batch.images), job)
-            if pending is not None:  # decode the last batch while the device works on this one
-                yield pending[0].index, _decode(*pending, job)
-            pending = batch, output
-        if pending is not None:
-            yield pending[0].index, _decode(*pending, job)
+    try:
+        with precision(job.dtype, job.device):
+            yield from overlapped(
+                batches(job.dataset.samples, index, settings, job.batch_size, job.workers),
+                lambda batch: forward(net, normalize(batch.images), job),
+                lambda batch, output: (batch.index, _decode(batch, output, job)),
+                job,
+            )
+    finally:
+        unfold(net)  # its weights may change, as they do in training
+
+
+def overlapped(
+    ahead: Generator[Batch, None, None], run: Callable[[Batch], Any], decode: Callable[[Batch, Any], Decoded], job: Job
+) -> Iterator[Decoded]:
+    """What `decode` makes of what `run` makes of each batch, in order.
+
+    While a batch runs, one thread has the next one made and another decodes the last one, on a GPU on a stream of its
+    own. What was decoded before an error comes is yielded first.
+    """
+    decoding: Future[Decoded] | None = None
+    stream = torch.cuda.Stream(job.device) if job.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def decode_apart(batch: Batch, output: Any, ran: Any) -> Decoded:
+        with ExitStack() as stack:  # these hold for one thread each
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(precision(job.dtype, job.device))
+            if stream is not None:
+                stack.enter_context(torch.cuda.stream(stream))
+                stream.wait_event(ran)
+                for tensor in output.values() if isinstance(output, Mapping) else _each(output):
+                    if isinstance(tensor, Tensor):
+                        tensor.record_stream(stream)
+            return decode(batch, output)
+
+    with closing(ahead), ThreadPoolExecutor(2, thread_name_prefix="loop") as pool:
+        coming = pool.submit(next, ahead, None)
+        try:
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, ahead, None)
+                output = run(batch)
+                ran = None if stream is None else torch.cuda.current_stream(job.device).record_event()
+                if decoding is not None:
+                    last, decoding = decoding, None
+                    yield last.result()
+                decoding = pool.submit(decode_apart, batch, output, ran)
+        except HmrbenchError:
+            if decoding is not None:
+                yield decoding.result()
+            raise
+        if decoding is not None:
+            yield decoding.result()
 
 
 def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
-    output = net(images)
-    if not job.flip:
+    with blamed_on(f"{job.card.where}: a forward of {tuple(images.shape)}"):
+        output = net(images)
+        mirrored = net(images.flip(3)) if job.flip else None
+    if mirrored is None:
         return output
-    return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
+    try:
+        with blamed_on(f"codec '{job.codec.name}'"):
+            return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
+    except HmrbenchError as e:
+        raise type(e)(f"{job.card.where}: {e}") from e
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     try:
-        decoded = job.codec.decode(output, batch.crops)
-        if not all(np.isfinite(values).all() for values in decoded[:2]):  # whoever's codec it is
-            raise HmrbenchError("a keypoint or its score is not finite")
+        with blamed_on(f"codec '{job.codec.name}'"):
+            keypoints, scores, *mesh = job.codec.decode(output, batch.crops)
+            if not all(np.isfinite(values).all() for values in (keypoints, scores)):  # whoever's codec it is
+                raise HmrbenchError("a keypoint or its score is not finite")
+            if keypoints.shape != (len(batch.index), *scores.shape[1:], 2) or scores.ndim != 2:
+                raise HmrbenchError(
+                    f"codec '{job.codec.name}' gives keypoints {keypoints.shape}, scores {scores.shape}"
+                )
     except HmrbenchError as e:
-        raise type(e)(f"{job.card.name}: {e} ({_not_finite(batch, output, job.dataset)})") from e
-    keypoints, scores, *mesh = decoded
+        raise type(e)(f"{job.card.where}: {e} ({_not_finite(batch, output, job.dataset)})") from e
     joints, params = mesh or (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)
     return [
@@ -69,12 +126,16 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     ]
 
 
+def _each(output: Any) -> Iterable[Any]:
+    return output if isinstance(output, (tuple, list)) else (output,)
+
+
 def _not_finite(batch: Batch, output: Any, dataset: Dataset) -> str:
     """The samples whose output is not finite, for the error message."""
-    tensors = list(output.values()) if isinstance(output, Mapping) else [output]
+    tensors = list(output.values()) if isinstance(output, Mapping) else list(_each(output))
     finite = np.ones(len(batch.index), bool)
     for tensor in tensors:
-        if isinstance(tensor, Tensor):
-            finite &= torch.isfinite(tensor.flatten(1)).all(1).cpu().numpy()
+        if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == len(finite):
+            finite &= torch.isfinite(tensor.reshape(len(finite), -1)).all(1).cpu().numpy()
     chosen = batch.index[~finite] if not finite.all() else batch.index
     return ", ".join(f"{dataset.samples[i].id} in {dataset.samples[i].image.name}" for i in chosen[:3])

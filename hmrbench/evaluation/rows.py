@@ -31,7 +31,7 @@ def evaluate(
     dtype: str = "fp32",
     fused: bool = True,
     batch_size: str | int = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     limit: int | None = None,
     models_dirs: Sequence[str | Path] = (),
     datasets_file: str | Path | None = None,
@@ -52,7 +52,7 @@ def evaluate(
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts.
         batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
+        workers: threads that read and crop pictures; as many as there are cores if None.
         limit: the first people only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
@@ -78,7 +78,7 @@ def evaluate(
         dtype=dtype,
         fused=fused,
         batch_size=batch_size,
-        workers=workers,
+        workers=environment.usable_cpus() if workers is None else workers,
         limit=limit,
         models_dirs=[Path(folder) for folder in models_dirs],
         datasets_file=as_path(datasets_file),

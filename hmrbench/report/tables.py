@@ -248,6 +248,6 @@ def _section(key: str) -> int:
 
 def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
-    numbers = () if card is None else card.published
+    numbers = () if card is None else card.headline
     found: dict[str, Any] = {f"published:{p.dataset}:{p.metric}": p.value for p in numbers}
     return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})

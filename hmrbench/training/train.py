@@ -4,6 +4,7 @@ stopped."""
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,9 @@ from typing import Any
 
 import torch
 
-from hmrbench import data, distributed, evaluation
-from hmrbench.codecs import find_codec
+from hmrbench import data, distributed, evaluation, zoo
 from hmrbench.device import pick_device
-from hmrbench.errors import UsageError
+from hmrbench.errors import DataError, UsageError, blamed_on
 from hmrbench.records import Array
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
@@ -165,12 +165,14 @@ def _open_examples(
     if hasattr(reader, "examples"):
         if cache:
             raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
-        own, sha256 = reader.examples(spec, data.find_folder(spec, data_root), card, recipe, limit)
+        folder = data.find_folder(spec, data_root)
+        with blamed_on(f"{spec.name}: reader '{spec.reader}'"):
+            own, sha256 = reader.examples(spec, folder, card, recipe, limit)
         return own, sha256, None
     boxes = "gt" if "gt" in spec.boxes else None
     dataset = data.open_dataset(spec, data_root, boxes, limit)
     if card.task == "hpe":
-        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment, cache)
+        poses = examples.pose_examples(dataset, card, zoo.codec_of(card), recipe.augment, cache)
         return poses, dataset.annotations_sha256, None
     meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d, cache)
     return meshes, dataset.annotations_sha256, dataset.truth["params"]
@@ -201,14 +203,17 @@ def run(
         KeyboardInterrupt: interrupted; the state is saved.
     """
     last = out / "last.ckpt"
-    if last.exists() and not resume:
+    there = os.path.lexists(last)
+    if there and not resume:
         raise UsageError(f"{out}: holds a training run already; --resume goes on with it")
     with distributed.together():
         if distributed.is_first():
             results.try_writing(last)
     trainer = Trainer(job, out, progress, half)
-    if resume and last.exists():
-        trainer.restore(checkpoint.read(last, job.identity))
+    if there:
+        state = checkpoint.read(last, job.identity)
+        with blamed_on(f"{last}: not the whole state of this training run", DataError):
+            trainer.restore(state)
     trainer.open_log()
     finished = trainer.train(minutes)
     weights = trainer.export() if finished else None
