@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def _families() -> dict[str, tuple[str, list[Any]]]:
 
 def _title(names: list[str]) -> str:
     """What the names begin with, up to the end of a word: `HRNet` of HRNet-W32 and HRNet-W48."""
-    shared = os.path.commonprefix(names)
+    shared = "".join(letters[0] for letters in takewhile(lambda same: len(set(same)) == 1, zip(*names, strict=False)))
     if len(names) > 1 and shared in names:  # one is the plain form of the others
         shared = shared.rpartition("-")[0] or shared
     elif len(names) > 1 and all(n[len(shared) : len(shared) + 1].isalnum() for n in names):
@@ -150,12 +150,11 @@ def commands() -> str:
 
 def _walk(path: str, command: Any) -> list[tuple[str, Any]]:
     inner = getattr(command, "commands", {})
-    alone = not inner or (
-        command.invoke_without_command and path != "hmrbench"
-    )  # `datasets` lists, with a verb it acts
-    return ([(path, command)] if alone else []) + [
-        pair for name, own in inner.items() for pair in _walk(f"{path} {name}", own)
-    ]
+    alone = not inner or (command.invoke_without_command and path != "hmrbench")  # `datasets` by itself lists
+    found = [(path, command)] if alone else []
+    for name, own in inner.items():
+        found += _walk(f"{path} {name}", own)
+    return found
 
 
 def _command(path: str, command: Any) -> list[str]:
