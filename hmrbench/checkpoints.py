@@ -302,13 +302,28 @@ def load_network(
         return _load(
             net, max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys())), layout, source, state
         )
-    layout = find_layout(state, source)
+    try:
+        layout = find_layout(state, source)
+    except WeightsError as e:
+        raise WeightsError(f"{e}. {_how_to_map(net, state)}") from None
     if not layout.whole:
         raise WeightsError(
             f"{source}: these are weights of an encoder alone ({layout.name}), a start for training, "
             "not of a whole network: there is no decoder in them"
         )
     return _load(net, state, layout, source, state)
+
+
+def _how_to_map(net: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What keys of the network a file lacks, and how to make it load."""
+    own = [k for k in net.state_dict() if not _COMPUTED.search(k)]
+    missing = [k for k in own if k not in state]
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return (
+        f"Of the network's {len(own)} keys {len(missing)} are missing: {', '.join(missing[:5])}{more}. Save the "
+        "state_dict of the network itself, with its keys as they are, or give the network a method load_weights(path), "
+        "which then reads the file"
+    )
 
 
 def _official(given: OfficialLayout) -> WeightsLayout:

@@ -20,7 +20,7 @@ from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema import DatasetSpec, ModelCard, beside
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EvaluationSettings:
     """
 
     weights: str | Path | None = None
-    data_root: Path | None = None
+    data_root: str | Path | None = None
     boxes: str | None = None
     flip: bool = True
     codec: str | None = None
@@ -55,8 +55,8 @@ class EvaluationSettings:
     batch_size: str | int = "auto"
     workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
-    models_dirs: Sequence[Path] = ()
-    datasets_file: Path | None = None
+    models_dirs: Sequence[str | Path] = ()
+    datasets_file: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What two runs share only if everything that decides their numbers is the same."""
+        """What two runs share only if everything that decides their predictions is the same."""
         return results.run_key(
             {
                 "card": self.card.model_dump(mode="json"),
@@ -100,6 +100,11 @@ class Job:
                 "commit": environment.commit(),
             }
         )
+
+    @property
+    def run_key(self) -> str:
+        """What two runs share only if they also say the same of their predictions."""
+        return results.run_key({"predictions": self.key, "metrics": self.spec.metrics})
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -150,7 +155,10 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
 
 
 def card_and_spec(
-    model: str | ModelCard, dataset: str | DatasetSpec, models_dirs: Sequence[Path], datasets_file: Path | None
+    model: str | ModelCard,
+    dataset: str | DatasetSpec,
+    models_dirs: Sequence[str | Path],
+    datasets_file: str | Path | None,
 ) -> tuple[ModelCard, DatasetSpec]:
     """A network and a data set of the same task, by their names where they are not given themselves.
 
@@ -184,7 +192,7 @@ def prepare(
     if s.dtype not in DTYPES:
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not '{s.dtype}'")
     for name in spec.metrics:
-        metrics.find_metric(name)
+        metrics.find_metric(name, spec.file)
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(body) if body is not None else zoo.codec_of(card, s.codec)
     default = spec.default_weights if card.demo_weights is not None else None
@@ -216,9 +224,9 @@ def prepare(
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
     for name in spec.metrics:
-        check = metrics.find_metric(name).check
+        check = metrics.find_metric(name, spec.file).check
         if check is not None:
-            with blamed_on(f"{spec.name}: metric '{name}'"):
+            with blamed_on(f"{spec.name}: metric '{name}' cannot score its truth", DataError), beside(spec.file):
                 check(people)
 
 

@@ -17,7 +17,6 @@ from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
 from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
-from hmrbench.skeletons import COCO17
 
 Decoded = tuple[Array, list[Prediction]]  # places in the data set, and what was found there
 
@@ -95,7 +94,7 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
         return output
     try:
         with blamed_on(f"codec '{job.codec.name}'"):
-            return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
+            return job.codec.merge(output, job.codec.flip_back(mirrored, job.dataset.skeleton))
     except HmrbenchError as e:
         raise type(e)(f"{job.card.where}: {e}") from e
 

@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-State = dict[str, Tensor]
+
+State = dict[str, "Tensor"]
 Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]  # pattern on a key, what its match becomes
 FOLDERS = ("poses", "meshes")  # of whole networks, beside this file
 
@@ -99,6 +101,10 @@ class Family:
     depth: Depth | None = None
 
 
+# In plots, all whole networks of other people: more colours than these cannot be told apart.
+REFERENCES = Family("references", "reference networks", ("#8B4513", "#FFD92F"))
+
+
 @dataclass(frozen=True)
 class OfficialLayout:
     """One official checkpoint layout.
@@ -149,7 +155,7 @@ class Net:
     Attributes:
         name: what a card's `build` says.
         build: takes the input's (height, width) in pixels.
-        family: its title and colour in plots.
+        family: its name and title in tables.
         input_sizes: the published ones.
         widths: channels of the maps that the encoder computes, from the finest to the coarsest.
         output: "heatmap" for maps (B, K, h, w), "simcc" for two tensors (B, K, bins), x then y, "bottom-up" for maps

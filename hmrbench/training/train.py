@@ -80,9 +80,9 @@ class TrainingSettings:
     limit: int | None = None
     real_bodies: Path | None = None
     cache: bool = False
-    data_root: Path | None = None
-    models_dirs: Sequence[Path] = ()
-    datasets_file: Path | None = None
+    data_root: str | Path | None = None
+    models_dirs: Sequence[str | Path] = ()
+    datasets_file: str | Path | None = None
 
     def changes(self) -> dict[str, Any]:
         """What is said instead of the recipe; None where it is not."""
@@ -155,13 +155,13 @@ def _need_engine() -> None:
 
 
 def _open_examples(
-    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: Path | None, limit: int | None, cache: bool
+    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: str | Path | None, limit: int | None, cache: bool
 ) -> tuple[Examples, str, Mapping[str, Array] | None]:
     """The examples, what names their annotations, and the body parameters that are known in advance.
 
     A reader that has a function `examples(spec, folder, card, recipe, limit)` makes its own.
     """
-    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader", spec.file)
     if hasattr(reader, "examples"):
         if cache:
             raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
