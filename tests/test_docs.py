@@ -47,8 +47,6 @@ def test_console_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
     typed = [c for kind, text, why in blocks(page) if kind == "console" and why is None for c in commands(text)]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hmrbench.yaml").write_text(yaml.safe_dump(QUICK))
-    if any(c[1] == "table" and "--against" in c for c in typed):  # README: on a run of the cut compared with, too
-        save(tmp_path / "runs", profile_row("gmfpose-t-s4"))
     for words in typed:
         assert words[0] == "hmrbench", words
         result = hmrbench(*words[1:])
