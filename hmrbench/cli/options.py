@@ -77,7 +77,10 @@ Weights = Annotated[
     ),
 ]
 Boxes = Annotated[
-    str | None, typer.Option("--boxes", envvar="HMRBENCH_BOXES", help="gt or det, where the data set has them.")
+    str | None,
+    typer.Option(
+        "--boxes", envvar="HMRBENCH_BOXES", help="gt or det, where the data set has them; bottom-up networks: none."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
@@ -165,9 +168,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         parts[-1].append(i)
     for part in parts:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+        full = sum(max(widths[i], cell_len(columns[i])) + 3 for i in part) - 1
         for i in part:
+            # Columns of numbers are never folded, so that their headings are, where there is no room for them.
+            heading = columns[i].replace(" ", "\n") if numeric[i] and full > out.width else columns[i]
             justify: Literal["left", "right"] = "right" if numeric[i] else "left"
-            table.add_column(printable(columns[i]), justify=justify, overflow="fold", no_wrap=widths[i] == needs[i])
+            table.add_column(printable(heading), justify=justify, overflow="fold", no_wrap=widths[i] == needs[i])
         for row in cells:
             table.add_row(*[row[i] for i in part])
         out.print(table)
