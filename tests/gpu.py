@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry:
         cards = [card.model_copy(update={"input": (64, 64)}) for card in cards]
     pose = next(c for c in cards if c.task == "hpe")
-    size, people = (2, 16) if args.dry else (64, 2048)
+    size, people = (2, 8) if args.dry else (64, 2048)
     sections: dict[str, Iterator[Row]] = {
         "Networks against the CPU": check_networks(cards, device, 2, 60 * max(args.minutes, 1) / 2),
         "Selective scan against float64": check_scans(device),

@@ -14,10 +14,11 @@ def onednn_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups:
     On one thread PyTorch keeps small batches from oneDNN, which runs groups one by one otherwise, three times as
     slow. Traces, compilers and autograd take the plain operator.
     """
-    plain = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
-    if plain or not (x.is_cpu and x.dtype == weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return None
-    if torch.is_autocast_enabled("cpu"):
+    if torch.jit.is_tracing() or not torch.backends.mkldnn.is_available():  # type: ignore[attr-defined, no-untyped-call]
+        return None
+    if not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
         return None
     y: Tensor = torch.mkldnn_convolution(x, weight[:, :, None, None], bias, [0, 0], [1, 1], [1, 1], groups)
     return y
