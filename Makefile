@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test test-oldest commands-oldest check bench format clean
+.PHONY: setup demo docs test test-oldest commands-oldest check bench gpu format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
@@ -54,6 +54,9 @@ check: setup  ## format, lint, types
 
 bench: setup  ## speed, as ratios taken in one run
 	$(BIN)/python tests/bench.py
+
+gpu: setup  ## what a GPU must show, in at most 8 minutes: build/gpu/gpu.json and gpu.md
+	$(BIN)/python tests/gpu.py -o build/gpu
 
 format: setup
 	$(BIN)/ruff format hmrbench synth tests docs/generate.py
