@@ -71,18 +71,11 @@ class Head(_Frozen):
     mlp_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
 
 
-class Backend(_Frozen):
-    """What computes a network that is not PyTorch's: its package, which rows name with its version, and its limits."""
-
-    package: str
-    devices: tuple[str, ...] = ("cpu",)
-    dtypes: tuple[str, ...] = ("fp32",)
-
-
 class ModelCard(_Frozen):
     """What a model is, where its weights are, and what was published about it.
 
-    `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
+    `runtime` names what alone runs the network, where that is not PyTorch: an import path such as `mypkg:RUNTIME`, see
+    `runtimes`. `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
     """
 
     name: str
@@ -93,7 +86,7 @@ class ModelCard(_Frozen):
     stages: int | None = None
     encoder: str | None = None
     build: str | None = None
-    backend: Backend | None = None
+    runtime: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     head: Head = Head()
     input: tuple[Pixels, Pixels]

@@ -29,6 +29,7 @@ from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.profiling import ProfileSettings, end2end, latency
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
+from hmrbench.runtimes import pytorch
 from hmrbench.schema import ModelCard
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -597,7 +598,7 @@ def test_a_cuda_graph_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: calls.append("capture") or nullcontext())
     x = torch.zeros(2)
-    forward = latency.graphed(lambda x: calls.append("forward") or x, x)
+    forward = pytorch.graphed(lambda x: calls.append("forward") or x, x)
     assert calls == ["wait", *["forward"] * 3, "wait", "capture", "forward"]
     calls.clear()
     assert forward(x) is x

@@ -16,6 +16,7 @@ from hmrbench.cli.options import (
     Json,
     Model,
     ModelsDirs,
+    Runtime,
     Weights,
     print_json,
     progress_bar,
@@ -63,6 +64,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("predictions"),
     device: Device = "auto",
     dtype: Dtype = "fp32",
+    runtime: Runtime = None,
     batch_size: BatchSize = "auto",
     models_dir: ModelsDirs = None,
     json: Json = False,
@@ -72,16 +74,15 @@ def predict(
     Writes `NAME-MODEL.png` and `NAME-MODEL.json` for each picture NAME. A picture that cannot be done is
     reported, and the others are done all the same.
     """
-    from hmrbench import zoo
     from hmrbench.cards import load_card
-    from hmrbench.evaluation import EvaluationSettings, prepare_pictures
+    from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
     from hmrbench.pictures import predict as pictures
 
     stems = _stems(image)
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
     settings = EvaluationSettings(
-        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1
+        weights=weights, flip=flip, device=device, dtype=dtype, runtime=runtime, batch_size=batch_size, workers=1
     )
     card = load_card(model, models_dir or [])
     job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
@@ -98,7 +99,7 @@ def predict(
             people[path] = pictures.people_in(path, found, box_score)
     done = []
     if people:
-        net, _ = zoo.load_weights(job.card, job.weights_path)
+        net, _ = prepare_network(job)
         total = sum(map(len, people.values()))
         with progress_bar(remark, "people") as progress:
             for path, samples in people.items():

@@ -3,7 +3,7 @@
 from hmrbench.evaluation.job import EvaluationSettings, Job, body_of, card_and_spec, prepare, prepare_pictures
 from hmrbench.evaluation.loop import predict
 from hmrbench.evaluation.outputs import try_outputs, write_predictions
-from hmrbench.evaluation.rows import evaluate, run
+from hmrbench.evaluation.rows import evaluate, prepare_network, run
 from hmrbench.evaluation.score import measure, score_file
 from hmrbench.evaluation.unfinished import predict_all
 
@@ -17,6 +17,7 @@ __all__ = [
     "predict",
     "predict_all",
     "prepare",
+    "prepare_network",
     "prepare_pictures",
     "run",
     "score_file",

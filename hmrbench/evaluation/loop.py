@@ -10,28 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from hmrbench.data.loader import Batch, CropSettings, batches
-from hmrbench.device import Normalize, precision
+from hmrbench.device import Normalize
 from hmrbench.errors import HmrbenchError
 from hmrbench.evaluation.job import Job
-from hmrbench.nets.fusion import fuse
 from hmrbench.records import Array, Dataset, Prediction
+from hmrbench.runtimes import Network, Prepared, known_runtimes
 from hmrbench.skeletons import COCO17
 
 
 @torch.inference_mode()
-def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
-    """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
-    net = net.to(job.device).eval()
-    fuse(net, job.fused)
+def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
+    """Predictions of the samples at `index`, batch by batch, in the order of their pictures.
+
+    Args:
+        net: the job's network, ready on its runtime, or one of PyTorch's.
+    """
+    ready = known_runtimes()["pytorch"].prepare(Network(net), job.setting) if isinstance(net, nn.Module) else net
     if job.body is not None:
         job.body.to(job.device)
     geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
     settings = CropSettings(job.card.crop, job.card.input, geometry)
     normalize = Normalize(job.card, job.device)
-    with precision(job.dtype, job.device):
+    with ready as network:
         pending: tuple[Batch, Any] | None = None
         for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
-            output = forward(net, normalize(batch.images), job)
+            output = forward(network, normalize(batch.images), job)
             if pending is not None:  # decode the last batch while the device works on this one
                 yield pending[0].index, _decode(*pending, job)
             pending = batch, output
@@ -39,7 +42,7 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
             yield pending[0].index, _decode(*pending, job)
 
 
-def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
+def forward(net: Prepared, images: Tensor, job: Job) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
     output = net(images)
     if not job.flip:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hmrbench import distributed, environment, files, zoo
-from hmrbench.device import device_name
+from hmrbench import distributed, environment, files, runtimes, zoo
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
 from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
 from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
 from hmrbench.evaluation.unfinished import Progress, predict_all
 from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
+from hmrbench.runtimes import Network, Prepared
 from hmrbench.schema import DatasetSpec, ModelCard
 
 
@@ -29,6 +29,7 @@ def evaluate(
     codec: str | None = None,
     device: str = "auto",
     dtype: str = "fp32",
+    runtime: str | Path | None = None,
     fused: bool = True,
     batch_size: str | int = "auto",
     workers: int = 2,
@@ -49,7 +50,8 @@ def evaluate(
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: fp32, bf16 or fp16.
+        dtype: fp32, bf16 or fp16; a file has its own.
+        runtime: what runs the network, by name or import path, or the file to run; None for PyTorch.
         fused: let the network take its short cuts.
         batch_size: people at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures.
@@ -76,6 +78,7 @@ def evaluate(
         codec=codec,
         device=device,
         dtype=dtype,
+        runtime=None if runtime is None else str(runtime),
         fused=fused,
         batch_size=batch_size,
         workers=workers,
@@ -125,23 +128,23 @@ def run(
             try_outputs(job, runs, save_predictions)
             if store is not None and not resume:
                 store.discard()
-    net, report = zoo.load_weights(job.card, job.weights_path)
-    part = f" ({report.part})" if report is not None and report.part else ""
+    net, part = prepare_network(job)
     start = time.monotonic()
     predictions = predict_all(net, job, store, progress)
     seconds = time.monotonic() - start
     found = measure(predictions, job.spec, job.dataset)
+    told = net.describe()
     result = EvalResult(
         model=job.card.name,
         task=job.card.task,
         dataset=job.spec.name,
-        weights=f"{job.weights}{part}",
+        weights=job.weights + part,
         weights_sha256=job.weights_sha256,
         boxes=job.dataset.boxes,
         flip=job.flip,
         codec=job.codec.name,
         input=job.card.input_text,
-        device=device_name(job.device),
+        device=told.device,
         dtype=job.dtype,
         batch_size=job.batch_size,
         samples=len(job.dataset.samples),
@@ -152,6 +155,8 @@ def run(
         seconds=round(seconds, 3),
         protocol=job.protocol,
         fused=job.fused,
+        calibration=None if job.exported is None else job.exported.record["calibration"],
+        **told.row(),
         **score_fields(found),
     )
     if not distributed.is_first():
@@ -160,6 +165,15 @@ def run(
     if store is not None:
         store.discard()
     return result
+
+
+def prepare_network(job: Job) -> tuple[Prepared, str]:
+    """The job's network with its weights, ready on its runtime; and which part of it the weights are for, if not all."""
+    if job.exported is not None:
+        return runtimes.prepare(job.runtime, job.exported.network, job.setting), ""
+    net, report = zoo.load_weights(job.card, job.weights_path)
+    part = f" ({report.part})" if report is not None and report.part else ""
+    return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), part
 
 
 def _write(

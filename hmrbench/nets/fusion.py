@@ -15,3 +15,13 @@ def fuse(net: nn.Module, on: bool = True) -> None:
     for module in net.modules():
         if hasattr(module, "fused"):
             setattr(module, "fused", on)  # noqa: B010 - nn.Module declares tensors and modules alone
+
+
+def standard(net: nn.Module, on: bool = True) -> None:
+    """Let all modules that have operators of their own compute by PyTorch's, which other runtimes know, or not.
+
+    A module that has such operators has an attribute `standard_operators`, False as it is built.
+    """
+    for module in net.modules():
+        if hasattr(module, "standard_operators"):
+            setattr(module, "standard_operators", on)  # noqa: B010 - likewise

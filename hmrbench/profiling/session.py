@@ -5,25 +5,24 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hmrbench import device as devices
-from hmrbench import environment, zoo
+from hmrbench import environment, runtimes, zoo
 from hmrbench.errors import HmrbenchError
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
-from hmrbench.nets.fusion import fuse
 from hmrbench.profiling import flops, latency
 from hmrbench.profiling.end2end import end_to_end
 from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import Array, ProfileResult
+from hmrbench.runtimes import Network, Prepared, Setting, known_runtimes
 from hmrbench.schema import ModelCard
 
 
@@ -39,6 +38,18 @@ class Session:
     ) -> None:
         self.card, self.net, self.size, self.settings = card, net, size, settings
         self.device = check(settings)
+        self.runtime, self.exported = known_runtimes()["pytorch"], None
+        if card is not None:
+            self.runtime, self.exported = runtimes.choose(card, settings.runtime)
+        elif settings.runtime is not None:
+            self.runtime = runtimes.find_runtime(settings.runtime)
+        dtype = settings.dtype if self.exported is None else self.exported.precision(settings.dtype)
+        place = self.runtime.check("a network" if card is None else card.name, settings.device, dtype)
+        self.setting = Setting(
+            place, dtype, size, settings.fused, settings.compile, settings.channels_last, settings.cuda_graph,
+            settings.threads,
+        )  # fmt: skip
+        self.device = self.setting.place
         self.about: dict[str, Any] = {
             "model": type(net).__name__ if card is None else card.name,
             "task": None if card is None else card.task,
@@ -46,6 +57,9 @@ class Session:
             "weights": "given" if card is None else settings.weights_of(card) or "own",
             "device": devices.device_name(self.device),
             **settings.row(),
+            "dtype": dtype,
+            "runtime": self.runtime.name,
+            "runtime_version": self.runtime.version,
         }
         self.loaded: dict[str, Any] = {}
         self.counted: dict[str, Any] | None = None
@@ -60,6 +74,8 @@ class Session:
             "seconds": self.settings.seconds,
             "by_module": self.settings.by_module,
             "scan": scan_backend(self.device),
+            "place": self.setting.device,
+            "file": None if self.exported is None else dict(self.exported.record["files"]),
             "versions": environment.versions(),
             "commit": environment.commit(),
         }
@@ -101,7 +117,6 @@ class Session:
     def _network(self) -> nn.Module:
         if self.net is None:
             assert self.card is not None
-            zoo.fit_backend(self.card, self.device.type, self.settings.dtype)
             label, path = sources.resolve_weights(self.card, self.settings.weights_of(self.card))
             self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
             self.net = zoo.load_weights(self.card, path)[0]
@@ -109,9 +124,8 @@ class Session:
 
     def _count(self) -> dict[str, Any]:
         """Parameters, MACs and activations of one image, as fields of a row; parameters alone if counting fails."""
-        backend = None if self.card is None else zoo.backend_of(self.card)
-        if self.card is not None and backend is not None:  # whose work PyTorch does not see
-            return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
+        if self.card is not None and self.card.runtime is not None:  # whose work PyTorch does not see
+            return {**zoo.count_parameters(self.card), "backend": None, "uncounted": {self.runtime.version: 1}}
         net, costs = self._counted_net()
         if isinstance(costs, Exception):
             return {**zoo.parameters_by_part(net), "count_error": flops.said(costs), "backend": None}
@@ -128,7 +142,7 @@ class Session:
             "count_disagreements": list(costs.disagreements),
             "counted_on": costs.counted_on,
             "not_on_meta": costs.not_on_meta,
-            "backend": scan_backend(self.device) if scans else None,
+            "backend": scan_backend(self.device) if scans and self.runtime.name == "pytorch" else None,
             **({"by_module": modules} if self.settings.by_module else {}),
         }
 
@@ -148,27 +162,33 @@ class Session:
                 raise
             return net, e
 
+    def _prepared(self, batch_size: int) -> tuple[Prepared, int]:
+        """The network ready for a batch size, and the bytes of its weights."""
+        if self.exported is not None:
+            assert self.card is not None
+            weights = self.settings.weights
+            label, path = ("", None) if weights is None else sources.resolve_weights(self.card, str(weights))
+            self.exported.check_source(self.card, label, None if path is None else file_sha256(path), timed=True)
+            self.loaded = {k: self.exported.record[k] for k in ("weights", "weights_sha256", "calibration")}
+            network = self.exported.network
+            return runtimes.prepare(self.runtime, network, self.setting), int((network.size_mb() or 0) * devices.MB)
+        net = self._network()
+        held = sum(t.nbytes for t in (*net.parameters(), *net.buffers()))
+        return runtimes.prepare(self.runtime, Network(net, self.card, batch_size=batch_size), self.setting), held
+
     def _time(self, batch_size: int) -> tuple[dict[str, Any], Array]:
         """Latency, peak memory and energy at one batch size, as fields of a row, and the samples in ms."""
         settings, device = self.settings, self.device
         devices.keep_freed_memory(device)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        net = self._network().to(device)
-        fuse(net, settings.fused)
-        net = net.to(memory_format=layout) if settings.channels_last else net
+        prepared, held = self._prepared(batch_size)
         x = torch.randn(batch_size, 3, *self.size, generator=torch.Generator().manual_seed(0))
         x = x.to(device).contiguous(memory_format=layout)
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(_threads(settings.threads))
-            stack.enter_context(devices.precision(settings.dtype, device))
-            if device.type == "cuda":  # events, streams and graphs are of the current device
-                stack.enter_context(torch.cuda.device(device))
-            forward: Callable[[Tensor], Any] = torch.compile(net) if settings.compile else net
+            forward = stack.enter_context(prepared)
             memory, start = devices.PeakMemory(device), time.monotonic()
             finite = all(bool(t.isfinite().all()) for t in flops.tensors(forward(x)))
             first_s = time.monotonic() - start
-            forward = latency.graphed(forward, x) if settings.cuda_graph else forward
             if settings.scope == "end2end":
                 assert self.card is not None
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -184,8 +204,9 @@ class Session:
             samples, warm_up = latency.sample_times(watch, settings.repeats, settings.seconds)
             used, ran = devices.energy_mj(device), (warm_up + len(samples)) * batch_size
         timing = latency.summarise(samples)
-        held_mb = sum(t.nbytes for t in (*net.parameters(), *net.buffers(), x)) / devices.MB
+        held_mb = (held + x.nbytes) / devices.MB
         return {
+            **prepared.describe().row(),
             "latency_ms": timing.median_ms,
             "latency_ms_p90": timing.p90_ms,
             "latency_ms_p99": timing.p99_ms,
@@ -200,13 +221,3 @@ class Session:
             "energy_mj": None if used is None or energy is None else (used - energy) / ran,
             "output_finite": finite,
         }, timing.samples_ms
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

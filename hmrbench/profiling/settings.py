@@ -27,11 +27,13 @@ class ProfileSettings:
         repeats: number of timed forwards; 0 counts only; None samples until the median is known to 1 %.
         seconds: time for warm-up and sampling per row, where `repeats` is None.
         scope: `model` times the network alone, `end2end` also reading a JPEG, crop and decoding the output.
+        runtime: what runs the network, by name or import path, or the file to run, see `runtimes`; None for the card's
+            own, or PyTorch, which alone takes the next three.
         compile: run through torch.compile.
         channels_last: use that memory format for weights and input.
         cuda_graph: replay a CUDA graph.
         threads: of PyTorch on the CPU; None leaves its own choice.
-        weights: None for untrained ones, which cost the same (the card's where another backend computes it); else
+        weights: None for untrained ones, which cost the same (the card's where it runs on a runtime of its own); else
             as for `sources.resolve_weights`.
         fused: let the network take its short cuts, see `nets.fusion`; MACs are those of the plain network anyway.
         by_module: rows also say how parameters and MACs spread over all modules, as {name: [params, macs]}.
@@ -42,6 +44,7 @@ class ProfileSettings:
     repeats: int | None = None
     seconds: float = 10.0
     scope: str = "model"
+    runtime: str | None = None
     compile: bool = False
     channels_last: bool = False
     cuda_graph: bool = False
@@ -58,7 +61,7 @@ class ProfileSettings:
         """What `sources.resolve_weights` is to find; what PyTorch does not compute may have no weights but its own."""
         if self.weights:
             return str(self.weights)
-        return None if card.backend and card.weights else "random"
+        return None if card.runtime and card.weights else "random"
 
 
 def check(settings: ProfileSettings) -> torch.device:
@@ -67,9 +70,12 @@ def check(settings: ProfileSettings) -> torch.device:
     Raises:
         UsageError: something that cannot be.
     """
-    s, place = settings, devices.pick_device(settings.device)
+    s, place = settings, devices.pick_device("cpu" if settings.device == "gpu" else settings.device)
+    only_pytorch = [name for name in ("compile", "channels_last", "cuda_graph") if getattr(s, name)]
+    dtypes = (*devices.DTYPES, "int8")
     checks = (
-        (s.dtype in devices.DTYPES, f"dtype must be one of {', '.join(devices.DTYPES)}, not '{s.dtype}'"),
+        (s.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, not '{s.dtype}'"),
+        (s.runtime in (None, "pytorch") or not only_pytorch, f"{', '.join(only_pytorch)} is PyTorch's, not {s.runtime}'s"),
         (s.dtype != "tf32" or place.type == "cuda", f"tf32 is a precision of NVIDIA GPUs, not of {place.type}"),
         (s.scope in SCOPES, f"scope must be one of {', '.join(SCOPES)}, not '{s.scope}'"),
         (not s.cuda_graph or place.type == "cuda", f"a CUDA graph needs a CUDA device, not {place.type}"),

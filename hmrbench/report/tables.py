@@ -465,10 +465,13 @@ def _source(reference: Reference) -> str:
 # --- cost
 
 
+_USUAL = ("model", "pytorch")  # a scope and a runtime that need no word
+
+
 def describe_speed(setting: Sequence[Any]) -> str:
     """A speed's setting in words."""
     device, dtype, batch_size, *rest = setting
-    more = [k if v is True else f"{k} {v}" for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v != "model"]
+    more = [k if v is True else f"{k} {v}" for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v not in _USUAL]
     return ", ".join([f"batch size {batch_size}", str(dtype), *more, str(device)])
 
 
