@@ -75,7 +75,8 @@ class ModelCard(_Frozen):
     """What a model is, where its weights are, and what was published about it.
 
     `runtime` names what alone runs the network, where that is not PyTorch: an import path such as `mypkg:RUNTIME`, see
-    `runtimes`. `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
+    `runtimes`. `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own
+    pretraining.
     """
 
     name: str

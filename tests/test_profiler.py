@@ -29,13 +29,14 @@ from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.profiling import ProfileSettings, end2end, latency
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
-from hmrbench.runtimes import pytorch
+from hmrbench.runtimes import Runtime, pytorch
 from hmrbench.schema import ModelCard
 
 pytestmark = pytest.mark.usefixtures("calm")
 CPU = torch.device("cpu")
 _DESIGN = """model params params_encoder params_neck params_head macs flops activations latency_ms
-latency_ms_p90 latency_ms_p99 images_per_s batch_size dtype device peak_memory_mb energy_mj status error"""
+latency_ms_p90 latency_ms_p99 images_per_s batch_size dtype device runtime file_mb peak_memory_mb
+energy_mj status error"""
 _MORE = "task input weights spread stable samples backend threads scope uncounted hardware versions commit"
 KEYS, MORE = _DESIGN.split(), _MORE.split()
 
@@ -210,14 +211,17 @@ def test_vmamba_names_its_scan() -> None:
     assert row["macs_by_operator"]["selective_scan"] == 2 * 10 * 4 * 96 * 64 * 48 + 2 * 10 * 4 * 192 * 32 * 24
 
 
-def test_what_another_backend_computes_is_not_counted_as_zero(cards: Path) -> None:
+ON_NUMPY = Runtime("on-numpy", ("numpy",), pytorch.prepare)  # PyTorch under another name, on the CPU in fp32
+
+
+def test_what_another_runtime_computes_is_not_counted_as_zero(cards: Path) -> None:
     (cards / "other.yaml").write_text(
         "family: other\nmodels:\n  net2: {paper_name: N, task: hpe, size: t, input: [64, 48], licence: none, "
-        "build: 'test_profiler:build', backend: {package: numpy}}\n"
+        "build: 'test_profiler:build', runtime: 'test_profiler:ON_NUMPY'}\n"
     )
     row = measure("net2", cards)
-    assert (row["status"], row["macs"], row["backend"]) == ("ok", None, f"numpy {np.__version__}"), row["error"]
-    assert row["uncounted"] == {row["backend"]: 1}
+    assert (row["status"], row["macs"]) == ("ok", None), row["error"]
+    assert row["uncounted"] == {f"numpy {np.__version__}": 1}
     assert row["latency_ms"] > 0
     assert measure("net2", cards, dtype="bf16")["status"] == "failed"
 

@@ -168,7 +168,7 @@ def run(
 
 
 def prepare_network(job: Job) -> tuple[Prepared, str]:
-    """The job's network with its weights, ready on its runtime; and which part of it the weights are for, if not all."""
+    """The job's network with its weights, ready on its runtime; and which part the weights are for, if not all."""
     if job.exported is not None:
         return runtimes.prepare(job.runtime, job.exported.network, job.setting), ""
     net, report = zoo.load_weights(job.card, job.weights_path)

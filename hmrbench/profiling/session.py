@@ -22,7 +22,7 @@ from hmrbench.profiling import flops, latency
 from hmrbench.profiling.end2end import end_to_end
 from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import Array, ProfileResult
-from hmrbench.runtimes import Network, Prepared, Setting, known_runtimes
+from hmrbench.runtimes import Exported, Network, Prepared, Runtime, Setting, known_runtimes
 from hmrbench.schema import ModelCard
 
 
@@ -38,18 +38,7 @@ class Session:
     ) -> None:
         self.card, self.net, self.size, self.settings = card, net, size, settings
         self.device = check(settings)
-        self.runtime, self.exported = known_runtimes()["pytorch"], None
-        if card is not None:
-            self.runtime, self.exported = runtimes.choose(card, settings.runtime)
-        elif settings.runtime is not None:
-            self.runtime = runtimes.find_runtime(settings.runtime)
-        dtype = settings.dtype if self.exported is None else self.exported.precision(settings.dtype)
-        place = self.runtime.check("a network" if card is None else card.name, settings.device, dtype)
-        self.setting = Setting(
-            place, dtype, size, settings.fused, settings.compile, settings.channels_last, settings.cuda_graph,
-            settings.threads,
-        )  # fmt: skip
-        self.device = self.setting.place
+        self.runtime, self.exported, self.setting, self.fault = self._choose()
         self.about: dict[str, Any] = {
             "model": type(net).__name__ if card is None else card.name,
             "task": None if card is None else card.task,
@@ -57,12 +46,28 @@ class Session:
             "weights": "given" if card is None else settings.weights_of(card) or "own",
             "device": devices.device_name(self.device),
             **settings.row(),
-            "dtype": dtype,
+            "dtype": self.setting.dtype,
             "runtime": self.runtime.name,
-            "runtime_version": self.runtime.version,
         }
         self.loaded: dict[str, Any] = {}
         self.counted: dict[str, Any] | None = None
+
+    def _choose(self) -> tuple[Runtime, Exported | None, Setting, HmrbenchError | None]:
+        """What runs the network and how; or why it cannot, which the row is to say."""
+        s, exported, fault = self.settings, None, None
+        runtime, place, dtype = known_runtimes()["pytorch"], str(self.device), s.dtype
+        try:
+            if self.card is not None:
+                runtime, exported = runtimes.choose(self.card, s.runtime)
+            elif s.runtime is not None:
+                runtime = runtimes.find_runtime(s.runtime)
+            dtype = dtype if exported is None else exported.precision(dtype)
+            place = runtime.check("the network" if self.card is None else self.card.name, s.device, dtype)
+        except HmrbenchError as e:
+            fault = e
+        setting = Setting(place, dtype, self.size, s.fused, s.compile, s.channels_last, s.cuda_graph, s.threads)
+        self.device = setting.place
+        return runtime, exported, setting, fault
 
     def identity(self, batch_size: int) -> dict[str, Any]:
         """What two rows share only if everything that decides their numbers is the same."""
@@ -86,6 +91,8 @@ class Session:
         samples: Array | None = None
         try:
             with devices.bounded_memory(self.device):
+                if self.fault is not None:
+                    raise self.fault
                 self.counted = self.counted or self._count()
                 known |= self.counted
                 if self.settings.repeats == 0 and known.get("count_error"):  # nothing else was asked for

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hmrbench import device as devices
+from hmrbench import runtimes
 from hmrbench.errors import UsageError
 from hmrbench.schema import ModelCard
 
@@ -75,7 +77,10 @@ def check(settings: ProfileSettings) -> torch.device:
     dtypes = (*devices.DTYPES, "int8")
     checks = (
         (s.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, not '{s.dtype}'"),
-        (s.runtime in (None, "pytorch") or not only_pytorch, f"{', '.join(only_pytorch)} is PyTorch's, not {s.runtime}'s"),
+        (
+            s.runtime in (None, "pytorch") or not only_pytorch,
+            f"{', '.join(only_pytorch)} is PyTorch's, not {s.runtime}'s",
+        ),
         (s.dtype != "tf32" or place.type == "cuda", f"tf32 is a precision of NVIDIA GPUs, not of {place.type}"),
         (s.scope in SCOPES, f"scope must be one of {', '.join(SCOPES)}, not '{s.scope}'"),
         (not s.cuda_graph or place.type == "cuda", f"a CUDA graph needs a CUDA device, not {place.type}"),
@@ -86,7 +91,37 @@ def check(settings: ProfileSettings) -> torch.device:
     for fine, message in checks:
         if not fine:
             raise UsageError(message)
+    if s.runtime is not None:
+        runtimes.find(s.runtime)
     return place
+
+
+def variants(settings: ProfileSettings, asked: Sequence[str]) -> list[ProfileSettings]:
+    """The settings for each runtime asked for; `all` are those that are here, in each precision that they serve.
+
+    Raises:
+        UsageError: something that cannot be.
+    """
+    found = []
+    for name in asked or [None]:
+        found += _everywhere(settings) if name == "all" else [replace(settings, runtime=name)]
+    for one in found:
+        check(one)
+    return list(dict.fromkeys(found))
+
+
+def _everywhere(settings: ProfileSettings) -> list[ProfileSettings]:
+    """Each runtime that runs any network, in each precision; fp16 on the CPU is left out, where it only saves room."""
+    found = []
+    for runtime in runtimes.known_runtimes().values():
+        for dtype in ("fp32", "bf16", "fp16"):
+            try:
+                place = runtime.check("", settings.device, dtype)
+            except UsageError:
+                continue
+            if (runtime.write or runtime.name == "pytorch") and (dtype != "fp16" or place != "cpu"):
+                found.append(replace(settings, runtime=runtime.name, dtype=dtype))
+    return found
 
 
 def pick_batch_sizes(text: str) -> tuple[int, ...]:

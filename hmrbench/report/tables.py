@@ -471,7 +471,8 @@ _USUAL = ("model", "pytorch")  # a scope and a runtime that need no word
 def describe_speed(setting: Sequence[Any]) -> str:
     """A speed's setting in words."""
     device, dtype, batch_size, *rest = setting
-    more = [k if v is True else f"{k} {v}" for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v not in _USUAL]
+    told = [(k, v) for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v not in _USUAL]
+    more = [k if v is True else f"{k} {v}" for k, v in told]
     return ", ".join([f"batch size {batch_size}", str(dtype), *more, str(device)])
 
 

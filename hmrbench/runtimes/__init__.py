@@ -4,12 +4,13 @@ Adding a runtime is one file of this folder with a tuple `RUNTIMES`, or a `Runti
 path.
 """
 
-from hmrbench.runtimes.export import (
+from hmrbench.runtimes.exported import (
     Calibration,
     Exported,
     ExportSettings,
     choose,
     export,
+    find,
     prepare,
     read_exported,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Setting",
     "choose",
     "export",
+    "find",
     "find_runtime",
     "known_runtimes",
     "prepare",

@@ -34,10 +34,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setting.threads or torch.get_num_threads()
         options.log_severity_level = 3
-        number = {} if provider == _PROVIDERS["cpu"] else {"device_id": setting.place.index or 0}
-        self.session = onnxruntime.InferenceSession(
-            str(network.file), options, providers=[(provider, number), _PROVIDERS["cpu"]]
-        )
+        first = [] if provider == _PROVIDERS["cpu"] else [(provider, {"device_id": setting.place.index or 0})]
+        self.session = onnxruntime.InferenceSession(str(network.file), options, providers=[*first, _PROVIDERS["cpu"]])
 
     def __enter__(self) -> Session:
         return self
@@ -88,8 +86,10 @@ def _has(provider: str) -> str | None:
 
 
 def write(graph: Graph, path: Path, dtype: str) -> None:
-    """A traced network as ONNX; weights above 2 GB lie beside it in `NAME.onnx.data`. In fp16 its input and outputs stay
-    fp32."""
+    """A traced network as ONNX; weights above 2 GB lie beside it in `NAME.onnx.data`.
+
+    In fp16 its input and outputs stay fp32.
+    """
     import onnx
 
     outputs = names(graph.form)
@@ -114,8 +114,8 @@ def save(model: Any, path: Path) -> None:
     import onnx
 
     held = sum(len(t.raw_data) for t in model.graph.initializer)
-    large = {"save_as_external_data": True, "location": f"{path.name}.data"} if held > _LARGE else {}
-    onnx.save(model, path, **large)
+    beside = held > _LARGE
+    onnx.save(model, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
 
 
 def layers(path: Path) -> list[str]:

@@ -78,7 +78,9 @@ class Compiled:
         for node in self.model.get_runtime_model().get_ordered_ops():
             told = node.get_rt_info()
             kernel = told["primitiveType"].astype(str) if "primitiveType" in told else ""
-            if found := re.search(r"(?:brgemm|brgconv|jit|gemm)_(avx\w*?|sse\w*?|asimd|sve\w*?)(?:_1x1|_dw)?_[a-z]+\d+$", kernel):
+            if found := re.search(
+                r"(?:brgemm|brgconv|jit|gemm)_(avx\w*?|sse\w*?|asimd|sve\w*?)(?:_1x1|_dw)?_[a-z]+\d+$", kernel
+            ):
                 used[found[1]] += 1
         return used.most_common(1)[0][0] if used else None
 

@@ -97,7 +97,5 @@ def prepare(network: Network, setting: Setting) -> Prepared:
     return PyTorch(network, setting)
 
 
-PYTORCH = Runtime(
-    "pytorch", ("torch",), prepare, devices=(), dtypes=("fp32", "tf32", "bf16", "fp16")
-)
+PYTORCH = Runtime("pytorch", ("torch",), prepare, devices=(), dtypes=("fp32", "tf32", "bf16", "fp16"))
 RUNTIMES = (PYTORCH,)

@@ -1,7 +1,7 @@
 """What a runtime is, what it is given, and how one is found: by name, or by an import path.
 
-A file of this folder is found by its tuple `RUNTIMES`; nothing registers itself. Another package's runtime is the same record,
-named by its import path, such as `mypkg.runtime:RUNTIME`, on the command line or in a card.
+A file of this folder is found by its tuple `RUNTIMES`; nothing registers itself. Another package's runtime is the same
+record, named by its import path, such as `mypkg.runtime:RUNTIME`, on the command line or in a card.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Network:
         """Run a file by `call`, which takes a batch and gives a flat list, on (B, 3, H, W), whatever its batch size."""
         size = self.batch_size or len(x)
         found: list[list[Array]] = []
-        for part in x.split(size):
+        for part in torch.split(x, size):
             given = torch.cat((part, part.new_zeros(size - len(part), *part.shape[1:]))) if len(part) < size else part
             found.append([output[: len(part)] for output in call(given.cpu().contiguous().numpy())])
         whole = [np.concatenate(parts) for parts in zip(*found, strict=True)]  # a copy: runtimes use their memory again
@@ -247,4 +247,3 @@ def instruction_set(device: str, dtype: str) -> str | None:
         return None
     flags = environment.cpu_flags()
     return next((name for name in _SERVING.get(dtype, _SERVING["fp32"]) if name in flags), None)
-

@@ -18,8 +18,8 @@ from hmrbench.runtimes.outputs import Form, flatten
 
 @dataclass(frozen=True)
 class Graph:
-    """A network that puts out a flat tuple, on which input (B, 3, H, W) to trace it, the form of its outputs, and whether
-    B stays open."""
+    """A network that puts out a flat tuple, the input (B, 3, H, W) on which to trace it, the form of its outputs, and
+    whether B stays open."""
 
     net: nn.Module
     x: Tensor
@@ -57,6 +57,6 @@ def traceable(net: nn.Module, x: Tensor, any_batch: bool = False) -> Iterator[Gr
     try:
         with torch.no_grad(), warnings.catch_warnings(), _Spelt():
             warnings.simplefilter("ignore")  # of Python numbers, which are the same for all pictures
-            yield Graph(_Flat(net), x, flatten(net(x))[1], any_batch)
+            yield Graph(_Flat(net).eval(), x, flatten(net(x))[1], any_batch)
     finally:
         standard(net, False)

@@ -33,7 +33,13 @@ from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
 from hmrbench.runtimes.outputs import flatten
 from hmrbench.runtimes.runtime import (
-    Description, Network, Prepared, Runtime, Setting, find_runtime, known_runtimes, parts_of,
+    Network,
+    Prepared,
+    Runtime,
+    Setting,
+    find_runtime,
+    known_runtimes,
+    parts_of,
 )  # fmt: skip
 from hmrbench.runtimes.trace import traceable
 from hmrbench.schema import ModelCard
@@ -168,7 +174,7 @@ def read_exported(path: Path, runtime: Runtime | None = None) -> Exported:
 
 
 def choose(card: ModelCard, asked: str | None) -> tuple[Runtime, Exported | None]:
-    """What runs a card's network: by name, import path, or the file that is to be run; None for the card's own or PyTorch.
+    """What runs a card's network: by name, import path, or a file that is to be run; None for its own, or PyTorch.
 
     Raises:
         UsageError: there is no such runtime, or the card's network runs on another alone.
@@ -179,8 +185,16 @@ def choose(card: ModelCard, asked: str | None) -> tuple[Runtime, Exported | None
         if asked not in (None, card.runtime, own.name):
             raise UsageError(f"{card.name} runs on {own.name} alone, not on {asked}")
         return own, None
-    if asked is None:
-        return known_runtimes()["pytorch"], None
+    return (known_runtimes()["pytorch"], None) if asked is None else find(asked)
+
+
+def find(asked: str) -> tuple[Runtime, Exported | None]:
+    """The runtime that a name or an import path means, or that of a file with the file.
+
+    Raises:
+        UsageError: there is no such runtime.
+        DataError: the file cannot be used.
+    """
     if os.sep in asked or Path(asked).suffix in {r.suffix for r in known_runtimes().values() if r.suffix}:
         found = read_exported(Path(asked))
         return found.runtime, found
@@ -277,7 +291,12 @@ def _refuse(check: Check, dtype: str, what: str) -> None:
 
 
 def convert(
-    net: nn.Module, card: ModelCard | None, runtime: Runtime, dtype: str, batch_size: int | None, path: Path,
+    net: nn.Module,
+    card: ModelCard | None,
+    runtime: Runtime,
+    dtype: str,
+    batch_size: int | None,
+    path: Path,
     given: SomeCrops | Tensor,
 ) -> Network:
     """Write a network in a runtime's form, in fp32 or a half precision, without a check.
@@ -471,7 +490,8 @@ def quantised(
         UsageError: what does it is not installed.
         HmrbenchError: it cannot be done; says why.
     """
-    assert runtime.quantise is not None and whole.file is not None
+    assert runtime.quantise is not None
+    assert whole.file is not None
     size = whole.batch_size or 1
     x = calibration.crops.x.numpy()
     crops = [x[i : i + size] for i in range(0, len(x) - size + 1, size)]
@@ -484,9 +504,3 @@ def quantised(
     except Exception as e:  # whatever a quantiser raises
         raise HmrbenchError(f"int8 on {runtime.name}: {' '.join(str(e).split())[:400]}") from e
     return Network(file=path, form=whole.form, batch_size=whole.batch_size)
-
-
-__all__ = [
-    "Calibration", "Check", "Description", "ExportSettings", "Exported", "check_export", "choose", "compare_outputs",
-    "crops_of_people", "demo_crops", "export", "in_fp32", "prepare", "quantised", "read_exported", "record_path",
-]  # fmt: skip
