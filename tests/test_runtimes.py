@@ -31,7 +31,10 @@ pytest.importorskip("openvino")
 
 BOTH = pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
-CARD = "family: own\nmodels:\n  layers: {paper_name: L, task: hpe, size: t, input: [64, 48], licence: none, build: 'runtime_nets:build'%s}\n"
+CARD = (
+    "family: own\nmodels:\n  layers: {paper_name: L, task: hpe, size: t, input: [64, 48], licence: none, "
+    "build: 'runtime_nets:build'%s}\n"
+)
 
 
 @pytest.fixture
@@ -408,6 +411,128 @@ def test_the_search_leaves_the_fewest_costly_layers(
     assert not quantised & set(record["calibration"]["in_fp"])
 
 
+# --------------------------------------------------------------------------- side by side
+
+
+@pytest.fixture
+def runs(cards: Path, tmp_path: Path) -> Path:
+    """Runs of one network on PyTorch and on ONNX Runtime: accuracy and speed."""
+    root, folder = make_coco(tmp_path / "coco"), tmp_path / "runs"
+    for runtime in ("pytorch", "onnxruntime"):
+        assert evaluate(cards, root, folder, "--runtime", runtime).exit_code == 0
+    return folder
+
+
+def test_compare_across_runtimes(runs: Path) -> None:
+    result = hmrbench("compare", "layers@pytorch", "layers@onnxruntime:fp32", "--runs", runs, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["differences"]
+    assert {d["metric"] for d in found} >= {"AP", "AR"}
+    assert all(abs(d["difference"]) < 1e-6 for d in found)
+    shown = hmrbench("compare", "layers@pytorch", "layers@onnxruntime", "--runs", runs)
+    assert "layers, random, onnxruntime fp32, 20" in shown.stdout
+    none = hmrbench("compare", "layers@openvino", "layers", "--runs", runs)
+    assert none.exit_code == 3
+    assert "no run of 'layers@openvino'" in none.stderr
+
+
+def test_check_gates_an_export(runs: Path, tmp_path: Path) -> None:
+    baseline = tmp_path / "baseline.json"
+    assert hmrbench("check", "--baseline", baseline, "--runs", runs, "--update").exit_code == 0
+    held = json.loads(baseline.read_text())
+    assert {r.get("runtime") for r in held["rows"]} == {None, "onnxruntime"}
+    held["rows"] = [r for r in held["rows"] if "runtime" not in r]
+    held["rows"][0]["values"]["AR"] += 3.0
+    baseline.write_text(json.dumps(held))
+
+    def check(*args: str) -> Result:
+        return hmrbench("check", "--baseline", baseline, "--runs", runs, *args)
+
+    strict = check("--runtime", "onnxruntime")
+    assert strict.exit_code == 4
+    assert "first layers on coco-val: AR" in " ".join(strict.stderr.split())
+    assert check("--runtime", "onnxruntime", "--tolerance", "AR=3.1").exit_code == 0
+    assert check("--runtime", "onnxruntime", "--tolerance", "AR=2.9").exit_code == 4
+    absent = check("--runtime", "openvino", "--tolerance", "AR=9")
+    assert absent.exit_code == 4  # what was not run does not pass
+    assert "missing" in absent.stdout
+    for wrong, words in ((["AR"], "NAME=NUMBER"), (["AR=-1"], "NAME=NUMBER"), (["ARR=1"], "did you mean AR")):
+        refused = check("--tolerance", *wrong)
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.stderr.split())
+    assert check("--update", "--runtime", "onnxruntime").exit_code == 2
+
+
+def test_rows_of_before_are_pytorchs() -> None:
+    from hmrbench.compare import gate
+
+    old = {
+        "kind": "speed",
+        "model": "m",
+        "device": "d",
+        "dtype": "fp32",
+        "batch_size": 1,
+        "values": {"latency_ms": 9.0},
+    }
+    baseline = {"rows": [old]}
+    now = {**old, "values": {"latency_ms": 3.0}, "runtime": "openvino", "dtype": "int8"}
+    assert [v.verdict for v in gate.check(baseline, [{**old, "runtime": "pytorch"}])] == ["ok"]
+    assert [v.verdict for v in gate.check(baseline, [now])] == ["missing"]
+    held, moved = gate.on_runtime(baseline, [old, now], "openvino")
+    assert [v.verdict for v in gate.check(held, moved)] == ["improved"]
+    with pytest.raises(UsageError, match="openvino in fp32, int8: say which"):
+        gate.on_runtime(baseline, [now, {**now, "dtype": "fp32"}], "openvino")
+
+
+def test_ranking_table_and_plot(cards: Path, runs: Path, tmp_path: Path) -> None:
+    profiled = hmrbench(
+        "profile", "layers", "--models-dir", cards, "--runtime", "pytorch", "--runtime", "onnxruntime", "--device", "cpu",
+        "--repeats", 3, "--runs", runs, "--json",
+    )  # fmt: skip
+    assert profiled.exit_code == 0, profiled.stderr
+    rows = json.loads(profiled.stdout)
+    assert {r["runtime"] for r in rows} == {"pytorch", "onnxruntime"}
+    assert rows[0]["latency_ms"] <= rows[1]["latency_ms"]
+    table = json.loads(hmrbench("table", "--runs", runs, "--models-dir", cards, "--by", "runtime", "--json").stdout)
+    by = {r["runtime"]: r for r in table}
+    assert len(table) == 2
+    for row in rows:
+        joined = by[row["runtime"]]
+        assert (joined["latency_ms"], joined["macs"], joined["dtype"]) == (row["latency_ms"], row["macs"], "fp32")
+        assert joined["coco-val:AP"] is not None
+    text = hmrbench("table", "--runs", runs, "--models-dir", cards, "--by", "runtime").stdout
+    assert "onnxruntime" in text
+    assert "pytorch" in text
+    args = (
+        "plot",
+        "--runs",
+        runs,
+        "--models-dir",
+        cards,
+        "--x",
+        "latency",
+        "--y",
+        "AP",
+        "--untrained",
+        "--size",
+        "none",
+    )
+    drawn = hmrbench(*args, "--by", "runtime", "-o", tmp_path / "p.svg", "--json")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert {p["cut"] for p in json.loads(drawn.stdout)["points"]} == {"pytorch fp32", "onnxruntime fp32"}
+
+
+def test_all_are_those_that_serve_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hmrbench.profiling import ProfileSettings, variants
+
+    found = [(s.runtime, s.dtype) for s in variants(ProfileSettings(device="cpu"), ["all"])]
+    assert found[:2] == [("pytorch", "fp32"), ("pytorch", "bf16")]
+    assert {("onnxruntime", "fp32"), ("openvino", "fp32")} <= set(found)
+    assert not [f for f in found if f[0] in ("tensorrt", "litert") or f[1] == "fp16"]
+    with pytest.raises(UsageError, match="unknown runtime 'tvm'"):
+        variants(ProfileSettings(device="cpu"), ["tvm"])
+
+
 # --------------------------------------------------------------------------- others' runtimes, and missing ones
 
 
@@ -449,7 +574,7 @@ def test_a_precision_that_no_instructions_serve_is_refused(monkeypatch: pytest.M
     assert runtime.check("net", "auto", "int8") == "cpu"
     with pytest.raises(UsageError, match="OpenVINO sees no GPU here"):
         runtime.check("net", "gpu", "fp32")
-    with pytest.raises(UsageError, match="no device 'cuda|has no CUDAExecutionProvider"):
+    with pytest.raises(UsageError, match=r"no device 'cuda|has no CUDAExecutionProvider"):
         find_runtime("onnx").check("net", "cuda", "fp32")
 
 
@@ -468,7 +593,7 @@ def test_the_best_instructions_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_litert_runs_files_alone() -> None:
     pytest.importorskip("ai_edge_litert")
-    with pytest.raises(UsageError, match="litert runs .tflite files"):
+    with pytest.raises(UsageError, match=r"litert runs \.tflite files"):
         prepare(find_runtime("litert"), Network(Layers()), Setting("cpu", "fp32", (64, 48)))
 
 

@@ -26,6 +26,15 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write the runs' numbers into the baseline; its tolerances stay.")
     ] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="Hold the runs on this runtime against PyTorch's baseline, as after an export."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Of these runs, where there are several.")] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option("--tolerance", help="In place of the baseline's, such as AP=0.5; may be repeated."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
     summary: Annotated[
         Path | None,
@@ -42,7 +51,7 @@ def check(
 
     from hmrbench import files
     from hmrbench.compare import ci, gate
-    from hmrbench.errors import DataError, RegressionError
+    from hmrbench.errors import DataError, RegressionError, UsageError
     from hmrbench.results import runs as results
 
     if not costs and not runs.is_dir():
@@ -52,16 +61,21 @@ def check(
     if costs:
         wanted = None if held is None else [r["model"] for r in held["rows"] if r["kind"] == "counts"]
         rows = [r for r in rows if r["kind"] != "counts"] + _count_now(wanted, models_dir or [])
+    if held is None and (runtime or tolerance):
+        raise UsageError("--update writes what was measured: --runtime and --tolerance are for holding runs against it")
     if held is None:
         _update(baseline, rows, json)
         return
+    if runtime is not None:
+        held, rows = gate.on_runtime(held, rows, runtime, dtype)
+    held = gate.with_tolerances(held, tolerance or [])
     verdicts = gate.check(held, rows)
     failed = gate.regressions(verdicts)
     if junit is not None:
         files.write_atomic(junit, ci.junit_xml(verdicts))
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
-        with summary.open("a") as file:
+        with summary.open("a", encoding="utf-8", errors="replace") as file:
             file.write(ci.summary_markdown(verdicts, baseline.name) + "\n")
     if json:
         print_json([asdict(v) for v in verdicts])
@@ -101,7 +115,7 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
-    files.write_atomic(path, gate.baseline_text(new).encode())
+    files.write_text(path, gate.baseline_text(new))
     if json:
         print_json(new)
     else:
@@ -110,27 +124,18 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
 
 def _count_now(models: list[str] | None, models_dirs: list[Path]) -> list[dict[str, Any]]:
     """Rows of parameters and MACs of these models, or of all cards, counted without data or weights."""
-    import torch
-
-    from hmrbench import zoo
     from hmrbench.cards import load_cards
-    from hmrbench.errors import HmrbenchError
-    from hmrbench.profiling import flops
+    from hmrbench.profiling import ProfileSettings, profile_card
 
+    settings = ProfileSettings(device="cpu", repeats=0)
     cards = load_cards(models_dirs)
     rows = []
     with stderr().status("counting") as status:
         for card in [c for c in cards.values() if models is None or c.name in models]:
             status.update(f"counting {card.name}")
-            try:
-                with torch.device("meta"):
-                    net = zoo.build_net(card)
-                costs = flops.count(net, (1, 3, *card.input))
-            except (HmrbenchError, RuntimeError) as e:
-                rows.append({"kind": "counts", "model": card.name, "values": {}, "error": f"cannot be counted: {e}"})
-                continue
-            values = {"params": zoo.parameters_by_part(net)["params"], "macs": costs.macs}
-            unknown = ", ".join(costs.uncounted)
-            error = {"error": f"nobody counts {unknown}"} if unknown else {}
-            rows.append({"kind": "counts", "model": card.name, "values": {} if unknown else values, **error})
+            found = next(profile_card(card, settings)).row()
+            unknown = ", ".join(found.get("uncounted") or ())
+            error = f"cannot be counted: {found['error']}" if found["error"] else unknown and f"nobody counts {unknown}"
+            values = {} if error else {name: found[name] for name in ("params", "macs")}
+            rows.append({"kind": "counts", "model": card.name, "values": values, **({"error": error} if error else {})})
     return rows

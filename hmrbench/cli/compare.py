@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def compare(
-    run_a: Annotated[str, typer.Argument(help="A run's JSON file, or a model's name for its newest run.")],
+    run_a: Annotated[
+        str,
+        typer.Argument(
+            help="A run's JSON file, or a model's name for its newest run; NAME@openvino:int8 on a runtime."
+        ),
+    ],
     run_b: Annotated[str, typer.Argument(help="The run that is compared with it.")],
     runs: Runs = Path("runs"),
     dataset: Annotated[
@@ -41,8 +46,9 @@ def compare(
     out = stdout()
     for label, run in (("A", a), ("B", b)):
         partial = " PARTIAL (--limit)" if run.row["partial"] else ""
+        by = "" if run.row.get("runtime") in (None, "pytorch") else f", {run.row['runtime']} {run.row['dtype']}"
         out.print(
-            f"{label}  {run.row['model']}, {run.row['weights']}, {run.created}{partial}",
+            f"{label}  {run.row['model']}, {run.row['weights']}{by}, {run.created}{partial}",
             markup=False,
             soft_wrap=True,
         )

@@ -75,7 +75,7 @@ def evaluate(
     from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
     from hmrbench.evaluation import EvaluationSettings, prepare, run, try_outputs
-    from hmrbench.report import tables
+    from hmrbench.report import views
     from hmrbench.results.runs import NotWrittenError
 
     distributed.start()
@@ -115,7 +115,7 @@ def evaluate(
     elif json:
         print_json(done)
     elif done:
-        show_view(tables.evaluation_view(done))
+        show_view(views.evaluation_view(done))
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
 

@@ -18,7 +18,7 @@ from hmrbench.errors import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hmrbench.report.tables import View
+    from hmrbench.report.views import View
 
 
 def _complete_model(incomplete: str) -> list[str]:

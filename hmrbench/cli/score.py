@@ -23,7 +23,7 @@ def score(
     """Score saved predictions against a data set, with the very numbers that `eval` gives."""
     from hmrbench import data
     from hmrbench.evaluation import score_file
-    from hmrbench.report import tables
+    from hmrbench.report import views
     from hmrbench.results.runs import NotWrittenError
 
     spec = data.load_spec(dataset, datasets_file)
@@ -36,6 +36,6 @@ def score(
     if json:
         print_json([row])
     else:
-        show_view(tables.evaluation_view([row]))
+        show_view(views.evaluation_view([row]))
     if failure is not None:
         raise failure

@@ -23,14 +23,16 @@ row counts.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmrbench.errors import DataError, UsageError
-from hmrbench.files import to_json
+from hmrbench.errors import DataError, UsageError, unknown_name
+from hmrbench.files import read_json, to_json
 from hmrbench.metrics.measures import COUNTS, MEASURES, measure_of
+from hmrbench.records import ANY_BOXES
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
 
 Row = Mapping[str, Any]
@@ -42,7 +44,7 @@ _SLOWER = 1.10
 _GATED_COUNTS = ("params", "macs")
 _GATED_SPEEDS = ("latency_ms",)
 _KEYS = {
-    "accuracy": ("model", "dataset", "boxes", "flip", "codec", "input", "dtype", "trained"),
+    "accuracy": ("model", "dataset", "boxes", "flip", "codec", "input", "dtype", "trained", "runtime"),
     "counts": ("model",),
     "speed": ("model", *SPEED_SETTING),
 }
@@ -80,7 +82,8 @@ def rows_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _rows_of_run(run: Run) -> Iterator[dict[str, Any]]:
     row = run.row
     if run.kind in ("eval", "score"):
-        named = {k: row[k] for k in _KEYS["accuracy"] if k != "trained"} | {"trained": row["weights"] != "random"}
+        named = {k: row[k] for k in _KEYS["accuracy"] if k not in ("trained", "runtime")}
+        named |= {"trained": row["weights"] != "random", **_on(row.get("runtime"))}
         more = {k: row[k] for k in ("samples", "annotations_sha256", "weights", "weights_sha256", "partial")}
         yield {"kind": "accuracy", **named, **more, "values": dict(row["metrics"])}
     elif run.kind == "profile":
@@ -91,12 +94,70 @@ def _rows_of_run(run: Run) -> Iterator[dict[str, Any]]:
         speeds = {k: row[k] for k in _GATED_SPEEDS if row.get(k) is not None}
         if speeds or failure:
             setting = dict(zip(SPEED_SETTING, speed_setting(row), strict=True))
+            setting |= _on(setting.pop("runtime"))
             yield {"kind": "speed", "model": row["model"], **setting, "values": speeds, **failure}
 
 
 def _key(row: Row) -> tuple[Any, ...]:
     """What names a row: its kind and the fields of that kind."""
-    return (row["kind"], *(row.get(k) for k in _KEYS[row["kind"]]))
+    return (row["kind"], *(row.get(k, _ABSENT.get(k)) for k in _KEYS[row["kind"]]))
+
+
+_ABSENT = {"runtime": "pytorch"}  # what a row means that does not say
+
+
+def _on(runtime: str | None) -> dict[str, str]:
+    return {} if runtime in (None, "pytorch") else {"runtime": str(runtime)}
+
+
+def on_runtime(
+    baseline: Mapping[str, Any], rows: Sequence[Row], runtime: str, dtype: str | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What holds a runtime against PyTorch's baseline: its rows of accuracy and speed, and the runs on that runtime.
+
+    Args:
+        dtype: of those runs; None where they have one only.
+
+    Raises:
+        UsageError: there are runs of several types, and none is named; or the baseline has nothing to hold.
+    """
+    own = [r for r in rows if r.get("runtime", "pytorch") == runtime and dtype in (None, r.get("dtype"))]
+    types = sorted({str(r["dtype"]) for r in own if "dtype" in r})
+    if len(types) > 1:
+        raise UsageError(f"there are runs on {runtime} in {', '.join(types)}: say which with --dtype")
+    held = [r for r in baseline["rows"] if r["kind"] != "counts" and r.get("runtime", "pytorch") == "pytorch"]
+    if not held:
+        raise UsageError(
+            "the baseline holds no accuracy and no speed of PyTorch, against which a runtime could be held"
+        )
+    moved = []
+    for base in held:
+        place = {"runtime": "pytorch", "dtype": base.get("dtype")}
+        moved += [{**r, **place} for r in own if r["kind"] == base["kind"] and _key({**r, **place}) == _key(base)]
+    return {**baseline, "rows": held}, moved
+
+
+def with_tolerances(baseline: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """A baseline with tolerances such as `AP=0.5` in place of its own.
+
+    Raises:
+        UsageError: one is not of that form, or names no number of the baseline.
+    """
+    tolerances = {}
+    known = {measure for row in baseline["rows"] for measure in row["values"]}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"a tolerance is NAME=NUMBER such as AP=0.5, not '{text}'")
+        if name not in known:
+            raise unknown_name("number of the baseline", name, known)
+        tolerances[name] = value
+    rows = [{**r, "tolerances": {**r.get("tolerances", {}), **tolerances}} for r in baseline["rows"]]
+    return {**baseline, "rows": rows} if tolerances else dict(baseline)
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
@@ -105,8 +166,10 @@ def read_baseline(path: Path) -> dict[str, Any]:
     Raises:
         DataError: missing, not a baseline, without rows, or written by a newer version.
     """
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such baseline; --update writes one")
+    content: dict[str, Any] = read_json(path, "baseline")
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
         if content["kind"] != "baseline":
             raise KeyError("kind")
         if content["schema"] > SCHEMA:
@@ -117,8 +180,6 @@ def read_baseline(path: Path) -> dict[str, Any]:
             _key(row)
             if not row["values"]:
                 raise DataError(f"{path}: the {row['kind']} row of {row['model']} holds no values")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such baseline; --update writes one") from None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
         raise DataError(f"{path}: not a baseline of hmrbench ({e!r})") from e
     if not content["rows"]:
@@ -206,7 +267,7 @@ def _absent(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
 def _other_people(row: Row, now: Row) -> str:
     if row["annotations_sha256"] != now["annotations_sha256"]:
         return f"other annotations: {now['annotations_sha256'][:12]}, not {row['annotations_sha256'][:12]}"
-    if row["samples"] != now["samples"] and row["boxes"] != "of the file":
+    if row["samples"] != now["samples"] and row["boxes"] != ANY_BOXES:
         return f"{now['samples']:,} samples, not {row['samples']:,}"
     return ""
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hmrbench import data, environment, metrics, runtimes
+from hmrbench import data, environment, metrics, runtimes, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
-from hmrbench.codecs import Codec, Crops, find_codec
+from hmrbench.codecs import Codec, Crops
 from hmrbench.device import DTYPES, device_name
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
@@ -112,8 +112,15 @@ class Job:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else decided the numbers: the body model with its regressors, for meshes."""
-        return {} if self.body is None else {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        """What else decided the numbers: the body model with its regressors, for meshes; what the card says of decoding
+        and of the crop that is not as usual."""
+        body: dict[str, Any] = {}
+        if self.body is not None:
+            body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
+            unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
+            body |= {name: unusual} if unusual else {}
+        return body
 
 
 def body_of(spec: DatasetSpec) -> Body:
@@ -189,7 +196,7 @@ def prepare(
     for name in spec.metrics:
         metrics.find_metric(name)
     body = body_of(spec) if card.task == "hmr" else None
-    found = mesh_codec(body) if body is not None else find_codec(s.codec or card.codec)
+    found = mesh_codec(body) if body is not None else zoo.codec_of(card, s.codec)
     setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
     if exported is None or s.weights is not None:
         default = spec.default_weights if card.demo_weights is not None else None
@@ -205,7 +212,7 @@ def prepare(
     return Job(
         card=card,
         spec=spec,
-        dataset=people,
+        dataset=replace(people, scoring=card.decode.scoring) if card.task == "hpe" else people,
         weights=label,
         weights_path=path,
         weights_sha256=sha256,
@@ -225,9 +232,11 @@ def prepare(
 
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
-    for check in (metrics.find_metric(name).check for name in spec.metrics):
+    for name in spec.metrics:
+        check = metrics.find_metric(name).check
         if check is not None:
-            check(people)
+            with blamed_on(f"{spec.name}: metric '{name}'"):
+                check(people)
 
 
 def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:

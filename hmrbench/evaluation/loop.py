@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
 from hmrbench.records import Array, Dataset, Prediction
 from hmrbench.runtimes import Network, Prepared, known_runtimes
@@ -25,11 +25,11 @@ def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterat
     Args:
         net: the job's network, ready on its runtime, or one of PyTorch's.
     """
-    ready = known_runtimes()["pytorch"].prepare(Network(net), job.setting) if isinstance(net, nn.Module) else net
+    with blamed_on(job.card.where):
+        ready = known_runtimes()["pytorch"].prepare(Network(net), job.setting) if isinstance(net, nn.Module) else net
     if job.body is not None:
         job.body.to(job.device)
-    geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
-    settings = CropSettings(job.card.crop, job.card.input, geometry)
+    settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
     with ready as network:
         pending: tuple[Batch, Any] | None = None
@@ -44,20 +44,27 @@ def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterat
 
 def forward(net: Prepared, images: Tensor, job: Job) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
-    output = net(images)
-    if not job.flip:
+    with blamed_on(f"{job.card.where}: a forward of {tuple(images.shape)}"):
+        output = net(images)
+        mirrored = net(images.flip(3)) if job.flip else None
+    if mirrored is None:
         return output
-    return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
+    with blamed_on(f"{job.card.where}: codec '{job.codec.name}'"):
+        return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     try:
-        decoded = job.codec.decode(output, batch.crops)
-        if not all(np.isfinite(values).all() for values in decoded[:2]):  # whoever's codec it is
-            raise HmrbenchError("a keypoint or its score is not finite")
+        with blamed_on(f"codec '{job.codec.name}'"):
+            keypoints, scores, *mesh = job.codec.decode(output, batch.crops)
+            if not all(np.isfinite(values).all() for values in (keypoints, scores)):  # whoever's codec it is
+                raise HmrbenchError("a keypoint or its score is not finite")
+            if keypoints.shape != (len(batch.index), *scores.shape[1:], 2) or scores.ndim != 2:
+                raise HmrbenchError(
+                    f"codec '{job.codec.name}' gives keypoints {keypoints.shape}, scores {scores.shape}"
+                )
     except HmrbenchError as e:
-        raise type(e)(f"{job.card.name}: {e} ({_not_finite(batch, output, job.dataset)})") from e
-    keypoints, scores, *mesh = decoded
+        raise type(e)(f"{job.card.where}: {e} ({_not_finite(batch, output, job.dataset)})") from e
     joints, params = mesh or (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)
     return [
@@ -72,12 +79,16 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     ]
 
 
+def _each(output: Any) -> Iterable[Any]:
+    return output if isinstance(output, (tuple, list)) else (output,)
+
+
 def _not_finite(batch: Batch, output: Any, dataset: Dataset) -> str:
     """The samples whose output is not finite, for the error message."""
-    tensors = list(output.values()) if isinstance(output, Mapping) else [output]
+    tensors = list(output.values()) if isinstance(output, Mapping) else list(_each(output))
     finite = np.ones(len(batch.index), bool)
     for tensor in tensors:
-        if isinstance(tensor, Tensor):
-            finite &= torch.isfinite(tensor.flatten(1)).all(1).cpu().numpy()
+        if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == len(finite):
+            finite &= torch.isfinite(tensor.reshape(len(finite), -1)).all(1).cpu().numpy()
     chosen = batch.index[~finite] if not finite.all() else batch.index
     return ", ".join(f"{dataset.samples[i].id} in {dataset.samples[i].image.name}" for i in chosen[:3])

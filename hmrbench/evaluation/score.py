@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from hmrbench import data, environment, files, metrics
-from hmrbench.errors import DataError
+from hmrbench.errors import DataError, HmrbenchError, blamed_on
 from hmrbench.evaluation.job import body_of
 from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
 from hmrbench.metrics import coco_keypoints
-from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction
+from hmrbench.records import ANY_BOXES, Array, Dataset, EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec
 
@@ -28,7 +28,13 @@ def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Datase
     """What the data set's metrics say; a body is at hand where true parameters are to be compared as meshes."""
     if isinstance(people.truth, Mapping) and "params" in people.truth:
         people = replace(people, truth={**people.truth, "body": body_of(spec)})
-    return [metrics.find_metric(name).compute(predictions, people) for name in spec.metrics]
+    found = []
+    for name in spec.metrics:
+        with blamed_on(f"{spec.name}: metric '{name}'"):
+            found.append(metrics.find_metric(name).compute(predictions, people))
+            if not isinstance(found[-1], Measurement):
+                raise HmrbenchError(f"metric '{name}' gives a {type(found[-1]).__name__}, not a Measurement")
+    return found
 
 
 def score_fields(found: Sequence[Measurement]) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def score_file(
         dataset=spec.name,
         weights=path.name,
         weights_sha256=file_sha256(path),
-        boxes=people.boxes if spec.task == "hmr" else "of the file",
+        boxes=people.boxes if spec.task == "hmr" else ANY_BOXES,
         flip=None,
         codec=None,
         input=None,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hmrbench.records import Measure
+
 Row = Mapping[str, Any]  # the JSON object of an EvalResult
 
 PHI_P_2D = "Phi_P_2D = (AP + AR) / 2 on coco-val"
@@ -16,6 +18,11 @@ PHI_M_2D = "Phi_M_2D = mean of PCK@0.05 and PCK@0.1 on lsp-extended, coco-val-hm
 PHI_M_3D = "Phi_M_3D = mean of MPJPE and PA-MPJPE (mm) on 3dpw-test and h36m-val-p2"
 DEFINITIONS = {"Phi_P_2D": PHI_P_2D, "Phi_M_2D": PHI_M_2D, "Phi_M_3D": PHI_M_3D}
 
+MEASURES = (
+    Measure("Phi_P_2D", "%", True, "Phi_P,2D"),
+    Measure("Phi_M_2D", "%", True, "Phi_M,2D"),
+    Measure("Phi_M_3D", "mm", False, "Phi_M,3D"),
+)
 _PARTS = {
     "Phi_P_2D": (("coco-val",), ("AP", "AR")),
     "Phi_M_2D": (("lsp-extended", "coco-val-hmr", "posetrack-val"), ("PCK@0.05", "PCK@0.1")),
@@ -26,7 +33,7 @@ _PROTOCOL = ("model", "weights", "weights_sha256", "flip", "codec", "input", "dt
 
 def protocol_key(row: Row) -> tuple[Any, ...]:
     """What rows must share to enter one composite score: the model, its weights, how it was run."""
-    return tuple(str(row[field]) for field in _PROTOCOL)
+    return (*(str(row[field]) for field in _PROTOCOL), row.get("runtime") or "pytorch")
 
 
 def phi_p_2d(rows: Iterable[Row]) -> float | None:

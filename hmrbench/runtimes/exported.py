@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench import data, environment, files
+from hmrbench import data, environment, files, zoo
 from hmrbench.body import find_body
 from hmrbench.body.decode import decode_mesh
-from hmrbench.codecs import Crops, find_codec
+from hmrbench.codecs import Crops
 from hmrbench.data.loader import CropSettings, batches
 from hmrbench.device import Normalize
 from hmrbench.errors import DataError, HmrbenchError, UsageError
@@ -137,10 +137,16 @@ def record_path(path: Path) -> Path:
     return Path(f"{path}.json")
 
 
+# What a card says that decides a network's numbers.
+_DECIDING = (
+    "name", "task", "encoder", "build", "stages", "options", "neck", "head", "input", "crop", "codec", "decode",
+    "skeleton",
+)  # fmt: skip
+
+
 def card_sha256(card: ModelCard) -> str:
     """What changes when a card does that decides a network's numbers."""
-    fields = ("name", "task", "encoder", "build", "stages", "options", "head", "input", "crop", "codec", "skeleton")
-    text = json.dumps({k: v for k, v in card.model_dump(mode="json").items() if k in fields}, sort_keys=True)
+    text = json.dumps({k: v for k, v in card.model_dump(mode="json").items() if k in _DECIDING}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -215,10 +221,7 @@ class SomeCrops:
 def crops_of_people(card: ModelCard, people: Dataset, count: int) -> SomeCrops:
     """Crops of people spread over a data set, at most `count`."""
     index = np.unique(np.linspace(0, len(people.samples) - 1, min(count, len(people.samples))).astype(int))
-    geometry = "square" if card.crop.kind == "square" or card.task == "hmr" else find_codec(card.codec).geometry
-    if card.task == "hmr" and card.crop.kind != "square":
-        geometry = "classic"
-    settings = CropSettings(card.crop, card.input, geometry)
+    settings = CropSettings.of(card, zoo.codec_of(card) if card.task == "hpe" else None)
     batch = next(batches(people.samples, index.tolist(), settings, len(index), 1))
     return SomeCrops(Normalize(card, torch.device("cpu"))(batch.images), batch.crops)
 
@@ -271,7 +274,7 @@ def _keypoints(card: ModelCard, output: Any, crops: Crops) -> Array:
     if card.task == "hmr":
         keypoints: Array = decode_mesh(output, crops.center_px, crops.size_px, find_body("free-lite"))[0]
         return keypoints
-    found: Array = find_codec(card.codec).decode(output, crops)[0]
+    found: Array = zoo.codec_of(card).decode(output, crops)[0]
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hmrbench import device as devices
-from hmrbench.nets.fusion import fuse
+from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.runtimes.runtime import Description, Network, Prepared, Runtime, Setting, instruction_set
 
 
@@ -40,6 +40,7 @@ class PyTorch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stack.close()
+        unfold(self.net)  # its weights may change, as they do in training
 
     def __call__(self, x: Tensor) -> Any:
         if self.setting.cuda_graph:

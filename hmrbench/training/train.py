@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from hmrbench import data, distributed, evaluation
-from hmrbench.codecs import find_codec
+from hmrbench import data, distributed, evaluation, zoo
 from hmrbench.device import pick_device
-from hmrbench.errors import UsageError
+from hmrbench.errors import UsageError, blamed_on
 from hmrbench.records import Array
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
@@ -165,12 +164,14 @@ def _open_examples(
     if hasattr(reader, "examples"):
         if cache:
             raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
-        own, sha256 = reader.examples(spec, data.find_folder(spec, data_root), card, recipe, limit)
+        folder = data.find_folder(spec, data_root)
+        with blamed_on(f"{spec.name}: reader '{spec.reader}'"):
+            own, sha256 = reader.examples(spec, folder, card, recipe, limit)
         return own, sha256, None
     boxes = "gt" if "gt" in spec.boxes else None
     dataset = data.open_dataset(spec, data_root, boxes, limit)
     if card.task == "hpe":
-        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment, cache)
+        poses = examples.pose_examples(dataset, card, zoo.codec_of(card), recipe.augment, cache)
         return poses, dataset.annotations_sha256, None
     meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d, cache)
     return meshes, dataset.annotations_sha256, dataset.truth["params"]
