@@ -157,7 +157,8 @@ class EvalResult:
     Where predictions came out of a file, what made them is not known: those fields are None. `units` and
     `higher_is_better` say of each of `metrics` what its `Score` said. `runtime` ran the network (None in rows of before
     there was another than PyTorch); `precision` and `instruction_set` served, `dtype` is what was asked for;
-    `file_mb` is the size of the file that ran; `calibration` says whose crops set the ranges of int8.
+    `file_mb` is the size of the file that ran, `error_std` how far it is off PyTorch, see `runtimes.Description`;
+    `calibration` says whose crops set the ranges of int8.
     """
 
     model: str
@@ -190,6 +191,7 @@ class EvalResult:
     precision: str | None = None
     instruction_set: str | None = None
     file_mb: float | None = None
+    error_std: float | None = None
     calibration: Mapping[str, Any] | None = None
 
     def row(self) -> dict[str, Any]:

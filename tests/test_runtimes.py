@@ -185,6 +185,7 @@ def test_export_then_eval(runtime: str, cards: Path, tmp_path: Path) -> None:
     size = sum((tmp_path / name).stat().st_size for name in record["files"])
     assert row["file_mb"] == record["file_mb"] == size / 2**20
     assert row["instruction_set"]
+    assert row["error_std"] == record["check"]["max_std"]
     assert row["metrics"] == pytest.approx(plain["metrics"], abs=1e-6)
     arrays = [run.arrays() for run in results.load_runs(tmp_path / "runs", "eval")]
     assert len(arrays) == 2  # each has a key of its own
@@ -195,7 +196,7 @@ def test_a_runtime_by_name_converts_on_the_way(runtime: str, cards: Path, tmp_pa
     root = make_coco(tmp_path / "coco")
     row = json.loads(evaluate(cards, root, tmp_path / "runs", "--runtime", runtime).stdout)[0]
     plain = json.loads(evaluate(cards, root, tmp_path / "runs").stdout)[0]
-    assert (row["runtime"], row["file_mb"] > 0) == (runtime, True)
+    assert (row["runtime"], row["file_mb"] > 0, 0 < row["error_std"] < 1e-4) == (runtime, True, True)
     assert row["metrics"] == pytest.approx(plain["metrics"], abs=1e-6)
     profiled = hmrbench(
         "profile",
@@ -486,8 +487,8 @@ def test_rows_of_before_are_pytorchs() -> None:
 
 def test_ranking_table_and_plot(cards: Path, runs: Path, tmp_path: Path) -> None:
     profiled = hmrbench(
-        "profile", "layers", "--models-dir", cards, "--runtime", "pytorch", "--runtime", "onnxruntime", "--device", "cpu",
-        "--repeats", 3, "--runs", runs, "--json",
+        "profile", "layers", "--models-dir", cards, "--runtime", "pytorch", "--runtime", "onnxruntime",
+        "--device", "cpu", "--repeats", 3, "--runs", runs, "--json",
     )  # fmt: skip
     assert profiled.exit_code == 0, profiled.stderr
     rows = json.loads(profiled.stdout)

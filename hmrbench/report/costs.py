@@ -93,7 +93,7 @@ def join_runtimes(runs: Sequence[Run], speed: Speed) -> tuple[dict[tuple[str, st
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in chosen:
         if _elsewhere(row) == best:
-            told = {k: row[k] for k in (*SPEEDS, "spread", "stable", "file_mb") if row.get(k) is not None}
+            told = {k: row[k] for k in (*SPEEDS, "spread", "stable", "file_mb", "error_std") if row.get(k) is not None}
             named = {"runtime": row["runtime"], "dtype": row["dtype"], "instruction_set": row.get("instruction_set")}
             found[row["model"], row["runtime"], row["dtype"]] = {**named, **told}
     device, batch_size = (best[_OTHERS.index(k)] for k in ("device", "batch_size"))

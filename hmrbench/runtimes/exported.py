@@ -14,8 +14,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
 from hmrbench.runtimes.outputs import flatten
 from hmrbench.runtimes.runtime import (
+    Description,
     Network,
     Prepared,
     Runtime,
@@ -78,7 +80,10 @@ class Exported:
     @property
     def network(self) -> Network:
         """What its runtime prepares."""
-        return Network(file=self.path, form=self.record["form"], batch_size=self.record["batch_size"])
+        r = self.record
+        return Network(
+            file=self.path, form=r["form"], batch_size=r["batch_size"], error_std=(r.get("check") or {}).get("max_std")
+        )
 
     def precision(self, asked: str) -> str:
         """What to run it in: as it was exported, or by a hint to a runtime that takes one, what was asked for instead.
@@ -347,8 +352,30 @@ def prepare(runtime: Runtime, network: Network, setting: Setting) -> Prepared:
     prepared = runtime.prepare(
         Network(file=made.file, form=made.form, batch_size=made.batch_size, owner=folder), setting
     )
-    _refuse(compare_networks(network.card, net, prepared, given), setting.dtype, f"{name} for {runtime.name}")
-    return prepared
+    check = compare_networks(network.card, net, prepared, given)
+    _refuse(check, setting.dtype, f"{name} for {runtime.name}")
+    return _Checked(prepared, check.max_std)
+
+
+class _Checked:
+    """What a runtime made ready, with what its check found, which it cannot know itself."""
+
+    def __init__(self, prepared: Prepared, error_std: float) -> None:
+        self.prepared, self.error_std = prepared, error_std
+
+    def __enter__(self) -> Prepared:
+        return self.prepared.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.prepared.__exit__(kind, error, trace)
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.prepared(x)
+
+    def describe(self) -> Description:
+        return replace(self.prepared.describe(), error_std=self.error_std)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Session:
             self.setting.dtype,
             instruction_set(self.setting.device, self.setting.dtype),
             self.network.size_mb(),
+            self.network.error_std,
         )
 
 

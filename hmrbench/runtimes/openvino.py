@@ -61,6 +61,7 @@ class Compiled:
             self.precision(),
             self.instruction_set() if cpu else None,
             self.network.size_mb(),
+            self.network.error_std,
         )
 
     def precision(self) -> str:

@@ -63,8 +63,9 @@ class Setting:
 class Network:
     """What a runtime prepares: PyTorch's network, or the file of a form that the runtime reads.
 
-    `batch_size` is the one that a file was made for, None for any. `form` says how the file's outputs, a flat list, go
-    together. `owner` is the folder of a file that lasts as long as what runs it.
+    `batch_size` is the one that a file was made for, None for any. `form` says how the file's outputs, a flat list,
+    go together. `error_std` is what its check found, see `Description`. `owner` is the folder of a file that lasts as
+    long as what runs it.
     """
 
     net: nn.Module | None = None
@@ -72,6 +73,7 @@ class Network:
     file: Path | None = None
     form: Form = None
     batch_size: int | None = None
+    error_std: float | None = None
     owner: Any = None
 
     def in_batches(self, x: Tensor, call: Callable[[Array], Sequence[Array]]) -> Any:
@@ -98,7 +100,8 @@ def parts_of(file: Path) -> list[Path]:
 @dataclass(frozen=True)
 class Description:
     """What a row says of what ran a network: `precision` and `instruction_set` are those that served, not those asked
-    for; `file_mb` is the size of what was run, None where nothing lies in a file."""
+    for; `file_mb` is the size of what was run, None where nothing lies in a file; `error_std` the largest difference to
+    PyTorch that the check of a file found, in standard deviations of the output."""
 
     runtime: str
     runtime_version: str
@@ -106,6 +109,7 @@ class Description:
     precision: str
     instruction_set: str | None = None
     file_mb: float | None = None
+    error_std: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Its fields but the device, which rows have anyway."""
