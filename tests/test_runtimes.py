@@ -575,6 +575,8 @@ def test_a_precision_that_no_instructions_serve_is_refused(monkeypatch: pytest.M
     assert runtime.check("net", "auto", "int8") == "cpu"
     with pytest.raises(UsageError, match="OpenVINO sees no GPU here"):
         runtime.check("net", "gpu", "fp32")
+    with pytest.raises(UsageError, match="no device 'gpu'"):
+        find_runtime("pytorch").check("net", "gpu", "fp32")
     with pytest.raises(UsageError, match=r"no device 'cuda|has no CUDAExecutionProvider"):
         find_runtime("onnx").check("net", "cuda", "fp32")
 

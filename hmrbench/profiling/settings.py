@@ -72,9 +72,10 @@ def check(settings: ProfileSettings) -> torch.device:
     Raises:
         UsageError: something that cannot be.
     """
-    s, place = settings, devices.pick_device("cpu" if settings.device == "gpu" else settings.device)
+    own = settings.runtime not in (None, "pytorch") and settings.device != "auto"  # it may have names of its own
+    s, place = settings, torch.device("cpu") if own else devices.pick_device(settings.device)
     only_pytorch = [name for name in ("compile", "channels_last", "cuda_graph") if getattr(s, name)]
-    dtypes = (*devices.DTYPES, "int8")
+    dtypes = (*devices.DTYPES, *(["int8"] if s.runtime else []))
     checks = (
         (s.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, not '{s.dtype}'"),
         (

@@ -56,7 +56,10 @@ class Setting:
     @property
     def place(self) -> torch.device:
         """Where the tensors are that go in and come out: the host, unless PyTorch knows the device."""
-        return torch.device("cpu" if self.device == "gpu" else self.device)
+        return torch.device(self.device if self.device.partition(":")[0] in _PYTORCHS else "cpu")
+
+
+_PYTORCHS = ("cpu", "cuda", "mps", "xpu")  # devices that have one name everywhere; others are a runtime's own
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Runtime:
             device = self.devices[0] if self.devices else str(pick_device("auto"))
         if self.devices and device.partition(":")[0] not in self.devices:
             raise UsageError(f"{what} runs on {self.name} on {', '.join(self.devices)}, not on {device}")
-        if device != "gpu":
+        if not self.devices or device.partition(":")[0] in _PYTORCHS:
             pick_device(device)
         if self.serves is not None and (reason := self.serves(device, dtype)) is not None:
             raise UsageError(f"{what}: {reason}")
