@@ -104,7 +104,8 @@ def variants(settings: ProfileSettings, asked: Sequence[str]) -> list[ProfileSet
         UsageError: something that cannot be.
     """
     found = []
-    for name in asked or [None]:
+    names: Sequence[str | None] = asked or [None]
+    for name in names:
         found += _everywhere(settings) if name == "all" else [replace(settings, runtime=name)]
     for one in found:
         check(one)
