@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from hmrbench.errors import HmrbenchError, UsageError, unknown_name
@@ -27,6 +28,7 @@ CODECS = {
     "sa-simdr": "hmrbench.codecs.simcc:SA_SIMDR",
     "simcc": "hmrbench.codecs.simcc:SIMCC",
     "rtmpose": "hmrbench.codecs.simcc:RTMPOSE",
+    "grouping": "hmrbench.codecs.grouping:GROUPING",
 }
 
 
@@ -63,6 +65,9 @@ class Codec:
     use (B, K, H, W). `encode` may be left out by who never trains. `merge(output, flipped_back)` is what `decode` reads
     of a picture and its mirror image: their mean, where nothing else is said. `vary(**options)` is the codec with the
     options that a card's `decode` gives for it; left out where it has none.
+
+    A codec of `whole` pictures finds the people in them: its `decode` gives three lists with an array for each picture,
+    keypoints (P, K, 2), scores (P, K) and the people's own scores (P,), with as many people as there are.
     """
 
     name: str
@@ -72,20 +77,22 @@ class Codec:
     encode: Callable[[Array, Array, tuple[int, int]], tuple[Any, Array]] = _no_target
     merge: Callable[[Any, Any], Any] = _mean
     vary: Callable[..., Codec] | None = None
+    whole: bool = False
 
 
-def find_codec(name: str, options: Mapping[str, Any] | None = None) -> Codec:
+def find_codec(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None) -> Codec:
     """The codec of that name, or the one at an import path such as `mypkg.codec:CODEC`.
 
     Args:
         options: what `decode` of a card says of it.
+        file: of the card that names it, beside which the module may lie.
 
     Raises:
         UsageError: there is no codec of that name, the path leads to no Codec, or it has no such option.
     """
     if ":" not in name and name not in CODECS:
         raise unknown_name("codec", name, CODECS)
-    found = import_object(CODECS.get(name, name), "codec")
+    found = import_object(CODECS.get(name, name), "codec", file)
     if not isinstance(found, Codec):
         raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
     if not options:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hmrbench.errors import DataError, UsageError, blamed_on, unknown_name
-from hmrbench.records import Dataset
+from hmrbench.records import NO_BOXES, Dataset
 from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
 
 # Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
 # `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`; and
-# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples.
+# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples, and `pictures(spec, folder,
+# limit) -> Dataset`, whose samples are whole pictures.
 READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
 
 
@@ -40,24 +41,25 @@ class Check:
         return cls(part, status, f"{found:,} {unit}", "" if expected is None else f"{expected:,}", detail)
 
 
-def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
+def load_specs(datasets_file: str | Path | None = None) -> dict[str, DatasetSpec]:
     """All specs by name: our own, then those of `datasets_file`, which may redefine a name.
 
     Raises:
         UsageError: the file is missing or says something that no spec has.
     """
     specs: dict[str, DatasetSpec] = {}
-    for path in (share_dir() / "datasets.yaml", datasets_file):
-        if path is not None:
-            found, faults = validate_all(DatasetSpec, read_yaml(path))
-            folded = {name.lower(): name for name in found}
-            faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
-            refuse(path, faults)
-            specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
+    for path in [Path(file) for file in (share_dir() / "datasets.yaml", datasets_file) if file]:
+        found, faults = validate_all(DatasetSpec, read_yaml(path))
+        folded = {name.lower(): name for name in found}
+        faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
+        refuse(path, faults)
+        for spec in found.values():
+            spec._file = path
+        specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
     return specs
 
 
-def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
+def load_spec(name: str, datasets_file: str | Path | None = None) -> DatasetSpec:
     """One spec by name.
 
     Raises:
@@ -70,7 +72,7 @@ def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
     return found
 
 
-def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
+def find_folder(spec: DatasetSpec, data_root: str | Path | None) -> Path:
     """Where a data set lies: `<root>/<folder>` if that exists, else the root itself.
 
     Raises:
@@ -80,28 +82,33 @@ def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
         return Path(__file__).parent / spec.folder
     if data_root is None:
         raise DataError(f"{spec.name}: where are the data? Give --data-root DIR or set HMRBENCH_DATA")
-    if not data_root.is_dir():
-        raise DataError(f"{data_root}: no such data root")
-    inner = data_root / spec.folder
-    return inner if inner.is_dir() else data_root
+    root = Path(data_root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such data root")
+    inner = root / spec.folder
+    return inner if inner.is_dir() else root
 
 
 def open_dataset(
-    spec: DatasetSpec, data_root: Path | None, boxes: str | None = None, limit: int | None = None
+    spec: DatasetSpec, data_root: str | Path | None, boxes: str | None = None, limit: int | None = None
 ) -> Dataset:
     """Read a data set's annotations and check that every file it names is there.
 
     Args:
-        boxes: `gt` or `det`, where the spec has them; None for the spec's default.
+        boxes: `gt` or `det`, where the spec has them; None for the spec's default; `none` for whole pictures.
         limit: the first samples only; the data set is then partial.
 
     Raises:
         UsageError: boxes that the data set does not have.
         DataError: something is missing or broken, named.
     """
-    folder, boxes = find_folder(spec, data_root), _known_boxes(spec, boxes)
+    reader, folder = _reader(spec), find_folder(spec, data_root)
+    if boxes == NO_BOXES and not hasattr(reader, "pictures"):
+        raise UsageError(f"{_by(spec)} gives no whole pictures (pictures), only people with boxes")
+    boxes = boxes if boxes == NO_BOXES else _known_boxes(spec, boxes)
     with blamed_on(_by(spec)):
-        dataset = _is_dataset(spec, _reader(spec).read(spec, folder, boxes, limit))
+        found = reader.pictures(spec, folder, limit) if boxes == NO_BOXES else reader.read(spec, folder, boxes, limit)
+    dataset = _is_dataset(spec, found)
     if not dataset.samples:
         raise DataError(f"{spec.name}: there is nobody to predict (boxes: {boxes})")
     missing = missing_images({s.image for s in dataset.samples})
@@ -110,7 +117,19 @@ def open_dataset(
     return dataset
 
 
-def open_truth(spec: DatasetSpec, data_root: Path | None, boxes: str | None = None) -> Dataset:
+def lacking(spec: DatasetSpec, dataset: Dataset) -> str:
+    """How much of the standard set is not in an opened one, in words; empty where it is whole or nobody knows."""
+    images = getattr(dataset.truth, "imgs", None)  # of a truth in COCO's form
+    found = {"images": None if images is None else len(images)}
+    found |= {"people": len(dataset.samples) if "people" in spec.counts else None}
+    found |= {"boxes": len(dataset.samples) if dataset.boxes == "det" else None}
+    for unit, number in found.items():
+        if number is not None and spec.counts.get(unit, number) != number:
+            return f"the data here have {number:,} of the {spec.counts[unit]:,} {unit}"
+    return ""
+
+
+def open_truth(spec: DatasetSpec, data_root: str | Path | None, boxes: str | None = None) -> Dataset:
     """What scoring predictions out of a file needs: no picture is looked at, and where the predictions say themselves
     which image they are for, no boxes either, and there are no samples.
 
@@ -142,7 +161,7 @@ def _known_boxes(spec: DatasetSpec, boxes: str | None) -> str:
     return boxes
 
 
-def check_dataset(spec: DatasetSpec, data_root: Path | None) -> list[Check]:
+def check_dataset(spec: DatasetSpec, data_root: str | Path | None) -> list[Check]:
     """What of a data set is there, part by part, against the known counts."""
     folder = find_folder(spec, data_root)
     with blamed_on(_by(spec)):
@@ -199,4 +218,4 @@ def _listing(folder: Path) -> set[str]:
 
 
 def _reader(spec: DatasetSpec) -> Any:
-    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader", spec.file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
+from hmrbench.data.crop import crops_of
 from hmrbench.device import DTYPES, device_name
-from hmrbench.errors import HmrbenchError, UsageError, blamed_on
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.records import Array, Dataset
+from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Exported, Runtime, Setting
-from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema import DatasetSpec, ModelCard, beside
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class EvaluationSettings:
         weights: `random`, `demo`, a file, or a source; None for the data set's default where the card has it, else the
             card's own.
         data_root: the folder of the data sets.
-        boxes: `gt` or `det`, where the data set has them; None for its default.
+        boxes: `gt` or `det`, where the data set has them; None for its default; `none`, or None, where a bottom-up
+            network finds the people itself.
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
@@ -40,15 +42,15 @@ class EvaluationSettings:
         runtime: what runs the network, by name or import path, or the file to run, see `runtimes`; None for the card's
             own, or PyTorch.
         fused: let the network take its short cuts, see `nets.fusion`.
-        batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
-        limit: the first people only; the row is then partial.
+        batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
+        workers: threads that read and crop pictures; as many as there are cores.
+        limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
     """
 
     weights: str | Path | None = None
-    data_root: Path | None = None
+    data_root: str | Path | None = None
     boxes: str | None = None
     flip: bool = True
     codec: str | None = None
@@ -57,10 +59,10 @@ class EvaluationSettings:
     runtime: str | None = None
     fused: bool = True
     batch_size: str | int = "auto"
-    workers: int = 2
+    workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
-    models_dirs: Sequence[Path] = ()
-    datasets_file: Path | None = None
+    models_dirs: Sequence[str | Path] = ()
+    datasets_file: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What two runs share only if everything that decides their numbers is the same."""
+        """What two runs share only if everything that decides their predictions is the same."""
         return results.run_key(
             {
                 "card": self.card.model_dump(mode="json"),
@@ -109,6 +111,11 @@ class Job:
                 "commit": environment.commit(),
             }
         )
+
+    @property
+    def run_key(self) -> str:
+        """What two runs share only if they also say the same of their predictions."""
+        return results.run_key({"predictions": self.key, "metrics": self.spec.metrics})
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -157,8 +164,25 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
     return size
 
 
+def boxes_of(card: ModelCard, wanted: str | None) -> str | None:
+    """The boxes that `data.open_dataset` is asked for: none for a network that finds the people itself.
+
+    Raises:
+        UsageError: that network is to have boxes, or another one none.
+    """
+    whole = card.crop.kind == "bottom-up"
+    if whole and wanted not in (None, NO_BOXES):
+        raise UsageError(f"{card.name} finds the people in whole pictures itself: it takes no '{wanted}' boxes")
+    if not whole and wanted == NO_BOXES:
+        raise UsageError(f"{card.name} does not find people itself: it needs boxes")
+    return NO_BOXES if whole else wanted
+
+
 def card_and_spec(
-    model: str | ModelCard, dataset: str | DatasetSpec, models_dirs: Sequence[Path], datasets_file: Path | None
+    model: str | ModelCard,
+    dataset: str | DatasetSpec,
+    models_dirs: Sequence[str | Path],
+    datasets_file: str | Path | None,
 ) -> tuple[ModelCard, DatasetSpec]:
     """A network and a data set of the same task, by their names where they are not given themselves.
 
@@ -181,7 +205,8 @@ def prepare(
     """Check everything cheap and return what `run` needs.
 
     Args:
-        opened: the data set, if it was opened before for another model.
+        opened: the data set, if it was opened before for another model; opened anew where that saw people in boxes and
+            this one sees whole pictures, or the other way round.
 
     Raises:
         UsageError: an unknown name, a model of another task, invalid settings.
@@ -194,9 +219,12 @@ def prepare(
     runtime, exported = runtimes.choose(card, s.runtime)
     dtype = s.dtype if exported is None else exported.precision(s.dtype)
     for name in spec.metrics:
-        metrics.find_metric(name)
+        metrics.find_metric(name, spec.file)
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(body) if body is not None else zoo.codec_of(card, s.codec)
+    if found.whole != (card.crop.kind == "bottom-up"):
+        of = ("whole pictures", "people in boxes")
+        raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
     setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
     if exported is None or s.weights is not None:
         default = spec.default_weights if card.demo_weights is not None else None
@@ -205,10 +233,17 @@ def prepare(
     if exported is not None:
         exported.check_source(card, *(("", None) if s.weights is None else (label, sha256)))
         label, path, sha256 = exported.record["weights"], None, exported.record["weights_sha256"]
-    people = opened or data.open_dataset(spec, s.data_root, s.boxes, s.limit)
+    boxes = boxes_of(card, s.boxes)
+    fits = opened is not None and (opened.boxes == NO_BOXES) == found.whole
+    people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
+    for sample in {s.box_xywh_px: s for s in people.samples}.values() if found.whole else ():
+        crops_of([sample], card.crop, card.input)
     if exported is not None:
         exported.check_scored(people)
-    _check_truth(spec, people)
+    try:
+        _check_truth(spec, people)
+    except DataError as e:
+        raise DataError(f"{data.find_folder(spec, s.data_root) / spec.annotations}: {e}") from e
     return Job(
         card=card,
         spec=spec,
@@ -233,9 +268,9 @@ def prepare(
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
     for name in spec.metrics:
-        check = metrics.find_metric(name).check
+        check = metrics.find_metric(name, spec.file).check
         if check is not None:
-            with blamed_on(f"{spec.name}: metric '{name}'"):
+            with blamed_on(f"{spec.name}: metric '{name}' cannot score its truth", DataError), beside(spec.file):
                 check(people)
 
 
@@ -251,4 +286,5 @@ def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None
     spec = DatasetSpec(
         name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
     )
-    return prepare(card, spec, settings, Dataset("pictures", (), None, "given", "", 0))
+    boxes = NO_BOXES if card.crop.kind == "bottom-up" else "given"
+    return prepare(card, spec, settings, Dataset("pictures", (), None, boxes, "", 0))

@@ -7,8 +7,11 @@ from typing import Any
 
 from hmrbench.errors import UsageError
 from hmrbench.metrics.measures import MEASURES, measure_of
+from hmrbench.nets.encoders.record import known_families
+from hmrbench.nets.record import REFERENCES, known_networks
 from hmrbench.report.figures import Axis, Point
 from hmrbench.report.tables import Table
+from hmrbench.report.views import NO_BOXES_MARK
 
 
 def find_key(table: Table, name: str, task: str | None = None) -> str:
@@ -33,6 +36,7 @@ def find_key(table: Table, name: str, task: str | None = None) -> str:
     }
     exact = [k for k in keys if k.lower() == wanted]
     found = exact or [k for k in keys if k.lower().rpartition(":")[2] == wanted]
+    found = [k for k in found if NO_BOXES_MARK not in k] or found  # which must be asked for by its whole name
     if len(found) != 1:
         what = f"is measured on {len(found)} data sets; say which" if found else "is in no row; there is"
         raise UsageError(f"'{name}' {what}: {', '.join(found or keys)}")
@@ -97,6 +101,7 @@ def points(
     """
     found, untold, left_out = [], [], []
     inputs: dict[str, set[Any]] = {}
+    references = {network.family.name for network in known_networks().values()} - known_families().keys()
     for row in table.rows:
         inputs.setdefault(row["model"], set()).add(row.get("input"))
     for row in (r for r in table.rows if r["task"] == task):
@@ -115,6 +120,8 @@ def points(
             continue
         family = row.get("backbone") or "others"
         kind = f"{row.get('runtime')} {row.get('dtype')}" if by_runtime and row["kind"] == "measured" else None
+        if family in references:
+            family = REFERENCES.name
         for value, reported in ((measured, False), (published, True)):
             if value is not None:
                 found.append(Point(name, family, kind or row.get("cut") or "", cost, value, third, reported))

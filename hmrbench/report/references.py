@@ -8,15 +8,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hmrbench.report.views import set_name
 from hmrbench.schema import describe_fault, read_yaml, refuse, share_dir
 
 
 class Reference(BaseModel):
-    """A row that somebody else reported: scores by data set and metric, millions of parameters, 10^9 MACs."""
+    """A row that somebody else reported: scores by data set and metric, millions of parameters, 10^9 MACs.
+
+    `card` names the model here that is the same network.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
+    card: str | None = None
     task: Literal["hpe", "hmr"]
     source: str = ""
     metrics: dict[str, dict[str, float]]
@@ -40,7 +45,8 @@ class Reference(BaseModel):
             "source": self.full_source(),
         }
         for dataset, scores in self.metrics.items():
-            row |= {f"{dataset}:{metric}": value for metric, value in scores.items()}
+            label = set_name(dataset, self.boxes)
+            row |= {f"{label}:{metric}": value for metric, value in scores.items()}
         if self.params_m is not None:
             row["params"] = round(self.params_m * 1e6)
         if self.gmacs is not None:

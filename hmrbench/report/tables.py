@@ -18,11 +18,12 @@ from hmrbench.cards import family_order, load_cards
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, SPEEDS
+from hmrbench.records import NO_BOXES
 from hmrbench.report.accuracy import join_accuracy
 from hmrbench.report.changes import add_changes
 from hmrbench.report.costs import Speed, join_costs, join_runtimes
 from hmrbench.report.references import Reference, load_references
-from hmrbench.report.views import Row
+from hmrbench.report.views import Row, set_name
 from hmrbench.results.runs import Run
 from hmrbench.schema import ModelCard
 
@@ -148,7 +149,7 @@ def gather(
     changes: list[str] = []
     if against is not None:
         rows, changes = add_changes(rows, against)
-    shown = [r for r in references if _is_wanted(r.model, patterns)]
+    shown = _each_once([r for r in references if _is_wanted(r.model, patterns)], models)
     rows += [r.row() for r in shown]
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
@@ -173,7 +174,7 @@ def make_table(
     against: str | None = None,
     published: bool = False,
     *,
-    models_dirs: Sequence[Path] = (),
+    models_dirs: Sequence[str | Path] = (),
 ) -> pd.DataFrame:
     """The newest runs of each model side by side: one row a model and protocol, as `hmrbench table` joins them.
 
@@ -214,6 +215,16 @@ def _places(keys: Sequence[str]) -> list[tuple[str, str]]:
         head, _, last = key.rpartition(":")
         places.append((dataset, "samples") if counted else (head, last))
     return places
+
+
+def _each_once(references: Sequence[Reference], measured: Sequence[str]) -> list[Reference]:
+    """Published rows without the networks that were measured, and each other network as first reported only."""
+    known, found = set(measured), []
+    for reference in references:
+        if reference.card is None or reference.card not in known:
+            found.append(reference)
+        known |= {reference.card} if reference.card else set()
+    return found
 
 
 def _is_wanted(model: str, patterns: Sequence[str]) -> bool:
@@ -266,5 +277,6 @@ def _section(key: str) -> int:
 def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
     numbers = () if card is None else card.headline
-    found: dict[str, Any] = {f"published:{p.dataset}:{p.metric}": p.value for p in numbers}
+    boxes = NO_BOXES if card is not None and card.crop.kind == "bottom-up" else None
+    found: dict[str, Any] = {f"published:{set_name(p.dataset, boxes)}:{p.metric}": p.value for p in numbers}
     return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})
