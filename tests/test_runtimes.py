@@ -365,7 +365,9 @@ def test_int8_is_calibrated_on_other_people(runtime: str, cards: Path, tmp_path:
     record = json.loads(made.stdout)
     assert (record["calibration"]["dataset"], record["calibration"]["crops"]) == ("coco-val", 4)
     assert 1e-4 < record["check"]["rms_std"] < 0.5
-    row = json.loads(evaluate(cards, root, tmp_path / "runs", "--runtime", file).stdout)[0]
+    evaluated = evaluate(cards, root, tmp_path / "runs", "--runtime", file)
+    assert evaluated.exit_code == 0, evaluated.stderr
+    row = json.loads(evaluated.stdout)[0]
     assert (row["dtype"], row["precision"].split(",")[0], row["calibration"]["crops"]) == ("int8", "int8", 4)
     refused = evaluate(cards, other, tmp_path / "runs", "--runtime", file)
     assert refused.exit_code == 2

@@ -31,7 +31,7 @@ from hmrbench.data.loader import CropSettings, batches
 from hmrbench.device import Normalize
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.files import file_sha256
-from hmrbench.records import Array, Dataset
+from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.runtimes.outputs import flatten
 from hmrbench.runtimes.runtime import (
     Description,
@@ -234,7 +234,8 @@ def crops_of_people(card: ModelCard, people: Dataset, count: int) -> SomeCrops:
 def demo_crops(card: ModelCard, count: int = CHECKED) -> SomeCrops:
     """Crops of the demo's pictures, which ship with this package."""
     spec = data.load_spec("demo-pose" if card.task == "hpe" else "demo-mesh")
-    return crops_of_people(card, data.open_dataset(spec, None, None, None), count)
+    boxes = NO_BOXES if card.crop.kind == "bottom-up" else None
+    return crops_of_people(card, data.open_dataset(spec, None, boxes, None), count)
 
 
 # --------------------------------------------------------------------------- the check
@@ -271,11 +272,15 @@ def compare_networks(card: ModelCard | None, net: nn.Module, prepared: Prepared,
     if card is not None and isinstance(given, SomeCrops):
         with torch.inference_mode():
             a, b = (_keypoints(card, output, given.crops) for output in (expected, found))
-        moved = float(np.linalg.norm(a - b, axis=-1).max())
+        if a is not None and b is not None:
+            moved = float(np.linalg.norm(a - b, axis=-1).max())
     return Check(len(x), largest, rms, moved)
 
 
-def _keypoints(card: ModelCard, output: Any, crops: Crops) -> Array:
+def _keypoints(card: ModelCard, output: Any, crops: Crops) -> Array | None:
+    """Keypoints in pixels of the picture; None for whole pictures, in which both may find other numbers of people."""
+    if card.crop.kind == "bottom-up":
+        return None
     if card.task == "hmr":
         keypoints: Array = decode_mesh(output, crops.center_px, crops.size_px, find_body("free-lite"))[0]
         return keypoints
