@@ -96,7 +96,7 @@ class Crop(_Frozen):
     to say.
     """
 
-    kind: Literal["topdown", "square"] = "topdown"
+    kind: Literal["topdown", "square", "bottom-up"] = "topdown"
     padding: float = 1.25
     order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -1,6 +1,14 @@
 """Accuracy: a job with all cheap checks, the loop, scores, and what an unfinished run keeps."""
 
-from hmrbench.evaluation.job import EvaluationSettings, Job, body_of, card_and_spec, prepare, prepare_pictures
+from hmrbench.evaluation.job import (
+    EvaluationSettings,
+    Job,
+    body_of,
+    boxes_of,
+    card_and_spec,
+    prepare,
+    prepare_pictures,
+)
 from hmrbench.evaluation.loop import predict
 from hmrbench.evaluation.outputs import try_outputs, write_predictions
 from hmrbench.evaluation.rows import evaluate, run
@@ -11,6 +19,7 @@ __all__ = [
     "EvaluationSettings",
     "Job",
     "body_of",
+    "boxes_of",
     "card_and_spec",
     "evaluate",
     "measure",

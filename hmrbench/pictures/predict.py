@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from hmrbench import environment, evaluation, files
 from hmrbench.data.crop import crops_of
 from hmrbench.data.images import check_size, read_image
 from hmrbench.device import device_name
-from hmrbench.errors import DataError
+from hmrbench.errors import DataError, UsageError
 from hmrbench.evaluation import Job
 from hmrbench.files.coco_json import find_person, numbers
 from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, matrix_to_axis_angle
@@ -88,6 +89,25 @@ class BoxFile:
         if width <= 0 or height <= 0:
             raise DataError(f"{name} is empty or not finite: {reprlib.repr(box)}, score {reprlib.repr(score)}")
         return (x, y, width, height), confidence
+
+
+def named_boxes(text: str, pictures: Sequence[Path]) -> BoxFile:
+    """Boxes in the words of a command, `10,20,100,200`, for each of the pictures; else those of the file of that name.
+
+    Raises:
+        DataError: see `read_boxes`.
+        UsageError: numbers, but not four a box.
+    """
+    parts = text.replace(";", " ").split()
+    if not parts or Path(text).exists() or not all(re.fullmatch(r"[-+\d.,e]+", part) for part in parts):
+        return read_boxes(Path(text), pictures)
+    try:
+        found = [[float(number) for number in part.split(",")] for part in parts]
+    except ValueError:
+        found = [[]]
+    if any(len(box) != 4 for box in found):
+        raise UsageError(f"a box is X,Y,WIDTH,HEIGHT in pixels, not '{text}'")
+    return BoxFile(Path("--boxes"), {path.name: [(box, 1.0) for box in found] for path in pictures}, {})
 
 
 def read_boxes(path: Path, pictures: Sequence[Path] = ()) -> BoxFile:
@@ -254,7 +274,8 @@ class Picture:
 
     `image` (H, W, 3) uint8 RGB. For mesh networks also, per person, `meshes` in the frame of a camera of the
     whole picture, whose focal length is `focal_px` and whose principal point is the picture's middle, and
-    `translation_m` (N, 3), which takes the body into that frame.
+    `translation_m` (N, 3), which takes the body into that frame. `whole`: the network found the people itself, and the
+    scores of their samples are its own.
     """
 
     path: Path
@@ -264,6 +285,7 @@ class Picture:
     meshes: tuple[Mesh, ...] = ()
     translation_m: Array | None = None
     focal_px: float | None = None
+    whole: bool = False
 
     @property
     def center_px(self) -> tuple[float, float]:
@@ -277,7 +299,7 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
     Args:
         net: the job's network with its weights.
         job: from `evaluation.prepare_pictures`.
-        samples: its people; nobody is fine.
+        samples: its people; nobody is fine. For a bottom-up network the whole picture, in which it finds them.
 
     Raises:
         HmrbenchError: a prediction is not finite; names the person.
@@ -286,7 +308,21 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
     image = read_image(path)
     here = replace(job, dataset=replace(job.dataset, samples=tuple(samples), total=len(samples)))
     picture = Picture(path, image, tuple(samples), tuple(evaluation.predict_all(net, here)) if samples else ())
+    if job.card.crop.kind == "bottom-up":
+        return _with_people(picture)
     return picture if job.body is None or not samples else _with_meshes(picture, job)
+
+
+def _with_people(picture: Picture) -> Picture:
+    """The picture with one sample and one prediction for each person that was found in it."""
+    samples: list[Sample] = []
+    predictions: list[Prediction] = []
+    for sample, found in zip(picture.samples, picture.predictions, strict=True):
+        assert found.people_scores is not None
+        for points, scores, score in zip(found.keypoints_px, found.scores, found.people_scores, strict=True):
+            samples.append(replace(sample, id=f"{picture.path.name}#{len(samples)}", score=float(score)))
+            predictions.append(Prediction(points, scores))
+    return replace(picture, samples=tuple(samples), predictions=tuple(predictions), whole=True)
 
 
 @torch.inference_mode()
@@ -330,7 +366,8 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
     """What was predicted, as a JSON object.
 
     `people` has for each person `box_xywh_px`, `box_score`, `keypoints_px` (K, 2) in the order of
-    `joint_names` and `keypoint_scores` (K,), null for mesh networks, which give none. For these also `cam`,
+    `joint_names` and `keypoint_scores` (K,), null for mesh networks, which give none. Box and score of it are null
+    where the network found the people itself; it then gives each a `score`. For mesh networks also `cam`,
     the weak-perspective camera of the crop, by which the keypoints were projected; `betas`; the rotation
     vectors `global_orient` (1, 3) and `body_pose` (23, 3); `joints_m` (44, 3) of the body in its place; and
     `translation_m`, which takes the body into the frame of a camera of the whole picture, with focal length
@@ -361,11 +398,13 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
 def _person(picture: Picture, i: int) -> dict[str, Any]:
     sample, prediction = picture.samples[i], picture.predictions[i]
     person: dict[str, Any] = {
-        "box_xywh_px": sample.box_xywh_px,
-        "box_score": sample.score,
+        "box_xywh_px": None if picture.whole else sample.box_xywh_px,
+        "box_score": None if picture.whole else sample.score,
         "keypoints_px": prediction.keypoints_px,
         "keypoint_scores": prediction.scores if prediction.joints_m is None else None,  # mesh networks give none
     }
+    if picture.whole:
+        person["score"] = sample.score
     if picture.translation_m is not None:
         rotations = {name: torch.from_numpy(prediction.params[name]) for name in ("global_orient", "body_pose")}
         person |= {
