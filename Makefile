@@ -48,8 +48,8 @@ commands-oldest: $(OLDEST)/installed  ## the commands, and tests of counts, code
 	$(OLD) -m pytest $(addprefix tests/test_,$(addsuffix .py,bounds flops codecs mpjpe pck coco_keypoints tables))
 
 check: setup  ## format, lint, types
-	$(BIN)/ruff format --check hmrbench synth tests
-	$(BIN)/ruff check hmrbench synth tests
+	$(BIN)/ruff format --check hmrbench synth tests docs/generate.py
+	$(BIN)/ruff check hmrbench synth tests docs/generate.py
 	$(BIN)/mypy
 
 bench: setup  ## speed, as ratios taken in one run
@@ -59,8 +59,8 @@ gpu: setup  ## what a GPU must show, in at most 8 minutes: build/gpu/gpu.json an
 	$(BIN)/python tests/gpu.py -o build/gpu
 
 format: setup
-	$(BIN)/ruff format hmrbench synth tests
-	$(BIN)/ruff check --fix hmrbench synth tests
+	$(BIN)/ruff format hmrbench synth tests docs/generate.py
+	$(BIN)/ruff check --fix hmrbench synth tests docs/generate.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache
