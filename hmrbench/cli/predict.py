@@ -16,6 +16,7 @@ from hmrbench.cli.options import (
     Json,
     Model,
     ModelsDirs,
+    Runtime,
     Weights,
     print_json,
     progress_bar,
@@ -64,6 +65,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("predictions"),
     device: Device = "auto",
     dtype: Dtype = "fp32",
+    runtime: Runtime = None,
     batch_size: BatchSize = "auto",
     models_dir: ModelsDirs = None,
     json: Json = False,
@@ -75,9 +77,8 @@ def predict(
     """
     from dataclasses import replace
 
-    from hmrbench import zoo
     from hmrbench.cards import load_card
-    from hmrbench.evaluation import EvaluationSettings, prepare_pictures
+    from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
     from hmrbench.fetch import sources
     from hmrbench.pictures import predict as pictures
 
@@ -85,7 +86,7 @@ def predict(
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
     settings = EvaluationSettings(
-        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1
+        weights=weights, flip=flip, device=device, dtype=dtype, runtime=runtime, batch_size=batch_size, workers=1
     )
     card = load_card(model, models_dir or [])
     if weights is None and card.demo_weights is not None and sources.find_weights(card) is None:
@@ -110,7 +111,7 @@ def predict(
             people[path] = pictures.people_in(path, found, box_score)
     done = []
     if people:
-        net, _ = zoo.load_weights(job.card, job.weights_path)
+        net, _ = prepare_network(job)
         total, looked_at = sum(map(len, people.values())), 0
         with progress_bar(remark, "people") as progress:
             for path, samples in people.items():

@@ -27,6 +27,7 @@ from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, m
 from hmrbench.pictures import overlay
 from hmrbench.pictures.overlay import Mesh
 from hmrbench.records import Array, Prediction, Sample
+from hmrbench.runtimes import Prepared
 from hmrbench.skeletons import COCO17, HMR44, skeleton_of
 
 _log = logging.getLogger(__name__)
@@ -293,11 +294,11 @@ class Picture:
         return self.image.shape[1] / 2, self.image.shape[0] / 2
 
 
-def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Sample]) -> Picture:
+def predict_picture(net: nn.Module | Prepared, job: Job, path: Path, samples: Sequence[Sample]) -> Picture:
     """Predict everybody in one picture.
 
     Args:
-        net: the job's network with its weights.
+        net: the job's network, ready on its runtime (`evaluation.prepare_network`), or one of PyTorch's.
         job: from `evaluation.prepare_pictures`.
         samples: its people; nobody is fine. For a bottom-up network the whole picture, in which it finds them.
 
@@ -386,6 +387,8 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
         "flip": job.flip,
         "dtype": job.dtype,
         "device": device_name(job.device),
+        "runtime": job.runtime.name,
+        "runtime_version": job.runtime.version,
         **job.protocol,
         "joint_names": list(joints),
         "focal_px": picture.focal_px,

@@ -19,6 +19,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
+from hmrbench.nets.encoders import scan_standard
 from hmrbench.nets.encoders.record import Encoder, Family
 from hmrbench.nets.encoders.selective_scan import cross_merge, cross_scan, selective_scan
 from hmrbench.nets.layers import onednn_conv2d
@@ -72,6 +73,7 @@ class SS2D(nn.Module):
     """Token mixer: a depthwise convolution, then a selective scan in four directions."""
 
     fused = True
+    standard_operators = False
 
     def __init__(self, width: int, ssm_ratio: float) -> None:
         super().__init__()
@@ -107,7 +109,8 @@ class SS2D(nn.Module):
         delta = project_directions(delta, self.dt_projs_weight, self.fused)  # (B, K, D, L)
         A = -self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32)).exp()
         bias = self.dt_projs_bias.flatten()
-        ys = selective_scan(u.flatten(1, 2), delta.flatten(1, 2), A, B, C, self.Ds, bias)  # (B, K*D, L)
+        scan = scan_standard.forward if self.standard_operators else selective_scan
+        ys = scan(u.flatten(1, 2), delta.flatten(1, 2), A, B, C, self.Ds, bias)  # (B, K*D, L)
         return cross_merge(ys.view(batch, DIRECTIONS, channels, height, width)).view(x.shape)
 
 
