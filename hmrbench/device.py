@@ -112,7 +112,7 @@ def precision(dtype: str, device: torch.device) -> Iterator[None]:
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = dtype == "tf32"
     try:
-        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype in ("fp16", "bf16")):
+        with torch.autocast(device.type, DTYPES.get(dtype), enabled=dtype in ("fp16", "bf16")):
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before

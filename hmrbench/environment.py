@@ -63,6 +63,16 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The processor's features by the names that Linux gives them; empty where nothing tells them."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return frozenset(found[1].split()) if found else frozenset()
+
+
 def current() -> dict[str, Any]:
     """What a reader must know of the machine to judge a run's numbers."""
     return {

@@ -170,7 +170,10 @@ class EvalResult:
     """One row: how accurate one model was on one data set, and everything needed to obtain it again.
 
     Where predictions came out of a file, what made them is not known: those fields are None. `units` and
-    `higher_is_better` say of each of `metrics` what its `Score` said.
+    `higher_is_better` say of each of `metrics` what its `Score` said. `runtime` ran the network (None in rows of before
+    there was another than PyTorch); `precision` and `instruction_set` served, `dtype` is what was asked for;
+    `file_mb` is the size of the file that ran, `error_std` how far it is off PyTorch, see `runtimes.Description`;
+    `calibration` says whose crops set the ranges of int8.
     """
 
     model: str
@@ -198,6 +201,13 @@ class EvalResult:
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     fused: bool | None = None
+    runtime: str | None = None
+    runtime_version: str | None = None
+    precision: str | None = None
+    instruction_set: str | None = None
+    file_mb: float | None = None
+    error_std: float | None = None
+    calibration: Mapping[str, Any] | None = None
 
     def row(self) -> dict[str, Any]:
         """The JSON object of this result."""
@@ -229,6 +239,8 @@ class ProfileResult:
     batch_size: int = 1
     dtype: str = "fp32"
     device: str = "cpu"
+    runtime: str = "pytorch"
+    file_mb: float | None = None
     peak_memory_mb: float | None = None
     energy_mj: float | None = None
     status: str = "ok"

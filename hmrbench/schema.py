@@ -144,14 +144,6 @@ class Decode(_Frozen):
         return self.model_dump(exclude={"score_threshold", "nms_threshold"}, exclude_none=True)
 
 
-class Backend(_Frozen):
-    """What computes a network that is not PyTorch's: its package, which rows name with its version, and its limits."""
-
-    package: str
-    devices: tuple[str, ...] = ("cpu",)
-    dtypes: tuple[str, ...] = ("fp32",)
-
-
 class ModelCard(_Entry):
     """What a model is, where its weights are, and what was published about it.
 
@@ -159,7 +151,8 @@ class ModelCard(_Entry):
     network is made of `encoder`, cut after `stages`, `neck` (which brings a map to stride 16, or none) and `head`; or
     `build` is a whole one: the name of one of ours (`nets.record.known_networks`), or the import path of what makes it,
     called with the card if it takes one. `encoder_from` names the model with whose encoder training starts, where that
-    is not the encoder's own pretraining.
+    is not the encoder's own pretraining. `runtime` names what alone runs the network, where that is not PyTorch: an
+    import path such as `mypkg:RUNTIME`, see `runtimes`.
     """
 
     paper_name: str = ""
@@ -169,7 +162,7 @@ class ModelCard(_Entry):
     stages: int | None = None
     encoder: str | None = None
     build: str | None = None
-    backend: Backend | None = None
+    runtime: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     neck: Literal["stride16", "none"] = "stride16"
     head: Head = Head()

@@ -194,42 +194,6 @@ def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[M
     return (card,) if needed or (first is not None and first.name == "card") else ()
 
 
-def backend_of(card: ModelCard) -> str | None:
-    """Package and version of what computes a network that is not PyTorch's, for its rows; None for PyTorch's.
-
-    Raises:
-        UsageError: the package is not installed.
-    """
-    if card.backend is None:
-        return None
-    from importlib import metadata
-
-    package = card.backend.package
-    try:
-        return f"{package} {metadata.version(package)}"
-    except metadata.PackageNotFoundError:
-        raise UsageError(f"{card.name} runs on {package}, which is not installed: pip install {package}") from None
-
-
-def fit_backend(card: ModelCard, device: str, dtype: str) -> str:
-    """The device to use: as asked for, or for `auto` the first of those that the card's backend has.
-
-    Raises:
-        UsageError: the backend is not installed, or has no such device or dtype.
-    """
-    backend = card.backend
-    if backend is None:
-        return device
-    backend_of(card)
-    if dtype not in backend.dtypes:
-        raise UsageError(f"{card.name} runs on {backend.package} in {', '.join(backend.dtypes)}, not in {dtype}")
-    if device == "auto":
-        return backend.devices[0]
-    if device.partition(":")[0] not in backend.devices:
-        raise UsageError(f"{card.name} runs on {backend.package} on {', '.join(backend.devices)}, not on {device}")
-    return device
-
-
 def count_parameters(card: ModelCard) -> dict[str, int | None]:
     """Parameters: `params`, `params_encoder`, `params_neck`, `params_head`; None if not known."""
     return parameters_by_part(shape_of_net(card))
@@ -256,7 +220,7 @@ def shape_of_net(card: ModelCard) -> nn.Module:
 def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
     """Parameters of a network, in all and of each of its parts (0 for a part that a foreign network lacks).
 
-    They are not known, None, where PyTorch sees none, since another backend has them, and where a lazy module gets
+    They are not known, None, where PyTorch sees none, since another runtime has them, and where a lazy module gets
     them at its first forward.
     """
     counts = {"params": _count(net)}

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,10 +20,11 @@ from test_cli import hmrbench
 from typer.testing import Result
 
 import hmrbench as package
-from hmrbench import skeletons, zoo
+from hmrbench import skeletons
 from hmrbench.cards import load_card
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.runtimes import Network, Setting, choose
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "blazepose"
 CARDS = ("--models-dir", "blazepose_hmrbench")
@@ -121,7 +123,7 @@ def test_eval_on_made_pictures(installed: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     row = json.loads(result.stdout)[0]
     assert (row["weights"], row["weights_sha256"]) == (SOURCE, SHA256)
-    assert row["protocol"]["backend"].startswith("ai-edge-litert ")
+    assert (row["runtime"], row["runtime_version"].split()[0]) == ("litert", "ai-edge-litert")
     assert (row["codec"], row["input"], row["samples"], row["flip"], row["dtype"]) == (
         "blazepose",
         "256x256",
@@ -150,7 +152,7 @@ def test_predict_on_a_photograph(installed: Path, coco_mini: Path, tmp_path: Pat
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)[0]
     assert (found["weights_sha256"], len(found["people"])) == (SHA256, 1)
-    assert found["backend"].startswith("ai-edge-litert ")
+    assert found["runtime_version"].startswith("ai-edge-litert ")
     drawn = cv2.imread(str(tmp_path / "out" / "000000000785-blazepose-full.png"))
     assert (drawn != cv2.imread(str(picture))).any()
 
@@ -170,7 +172,7 @@ def test_profile_counts_nothing_that_it_cannot_see(installed: Path, tmp_path: Pa
     assert (row["status"], row["error"], row["weights"], row["weights_sha256"]) == ("ok", None, SOURCE, SHA256)
     assert 0 < row["latency_ms"] < 10_000
     assert [row[name] for name in ("params", "macs", "flops", "activations")] == [None] * 4
-    assert row["backend"].startswith("ai-edge-litert ")
+    assert row["runtime_version"].startswith("ai-edge-litert ")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,8 @@ def test_a_mirrored_picture_gives_the_mirrored_person(installed: Path, coco_mini
     sample = Sample("skier", path, 785, tuple(skier["bbox"]))
     images, crops = crop_image(path, [sample], CropSettings(card.crop, card.input, "square"))
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
-    straight, mirrored = net(x), codec.flip_back(net(x.flip(3)), skeletons.COCO17)
+    with choose(card, None)[0].prepare(Network(net), Setting("cpu", "fp32", card.input)) as run:
+        straight, mirrored = run(x), codec.flip_back(run(x.flip(3)), skeletons.COCO17)
     assert straight.shape == (1, 17, 3)
     assert (straight - mirrored)[..., :2].abs().median() < 4
     found, scores = codec.decode(straight, crops)
@@ -227,7 +230,6 @@ def test_positions_in_the_input_go_back_to_the_picture(on_path: None) -> None:
 
 def test_without_the_backend_it_says_what_to_install(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = load_card("blazepose-full", [Path("blazepose_hmrbench")])
-    assert card.backend is not None
-    without = card.model_copy(update={"backend": card.backend.model_copy(update={"package": "no-such-backend"})})
-    with pytest.raises(UsageError, match="pip install no-such-backend"):
-        zoo.fit_backend(without, "auto", "fp32")
+    runtime, _ = choose(card, None)
+    with pytest.raises(UsageError, match="pip install no-such-package"):
+        replace(runtime, package=("no-such-package",), install="").check(card.name, "auto", "fp32")

@@ -30,12 +30,14 @@ from hmrbench.profiling import ProfileSettings, counts, end2end, flops, latency
 from hmrbench.profiling.quick import BIG, load_untrained
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
+from hmrbench.runtimes import Runtime, pytorch
 from hmrbench.schema import ModelCard
 
 pytestmark = pytest.mark.usefixtures("calm")
 CPU = torch.device("cpu")
 _DESIGN = """model params params_encoder params_neck params_head macs flops activations latency_ms
-latency_ms_p90 latency_ms_p99 images_per_s batch_size dtype device peak_memory_mb energy_mj status error"""
+latency_ms_p90 latency_ms_p99 images_per_s batch_size dtype device runtime file_mb peak_memory_mb
+energy_mj status error"""
 _MORE = "task input weights spread stable samples backend threads scope uncounted hardware versions commit"
 KEYS, MORE = _DESIGN.split(), _MORE.split()
 
@@ -210,14 +212,17 @@ def test_vmamba_names_its_scan() -> None:
     assert row["macs_by_operator"]["selective_scan"] == 2 * 10 * 4 * 96 * 64 * 48 + 2 * 10 * 4 * 192 * 32 * 24
 
 
-def test_what_another_backend_computes_is_not_counted_as_zero(cards: Path) -> None:
+ON_NUMPY = Runtime("on-numpy", ("numpy",), pytorch.prepare)  # PyTorch under another name, on the CPU in fp32
+
+
+def test_what_another_runtime_computes_is_not_counted_as_zero(cards: Path) -> None:
     (cards / "other.yaml").write_text(
         "family: other\nmodels:\n  net2: {paper_name: N, task: hpe, size: t, input: [64, 48], licence: none, "
-        "build: 'test_profiler:build', backend: {package: numpy}}\n"
+        "build: 'test_profiler:build', runtime: 'test_profiler:ON_NUMPY'}\n"
     )
     row = measure("net2", cards)
-    assert (row["status"], row["macs"], row["backend"]) == ("ok", None, f"numpy {np.__version__}"), row["error"]
-    assert row["uncounted"] == {row["backend"]: 1}
+    assert (row["status"], row["macs"]) == ("ok", None), row["error"]
+    assert row["uncounted"] == {f"numpy {np.__version__}": 1}
     assert row["latency_ms"] > 0
     assert measure("net2", cards, dtype="bf16")["status"] == "failed"
 
@@ -692,7 +697,7 @@ def test_a_cuda_graph_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: calls.append("capture") or nullcontext())
     x = torch.zeros(2)
-    forward = latency.graphed(lambda x: calls.append("forward") or x, x)
+    forward = pytorch.graphed(lambda x: calls.append("forward") or x, x)
     assert calls == ["wait", *["forward"] * 3, "wait", "capture", "forward"]
     calls.clear()
     assert forward(x) is x

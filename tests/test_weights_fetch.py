@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,13 @@ from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
 
-from hmrbench import data, zoo
+from hmrbench import data, runtimes, zoo
 from hmrbench.cards import load_card, load_cards
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.fetch import schemes, sources
 from hmrbench.fetch.download import Http
 from hmrbench.fetch.fetch import cache_dir
+from hmrbench.runtimes import Runtime, pytorch
 from hmrbench.schema import ModelCard, Source, share_dir
 
 pytest_plugins = ["bad_server"]
@@ -306,17 +306,23 @@ def test_a_network_may_read_a_format_of_its_own(tmp_path: Path, tiny_coco: Path)
     assert hmrbench("weights", "check", "net", tmp_path / "none", "--models-dir", cards).exit_code == 3
 
 
-def test_a_backend_that_is_not_there_or_has_no_such_device(tmp_path: Path, tiny_coco: Path) -> None:
-    backend = {"package": "numpy", "devices": ["cpu"], "dtypes": ["fp32"]}
-    cards = write_cards(tmp_path / "c", {"net": []}, backend=backend)
+ON_NUMPY = Runtime("on-numpy", ("numpy",), pytorch.prepare)  # PyTorch under another name, on the CPU in fp32
+NOT_THERE = Runtime("not-there", ("no-such-package",), pytorch.prepare)
+
+
+def test_a_runtime_that_is_not_there_or_has_no_such_device(tmp_path: Path, tiny_coco: Path) -> None:
+    cards = write_cards(tmp_path / "c", {"net": []}, runtime="test_weights_fetch:ON_NUMPY")
     row = json.loads(evaluate(cards, tiny_coco, "net", "--weights", "random").stdout)[0]
-    assert re.fullmatch(r"numpy [\d.]+", row["protocol"]["backend"])
+    assert row["runtime"] == "pytorch"  # what its `prepare` says of itself
     card = load_card("net", [cards])
-    assert zoo.fit_backend(card, "auto", "fp32") == "cpu"
+    runtime, _ = runtimes.choose(card, None)
+    assert runtime.check("net", "auto", "fp32") == "cpu"
     for device, dtype in (("cuda:0", "fp32"), ("cpu", "bf16")):
-        with pytest.raises(UsageError, match="net runs on numpy"):
-            zoo.fit_backend(card, device, dtype)
-    write_cards(tmp_path / "c", {"net-x": []}, backend={"package": "no-such-package"})
+        with pytest.raises(UsageError, match="net runs on on-numpy"):
+            runtime.check("net", device, dtype)
+    with pytest.raises(UsageError, match="net runs on on-numpy alone"):
+        runtimes.choose(card, "openvino")
+    write_cards(tmp_path / "c", {"net-x": []}, runtime="test_weights_fetch:NOT_THERE")
     (cards / "cards.yaml").rename(cards / "x.yaml")
     missing = evaluate(cards, tiny_coco, "net-x", "--weights", "random")
     assert missing.exit_code == 2

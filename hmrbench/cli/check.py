@@ -27,6 +27,11 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write the runs' numbers into the baseline; its tolerances stay.")
     ] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="Hold the runs on this runtime against PyTorch's baseline, as after an export."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Of these runs, where there are several.")] = None,
     interval: Annotated[
         bool,
         typer.Option(
@@ -65,7 +70,7 @@ def check(
 
     from hmrbench import files
     from hmrbench.compare import bootstrap, ci, gate
-    from hmrbench.errors import DataError, RegressionError
+    from hmrbench.errors import DataError, RegressionError, UsageError
     from hmrbench.results import runs as results
 
     if not costs and not runs.is_dir():
@@ -75,9 +80,13 @@ def check(
     if costs:
         wanted = None if held is None else [r["model"] for r in held["rows"] if r["kind"] == "counts"]
         rows = [r for r in rows if r["kind"] != "counts"] + _count_now(wanted, models_dir or [])
+    if held is None and runtime:
+        raise UsageError("--update writes what was measured: --runtime is for holding runs against it")
     if held is None:
         _update(baseline, rows, tolerance or [], interval, json)
         return
+    if runtime is not None:
+        held, rows = gate.on_runtime(held, rows, runtime, dtype)
     held = gate.with_tolerances(held, tolerance or [])
     intervals = None
     if interval:

@@ -22,7 +22,10 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
 def compare(
     run_a: Annotated[
         str | None,
-        typer.Argument(help="A run's JSON file, or a model's name for its newest run; NAME~1 is the run before."),
+        typer.Argument(
+            help="A run's JSON file, or a model's name for its newest run; NAME~1 is the run before, "
+            "NAME@openvino:int8 one on a runtime."
+        ),
     ] = None,
     run_b: Annotated[str | None, typer.Argument(help="The run that is compared with it.")] = None,
     last: Annotated[
@@ -63,7 +66,8 @@ def compare(
     out = stdout()
     for label, run in (("A", a), ("B", b)):
         partial = " PARTIAL (--limit)" if run.row["partial"] else ""
-        out.print(f"{label}  {run.row['model']}, {run.row['weights']}, {run.created}{partial}", soft_wrap=True)
+        by = "" if run.row.get("runtime") in (None, "pytorch") else f", {run.row['runtime']} {run.row['dtype']}"
+        out.print(f"{label}  {run.row['model']}, {run.row['weights']}{by}, {run.created}{partial}", soft_wrap=True)
     cells = [
         [
             d.metric,

@@ -21,6 +21,7 @@ from hmrbench.cli.options import (
     Models,
     ModelsDirs,
     Runs,
+    Runtime,
     Weights,
     Workers,
     print_json,
@@ -45,6 +46,7 @@ def evaluate(
     codec: Annotated[str | None, typer.Option("--codec", help="udp, plain, dark; the card's own if none.")] = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
+    runtime: Runtime = None,
     fuse: Fuse = True,
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
@@ -80,8 +82,8 @@ def evaluate(
     distributed.start()
     cards = find_cards(model, load_cards(models_dir or []))
     settings = EvaluationSettings(
-        weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, fused=fuse,
-        batch_size=batch_size, workers=workers,
+        weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, runtime=runtime,
+        fused=fuse, batch_size=batch_size, workers=workers,
     )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):

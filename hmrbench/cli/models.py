@@ -118,7 +118,7 @@ def show(
             where = f"by hand: {s.page}" if s.url == "manual:" else s.url
             checked = f", sha256 {s.sha256}" if s.sha256 else ""
             lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]{s.note and f'; {s.note}'}"))
-    if card.backend is None or card.weights:
+    if card.runtime is None or card.weights:
         lines += [("next", step) for step in sources.next_steps(card)]
     lines += [("assumed", text) for text in card.assumed] + [("source", text) for text in card.sources]
     for title, text in lines:

@@ -61,6 +61,14 @@ ModelsDirs = Annotated[
 Runs = Annotated[Path, typer.Option("--runs", envvar="HMRBENCH_RUNS", help="Where rows are kept.")]
 Device = Annotated[str, typer.Option("--device", envvar="HMRBENCH_DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", envvar="HMRBENCH_DTYPE", help="fp32, tf32, fp16 or bf16.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        envvar="HMRBENCH_RUNTIME",
+        help="pytorch, onnxruntime, openvino, tensorrt, an import path, or a file of `hmrbench export`.",
+    ),
+]
 Fuse = Annotated[
     bool, typer.Option("--fuse/--no-fuse", help="Short cuts for speed, such as norms folded into weights.")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json, stderr, stdout
-from hmrbench.cli.table import Patterns, SpeedBatch, SpeedDevice, SpeedDtype, WithPublished, load
+from hmrbench.cli.table import By, Patterns, SpeedBatch, SpeedDevice, SpeedDtype, WithPublished, load
 
 
 def plot(
@@ -32,6 +32,7 @@ def plot(
     width: Annotated[float, typer.Option("--width", min=2, help="Inches.")] = 7.0,
     height: Annotated[float, typer.Option("--height", min=1.5, help="Inches.")] = 4.4,
     dpi: Annotated[int, typer.Option("--dpi", min=50, help="Of a png.")] = 300,
+    by: By = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="Also draw scores of untrained networks.")] = False,
     device: SpeedDevice = None,
     dtype: SpeedDtype = None,
@@ -57,11 +58,11 @@ def plot(
         raise UsageError(f"{output}: a picture is .{', .'.join(figures.FORMATS)}")
     if task not in (None, *measures.TITLES):
         raise UsageError(f"a task is {' or '.join(measures.TITLES)}, not '{task}'")
-    table = load(runs, models_dir, pattern, with_published, None, Speed(device, dtype, batch_size))
+    table = load(runs, models_dir, pattern, with_published, None, Speed(device, dtype, batch_size), by)
     y_key, task = plots.find_accuracy(table, y, task)
     x_key = plots.find_key(table, x, task)
     size_key = None if size == "none" or size == x else plots.find_key(table, size, task)
-    points, remarks = plots.points(table, x_key, y_key, size_key, task, untrained=untrained)
+    points, remarks = plots.points(table, x_key, y_key, size_key, task, untrained=untrained, by_runtime=by == "runtime")
     figure, more = figures.accuracy_cost(
         points,
         plots.axis_of(x_key),

@@ -16,6 +16,7 @@ from hmrbench.cli.options import (
     Json,
     Model,
     ModelsDirs,
+    Runtime,
     Weights,
     print_json,
     progress_bar,
@@ -39,8 +40,9 @@ def predict(
         str,
         typer.Option(
             "--boxes",
-            metavar="full|FILE.json",
-            help="'full': the whole picture is one person. Or a file of boxes: COCO results or annotations, "
+            metavar="full|X,Y,W,H|FILE.json",
+            help="'full': the whole picture is one person. Or a box in pixels (several: 'X,Y,W,H X,Y,W,H'). Or a file "
+            "of boxes: COCO results or annotations, "
             'mmdetection\'s, or {"a.jpg": [[x, y, w, h], ...]}.',
         ),
     ] = "full",
@@ -63,6 +65,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("predictions"),
     device: Device = "auto",
     dtype: Dtype = "fp32",
+    runtime: Runtime = None,
     batch_size: BatchSize = "auto",
     models_dir: ModelsDirs = None,
     json: Json = False,
@@ -72,18 +75,26 @@ def predict(
     Writes `NAME-MODEL.png` and `NAME-MODEL.json` for each picture NAME. A picture that cannot be done is
     reported, and the others are done all the same.
     """
-    from hmrbench import zoo
+    from dataclasses import replace
+
     from hmrbench.cards import load_card
-    from hmrbench.evaluation import EvaluationSettings, prepare_pictures
+    from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
+    from hmrbench.fetch import sources
     from hmrbench.pictures import predict as pictures
 
     stems = _stems(image)
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
     settings = EvaluationSettings(
-        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1
+        weights=weights, flip=flip, device=device, dtype=dtype, runtime=runtime, batch_size=batch_size, workers=1
     )
     card = load_card(model, models_dir or [])
+    if weights is None and card.demo_weights is not None and sources.find_weights(card) is None:
+        weights = "demo"
+        settings = replace(settings, weights=weights)
+        stderr().print(
+            f"{card.name}: demo weights, which know synthetic people alone; no others are here", soft_wrap=True
+        )
     job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
     if job.card.task == "hpe" and (side_view or save_mesh or body):
         raise UsageError(
@@ -91,7 +102,7 @@ def predict(
         )
     if job.card.crop.kind == "bottom-up" and boxes != "full":
         raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
-    found = None if boxes == "full" else pictures.read_boxes(Path(boxes), list(stems))
+    found = None if boxes == "full" else pictures.named_boxes(boxes, list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}
@@ -100,7 +111,7 @@ def predict(
             people[path] = pictures.people_in(path, found, box_score)
     done = []
     if people:
-        net, _ = zoo.load_weights(job.card, job.weights_path)
+        net, _ = prepare_network(job)
         total, looked_at = sum(map(len, people.values())), 0
         with progress_bar(remark, "people") as progress:
             for path, samples in people.items():

@@ -43,6 +43,15 @@ def profile(
         typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="One or several, such as 1,8,64."),
     ] = "1",
     dtype: Dtype = "fp32",
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runtime",
+            envvar="HMRBENCH_RUNTIME",
+            help="pytorch, onnxruntime, openvino, tensorrt, an import path, or a file of `hmrbench export`; may be "
+            "repeated. all: every one that is here, in every precision that this machine serves.",
+        ),
+    ] = None,
     device: Device = "auto",
     scope: Annotated[
         str, typer.Option("--scope", help="model, or end2end: from the JPEG file to keypoints.")
@@ -78,7 +87,7 @@ def profile(
 
     Weights are random unless `--weights` says otherwise (a network of another backend has its own): the cost does not
     depend on them. MACs are those of one image. A model that fails is a row that says why, and exit code 1 in the
-    end. A batch that memory does not hold is a row that says so.
+    end. A batch that memory does not hold is a row that says so. Several runtimes are shown from the fastest on.
     """
     from hmrbench import profiling
     from hmrbench.cards import find_cards, load_cards
@@ -105,7 +114,7 @@ def profile(
         fused=fuse,
         by_module=by_module,
     )
-    profiling.check(settings)
+    variants = profiling.variants(settings, runtime or [])
     batch_sizes = profiling.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():
         sources.resolve_weights(card, weights)
@@ -116,17 +125,21 @@ def profile(
     rows: list[dict[str, Any]] = []
     unwritten: HmrbenchError | None = None
     try:
-        for number, card in enumerate(cards, start=1):
-            found = profiling.profile_card(card, settings, batch_sizes, runs=runs, resume=resume, unstable=unstable)
+        for number, (card, variant) in enumerate(((c, v) for c in cards for v in variants), start=1):
+            found = profiling.profile_card(card, variant, batch_sizes, runs=runs, resume=resume, unstable=unstable)
             for result in found:
                 rows.append(result.row())
-                remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)
+                news = f"[{number}/{len(cards) * len(variants)}] {_news(rows[-1], len(variants) > 1)}"
+                remark.print(news, markup=False, soft_wrap=True)
     except results.NotWrittenError as e:
         unwritten = e
         rows.append(e.result.row())
     except KeyboardInterrupt:
         remark.print("stopped; --resume keeps the rows that are there", markup=False)
         raise
+    if len(variants) > 1:
+        place = {card.name: i for i, card in enumerate(cards)}
+        rows.sort(key=lambda r: (place[r["model"]], r["batch_size"], r["latency_ms"] is None, r["latency_ms"] or 0))
     if json:
         print_json(rows)
     else:
@@ -140,9 +153,10 @@ def profile(
         raise typer.Exit(1)
 
 
-def _news(row: Mapping[str, Any]) -> str:
-    """One line for a row that has just been measured."""
+def _news(row: Mapping[str, Any], several: bool = False) -> str:
+    """One line for a row that has just been measured; it names the runtime where there are several."""
     where = f"{row['model']}, batch size {row['batch_size']}"
+    where += f", {row['runtime']} {row['dtype']}" if several else ""
     if row["status"] != "ok":
         return f"{where}: {row['status']}: {row['error']}"
     parts = [] if row["macs"] is None else [f"{row['macs'] / 1e9:.2f} GMACs"]
@@ -169,8 +183,11 @@ def profile_view(rows: Sequence[Mapping[str, Any]]) -> View:
     several = len({row["batch_size"] for row in rows}) > 1
     timed = any(row["latency_ms"] is not None for row in rows)
     noted = any(map(_note, rows))
+    differ = {k: k for k in ("runtime", "dtype") if len({row.get(k) for row in rows}) > 1}
+    differ |= {"instruction_set": "served by"} if differ else {}
     columns = {
         "model": "model",
+        **differ,
         "batch_size": "batch",
         "params": "M par.",
         "macs": "GMACs",
@@ -179,11 +196,11 @@ def profile_view(rows: Sequence[Mapping[str, Any]]) -> View:
     columns |= {"latency_ms": "ms", "latency_ms_p90": "p90", "images_per_s": "img/s", "peak_memory_mb": "MB"}
     hidden = {"activations"} if timed else {"latency_ms", "latency_ms_p90", "images_per_s", "peak_memory_mb"}
     shown = [key for key in columns if key not in hidden and (several or key != "batch_size")]
-    cells = [[*(_cell(key, row[key]) for key in shown), *([_note(row)] if noted else [])] for row in rows]
+    cells = [[*(_cell(key, row.get(key)) for key in shown), *([_note(row)] if noted else [])] for row in rows]
     return View(
         [*(columns[key] for key in shown), *(["note"] if noted else [])],
         cells,
-        _caption(rows[0], several, timed),
+        _caption(rows[0], several, timed, "runtime" in differ, "dtype" in differ),
     )
 
 
@@ -195,7 +212,7 @@ def _cell(key: str, value: Any) -> Any:
     return round(value / scale) if value >= 100 * scale else value / scale
 
 
-def _caption(row: Mapping[str, Any], several: bool, timed: bool) -> str:
+def _caption(row: Mapping[str, Any], several: bool, timed: bool, runtimes: bool, dtypes: bool) -> str:
     """What holds for all rows."""
     if not timed:
         return f"weights {row['weights']}; MACs and activations of one image, FLOPs are twice the MACs"
@@ -205,7 +222,8 @@ def _caption(row: Mapping[str, Any], several: bool, timed: bool) -> str:
     setting = [
         row["device"],
         f"{row['threads']} threads",
-        row["dtype"],
+        *([] if runtimes or row["runtime"] == "pytorch" else [row["runtime"]]),
+        *([] if dtypes else [row["dtype"]]),
         *batch,
         f"scope {row['scope']}",
         *extras,

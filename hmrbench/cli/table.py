@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ WithPublished = Annotated[
 ]
 SpeedDevice = Annotated[str | None, typer.Option("--device", help="Speed on this device: part of its name.")]
 SpeedDtype = Annotated[str | None, typer.Option("--dtype", help="Speed at this type: fp32, tf32, fp16, bf16.")]
+By = Annotated[Literal["runtime"] | None, typer.Option("--by", help="runtime: each runtime and type by itself.")]
 SpeedBatch = Annotated[int | None, typer.Option("--batch-size", help="Speed at this batch size.")]
 
 
@@ -41,6 +42,7 @@ def table(
         str | None, typer.Option("--against", help="A cut such as S4: add what the others change against it.")
     ] = None,
     with_published: WithPublished = False,
+    by: By = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +69,7 @@ def table(
 
     if format is Format.parquet and output is None and not json:
         raise UsageError("parquet is no text: --output says which file to write")
-    gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size))
+    gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size), by)
     if json or format is Format.json:
         rows = gathered.flat(metric or [])
         if output is None:
@@ -93,6 +95,7 @@ def load(
     with_published: bool,
     against: str | None = None,
     speed: object = None,
+    by: str | None = None,
 ) -> Table:
     """The joined table that `table`, `plot` and `report` begin with."""
     from hmrbench.cards import load_cards
@@ -107,4 +110,5 @@ def load(
         references=load_references() if with_published else [],
         against=against,
         speed=speed,  # type: ignore[arg-type]
+        by_runtime=by == "runtime",
     )

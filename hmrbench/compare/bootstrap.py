@@ -104,6 +104,8 @@ class Comparison:
 def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
     """The newest run of `eval` or `score` of a model, by its name; `NAME~1` is the one before, and so on.
 
+    `NAME@openvino` is one on a runtime, `NAME@openvino:int8` in a type.
+
     Raises:
         DataError: there is none.
         UsageError: it was run on several data sets, and none is named.
@@ -112,13 +114,16 @@ def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
     given, tilde, back = name.rpartition("~")
     known = {r.row["model"].lower() for r in scored}
     model, before = (given, int(back)) if tilde and back.isdigit() and name.lower() not in known else (name, 0)
+    model, at, place = model.partition("@") if model.lower() not in known else (model, "", "")
+    runtime, _, dtype = place.partition(":")
     own = [r for r in scored if r.row["model"].lower() == model.lower()]
     own = [r for r in own if r.row["model"] == model] or own
+    own = [r for r in own if runtime in ("", r.row.get("runtime") or "pytorch") and dtype in ("", r.row["dtype"])]
     own = [r for r in own if dataset is None or dataset.lower() == r.row["dataset"].lower()]
     on = f" on {dataset}" if dataset else ""
     if not own:
         models = ", ".join(dict.fromkeys(r.row["model"] for r in scored)) or "none"
-        raise DataError(f"no run of '{model}'{on}; there are runs of: {models}")
+        raise DataError(f"no run of '{model}{at}{place}'{on}; there are runs of: {models}")
     datasets = list(dict.fromkeys(r.row["dataset"] for r in own))
     if len(datasets) > 1:
         raise UsageError(f"{model} was run on {', '.join(datasets)}: say which with --dataset")

@@ -54,7 +54,7 @@ _NOT_KEPT = ("partial", "values", "units", "higher_is_better", "run")  # of a ru
 _GATED_COUNTS = ("params", "macs")
 _GATED_SPEEDS = ("latency_ms",)
 _KEYS = {
-    "accuracy": ("model", "dataset", "boxes", "flip", "codec", "input", "dtype", "trained"),
+    "accuracy": ("model", "dataset", "boxes", "flip", "codec", "input", "dtype", "trained", "runtime"),
     "counts": ("model",),
     "speed": ("model", *SPEED_SETTING),
 }
@@ -130,7 +130,8 @@ def rows_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _rows_of_run(run: Run) -> Iterator[dict[str, Any]]:
     row = run.row
     if run.kind in ("eval", "score"):
-        named = {k: row[k] for k in _KEYS["accuracy"] if k != "trained"} | {"trained": row["weights"] != "random"}
+        named = {k: row[k] for k in _KEYS["accuracy"] if k not in ("trained", "runtime")}
+        named |= {"trained": row["weights"] != "random", **_on(row.get("runtime"))}
         more = {k: row[k] for k in ("samples", "annotations_sha256", "weights", "weights_sha256", "partial")}
         told = {k: row.get(k) or {} for k in ("units", "higher_is_better")}
         yield {"kind": "accuracy", **named, **more, "values": dict(row["metrics"]), **told, "run": run}
@@ -142,12 +143,47 @@ def _rows_of_run(run: Run) -> Iterator[dict[str, Any]]:
         speeds = {k: row[k] for k in _GATED_SPEEDS if row.get(k) is not None}
         if speeds or failure:
             setting = dict(zip(SPEED_SETTING, speed_setting(row), strict=True))
+            setting |= _on(setting.pop("runtime"))
             yield {"kind": "speed", "model": row["model"], **setting, "values": speeds, **failure}
 
 
 def _key(row: Row) -> tuple[Any, ...]:
     """What names a row: its kind and the fields of that kind."""
-    return (row["kind"], *(row.get(k) for k in _KEYS[row["kind"]]))
+    return (row["kind"], *(row.get(k, _ABSENT.get(k)) for k in _KEYS[row["kind"]]))
+
+
+_ABSENT = {"runtime": "pytorch"}  # what a row means that does not say
+
+
+def _on(runtime: str | None) -> dict[str, str]:
+    return {} if runtime in (None, "pytorch") else {"runtime": str(runtime)}
+
+
+def on_runtime(
+    baseline: Mapping[str, Any], rows: Sequence[Row], runtime: str, dtype: str | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What holds a runtime against PyTorch's baseline: its rows of accuracy and speed, and the runs on that runtime.
+
+    Args:
+        dtype: of those runs; None where they have one only.
+
+    Raises:
+        UsageError: there are runs of several types, and none is named; or the baseline has nothing to hold.
+    """
+    own = [r for r in rows if r.get("runtime", "pytorch") == runtime and dtype in (None, r.get("dtype"))]
+    types = sorted({str(r["dtype"]) for r in own if "dtype" in r})
+    if len(types) > 1:
+        raise UsageError(f"there are runs on {runtime} in {', '.join(types)}: say which with --dtype")
+    held = [r for r in baseline["rows"] if r["kind"] != "counts" and r.get("runtime", "pytorch") == "pytorch"]
+    if not held:
+        raise UsageError(
+            "the baseline holds no accuracy and no speed of PyTorch, against which a runtime could be held"
+        )
+    moved = []
+    for base in held:
+        place = {"runtime": "pytorch", "dtype": base.get("dtype")}
+        moved += [{**r, **place} for r in own if r["kind"] == base["kind"] and _key({**r, **place}) == _key(base)]
+    return {**baseline, "rows": held}, moved
 
 
 def read_baseline(path: Path) -> dict[str, Any]:

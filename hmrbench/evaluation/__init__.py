@@ -11,7 +11,7 @@ from hmrbench.evaluation.job import (
 )
 from hmrbench.evaluation.loop import predict
 from hmrbench.evaluation.outputs import try_outputs, write_predictions
-from hmrbench.evaluation.rows import evaluate, run
+from hmrbench.evaluation.rows import evaluate, prepare_network, run
 from hmrbench.evaluation.score import measure, score_file
 from hmrbench.evaluation.unfinished import predict_all
 
@@ -26,6 +26,7 @@ __all__ = [
     "predict",
     "predict_all",
     "prepare",
+    "prepare_network",
     "prepare_pictures",
     "run",
     "score_file",

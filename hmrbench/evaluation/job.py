@@ -9,18 +9,19 @@ from typing import Any
 
 import torch
 
-from hmrbench import data, environment, metrics, zoo
+from hmrbench import data, environment, metrics, runtimes, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
 from hmrbench.data.crop import crops_of
-from hmrbench.device import DTYPES, device_name, pick_device
+from hmrbench.device import DTYPES, device_name
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
+from hmrbench.runtimes import Exported, Runtime, Setting
 from hmrbench.schema import DatasetSpec, ModelCard, beside
 
 
@@ -37,7 +38,9 @@ class EvaluationSettings:
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: fp32, bf16 or fp16.
+        dtype: fp32, bf16 or fp16; a file has its own.
+        runtime: what runs the network, by name or import path, or the file to run, see `runtimes`; None for the card's
+            own, or PyTorch.
         fused: let the network take its short cuts, see `nets.fusion`.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores.
@@ -53,6 +56,7 @@ class EvaluationSettings:
     codec: str | None = None
     device: str = "auto"
     dtype: str = "fp32"
+    runtime: str | None = None
     fused: bool = True
     batch_size: str | int = "auto"
     workers: int = field(default_factory=environment.usable_cpus)
@@ -78,6 +82,9 @@ class Job:
     dtype: str
     batch_size: int
     workers: int
+    runtime: Runtime
+    setting: Setting
+    exported: Exported | None = None
     fused: bool = True
 
     @property
@@ -97,6 +104,8 @@ class Job:
                 "device": device_name(self.device),
                 "dtype": self.dtype,
                 "fused": self.fused,
+                "runtime": [self.runtime.name, self.runtime.version, self.setting.device],
+                "file": None if self.exported is None else dict(self.exported.record["files"]),
                 "batch_size": self.batch_size,
                 "versions": environment.versions(),
                 "commit": environment.commit(),
@@ -110,16 +119,15 @@ class Job:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else decided the numbers: the body model with its regressors, for meshes; a backend of its own; what the
-        card says of decoding and of the crop that is not as usual."""
+        """What else decided the numbers: the body model with its regressors, for meshes; what the card says of decoding
+        and of the crop that is not as usual."""
         body: dict[str, Any] = {}
         if self.body is not None:
             body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
         for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
             unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
             body |= {name: unusual} if unusual else {}
-        backend = zoo.backend_of(self.card)
-        return body if backend is None else {**body, "backend": backend}
+        return body
 
 
 def body_of(spec: DatasetSpec) -> Body:
@@ -206,8 +214,10 @@ def prepare(
     """
     s = settings or EvaluationSettings()
     card, spec = card_and_spec(model, dataset, s.models_dirs, s.datasets_file)
-    if s.dtype not in DTYPES:
-        raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not '{s.dtype}'")
+    if s.dtype not in (known := (*DTYPES, "int8")):
+        raise UsageError(f"dtype must be one of {', '.join(known)}, not '{s.dtype}'")
+    runtime, exported = runtimes.choose(card, s.runtime)
+    dtype = s.dtype if exported is None else exported.precision(s.dtype)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
     body = body_of(spec) if card.task == "hmr" else None
@@ -215,14 +225,21 @@ def prepare(
     if found.whole != (card.crop.kind == "bottom-up"):
         of = ("whole pictures", "people in boxes")
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
-    default = spec.default_weights if card.demo_weights is not None else None
-    label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
-    place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
+    setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
+    if exported is None or s.weights is not None:
+        default = spec.default_weights if card.demo_weights is not None else None
+        label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
+        sha256 = None if path is None else file_sha256(path)
+    if exported is not None:
+        exported.check_source(card, *(("", None) if s.weights is None else (label, sha256)))
+        label, path, sha256 = exported.record["weights"], None, exported.record["weights_sha256"]
     boxes = boxes_of(card, s.boxes)
     fits = opened is not None and (opened.boxes == NO_BOXES) == found.whole
     people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
     for sample in {s.box_xywh_px: s for s in people.samples}.values() if found.whole else ():
         crops_of([sample], card.crop, card.input)
+    if exported is not None:
+        exported.check_scored(people)
     try:
         _check_truth(spec, people)
     except DataError as e:
@@ -233,14 +250,17 @@ def prepare(
         dataset=replace(people, scoring=card.decode.scoring) if card.task == "hpe" else people,
         weights=label,
         weights_path=path,
-        weights_sha256=None if path is None else file_sha256(path),
+        weights_sha256=sha256,
         codec=found,
         body=body,
         flip=s.flip and card.task == "hpe",
-        device=place,
-        dtype=s.dtype,
-        batch_size=pick_batch_size(s.batch_size, place),
+        device=setting.place,
+        dtype=dtype,
+        batch_size=pick_batch_size(s.batch_size, setting.place),
         workers=s.workers,
+        runtime=runtime,
+        setting=setting,
+        exported=exported,
         fused=s.fused,
     )
 

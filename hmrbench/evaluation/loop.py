@@ -15,32 +15,32 @@ from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
-from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
+from hmrbench.runtimes import Network, Prepared, known_runtimes
 
 Decoded = tuple[Array, list[Prediction]]  # places in the data set, and what was found there
 
 
 @torch.inference_mode()
-def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[Decoded]:
-    """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
+def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterator[Decoded]:
+    """Predictions of the samples at `index`, batch by batch, in the order of their pictures.
+
+    Args:
+        net: the job's network, ready on its runtime, or one of PyTorch's.
+    """
     with blamed_on(job.card.where):
-        net = net.to(job.device).eval()
-        fuse(net, job.fused)
+        ready = known_runtimes()["pytorch"].prepare(Network(net), job.setting) if isinstance(net, nn.Module) else net
     if job.body is not None:
         job.body.to(job.device)
     settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
-    try:
-        with precision(job.dtype, job.device):
-            yield from overlapped(
-                batches(job.dataset.samples, index, settings, job.batch_size, job.workers),
-                lambda batch: forward(net, normalize(batch.images), job),
-                lambda batch, output: (batch.index, _decode(batch, output, job)),
-                job,
-            )
-    finally:
-        unfold(net)  # its weights may change, as they do in training
+    with ready as network:
+        yield from overlapped(
+            batches(job.dataset.samples, index, settings, job.batch_size, job.workers),
+            lambda batch: forward(network, normalize(batch.images), job),
+            lambda batch, output: (batch.index, _decode(batch, output, job)),
+            job,
+        )
 
 
 def overlapped(
@@ -85,7 +85,7 @@ def overlapped(
             yield decoding.result()
 
 
-def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
+def forward(net: Prepared, images: Tensor, job: Job) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
     with blamed_on(f"{job.card.where}: a forward of {tuple(images.shape)}"):
         output = net(images)

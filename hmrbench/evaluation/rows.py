@@ -13,9 +13,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from hmrbench import data, distributed, environment, files, zoo
+from hmrbench import data, distributed, environment, files, runtimes, zoo
 from hmrbench.codecs import Codec
-from hmrbench.device import device_name
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
 from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
@@ -23,6 +22,7 @@ from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
 from hmrbench.evaluation.unfinished import Progress, predict_all
 from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
+from hmrbench.runtimes import Network, Prepared
 from hmrbench.schema import Crop, DatasetSpec, ModelCard
 
 
@@ -38,6 +38,7 @@ def evaluate(
     codec: str | Codec | None = None,
     device: str = "auto",
     dtype: str = "fp32",
+    runtime: str | Path | None = None,
     fused: bool = True,
     batch_size: str | int = "auto",
     workers: int | None = None,
@@ -61,7 +62,8 @@ def evaluate(
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's: a name, an import path or a Codec; for a given network `udp` if None.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: fp32, bf16 or fp16.
+        dtype: fp32, bf16 or fp16; a file has its own.
+        runtime: what runs the network, by name or import path, or the file to run; None for PyTorch.
         fused: let the network take its short cuts.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores if None.
@@ -88,6 +90,7 @@ def evaluate(
         codec=codec if isinstance(codec, str) else None,
         device=device,
         dtype=dtype,
+        runtime=None if runtime is None else str(runtime),
         fused=fused,
         batch_size=batch_size,
         workers=environment.usable_cpus() if workers is None else workers,
@@ -178,13 +181,12 @@ def run(
             try_outputs(job, runs, save_predictions)
             if store is not None and not resume:
                 store.discard()
-    part, training = "", net is not None and net.training
-    if net is None:
-        net, report = zoo.load_weights(job.card, job.weights_path)
-        part = f" ({report.part})" if report is not None and report.part else ""
+    training = net is not None and net.training
+    ready, part = prepare_network(job, net)
     start = time.monotonic()
-    predictions = predict_all(net, job, store, progress)
-    net.train(training)
+    predictions = predict_all(ready, job, store, progress)
+    if net is not None:
+        net.train(training)
     seconds = time.monotonic() - start
     try:
         found = measure(predictions, job.spec, job.dataset)
@@ -193,17 +195,18 @@ def run(
         raise type(e)(
             f"{e}{f'; {kept:,} predictions are kept: --resume goes straight to scoring' if kept else ''}"
         ) from e
+    told = ready.describe()
     result = EvalResult(
         model=job.card.name,
         task=job.card.task,
         dataset=job.spec.name,
-        weights=f"{job.weights}{part}",
+        weights=job.weights + part,
         weights_sha256=job.weights_sha256,
         boxes=job.dataset.boxes,
         flip=job.flip,
         codec=job.codec.name,
         input=job.card.input_text,
-        device=device_name(job.device),
+        device=told.device,
         dtype=job.dtype,
         batch_size=job.batch_size,
         samples=len(job.dataset.samples),
@@ -214,6 +217,8 @@ def run(
         seconds=round(seconds, 3),
         protocol=job.protocol,
         fused=job.fused,
+        calibration=None if job.exported is None else job.exported.record["calibration"],
+        **told.row(),
         **score_fields(found),
     )
     if not distributed.is_first():
@@ -222,6 +227,21 @@ def run(
     if store is not None:
         store.discard()
     return result
+
+
+def prepare_network(job: Job, net: nn.Module | None = None) -> tuple[Prepared, str]:
+    """The job's network with its weights, ready on its runtime; and which part the weights are for, if not all.
+
+    Args:
+        net: the network, where it was given.
+    """
+    if job.exported is not None:
+        return runtimes.prepare(job.runtime, job.exported.network, job.setting), ""
+    if net is not None:
+        return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), ""
+    net, report = zoo.load_weights(job.card, job.weights_path)
+    part = f" ({report.part})" if report is not None and report.part else ""
+    return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), part
 
 
 def _write(

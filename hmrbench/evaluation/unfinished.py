@@ -16,6 +16,7 @@ from hmrbench.evaluation.job import Job
 from hmrbench.evaluation.loop import predict
 from hmrbench.records import Prediction, Sample
 from hmrbench.results import runs as results
+from hmrbench.runtimes import Prepared
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ Progress = Callable[[str, int, int], None]  # label, people done, people in all
 
 
 def predict_all(
-    net: nn.Module, job: Job, store: results.PartialRun | None = None, progress: Progress | None = None
+    net: nn.Module | Prepared, job: Job, store: results.PartialRun | None = None, progress: Progress | None = None
 ) -> list[Prediction]:
     """Predictions for all samples of a job, in their order; what `store` holds already is not predicted again.
 

@@ -33,7 +33,7 @@ _PROTOCOL = ("model", "weights", "weights_sha256", "flip", "codec", "input", "dt
 
 def protocol_key(row: Row) -> tuple[Any, ...]:
     """What rows must share to enter one composite score: the model, its weights, how it was run."""
-    return tuple(str(row[field]) for field in _PROTOCOL)
+    return (*(str(row[field]) for field in _PROTOCOL), row.get("runtime") or "pytorch")
 
 
 def phi_p_2d(rows: Iterable[Row]) -> float | None:

@@ -80,3 +80,13 @@ def _fold(conv: Any, norm: Any) -> None:
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+def standard(net: nn.Module, on: bool = True) -> None:
+    """Let all modules that have operators of their own compute by PyTorch's, which other runtimes know, or not.
+
+    A module that has such operators has an attribute `standard_operators`, False as it is built.
+    """
+    for module in net.modules():
+        if hasattr(module, "standard_operators"):
+            setattr(module, "standard_operators", on)  # noqa: B010 - likewise

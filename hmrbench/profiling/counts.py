@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 def are_of_this_package(card: ModelCard) -> bool:
     """Whether all that a card's network consists of is here; nobody says when another package's code changes."""
-    return card.backend is None and not card.foreign and ":" not in (card.encoder or "")
+    return card.runtime is None and not card.foreign and ":" not in (card.encoder or "")
 
 
 def find(card: ModelCard) -> dict[str, Any] | None:

@@ -160,24 +160,3 @@ def stopwatch(run: Callable[[], Any], device: torch.device, by_events: bool) -> 
         return (time.perf_counter_ns() - begin) / 1e6
 
     return by_clock
-
-
-def graphed(forward: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], Any]:
-    """The forward as a CUDA graph, warmed up on a stream of its own as capturing demands."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            forward(x)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = forward(x)
-
-    def replay(given: Tensor) -> Any:
-        if given is not x:
-            x.copy_(given)
-        graph.replay()
-        return output
-
-    return replay

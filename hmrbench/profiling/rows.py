@@ -31,6 +31,7 @@ def profile_model(
     repeats: int | None = None,
     seconds: float = 10.0,
     scope: str = "model",
+    runtime: str | Path | None = None,
     compile: bool = False,
     channels_last: bool = False,
     cuda_graph: bool = False,
@@ -57,6 +58,8 @@ def profile_model(
         repeats: number of timed forwards; 0 counts only; None samples until the median is known to 1 %.
         seconds: time for warm-up and sampling, where `repeats` is None.
         scope: `model` times the network alone, `end2end` also reading a JPEG, crop and decoding the output.
+        runtime: what runs the network, by name or import path, or the file to run; None for PyTorch, which alone takes
+            the next three.
         compile: run through torch.compile.
         channels_last: use that memory format for weights and input.
         cuda_graph: replay a CUDA graph.
@@ -81,6 +84,7 @@ def profile_model(
         repeats=repeats,
         seconds=seconds,
         scope=scope,
+        runtime=None if runtime is None else str(runtime),
         compile=compile,
         channels_last=channels_last,
         cuda_graph=cuda_graph,

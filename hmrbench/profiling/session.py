@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hmrbench import device as devices
-from hmrbench import environment, zoo
+from hmrbench import environment, runtimes, zoo
 from hmrbench.errors import HmrbenchError, said
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
-from hmrbench.nets.fusion import fuse
 from hmrbench.profiling import counts, flops, latency
 from hmrbench.profiling.end2end import end_to_end
 from hmrbench.profiling.quick import load_untrained
 from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import Array, ProfileResult
+from hmrbench.runtimes import Exported, Network, Prepared, Runtime, Setting, known_runtimes
 from hmrbench.schema import ModelCard
 
 
@@ -40,6 +39,7 @@ class Session:
     ) -> None:
         self.card, self.net, self.size, self.settings = card, net, size, settings
         self.device = check(settings)
+        self.runtime, self.exported, self.setting, self.fault = self._choose()
         self.about: dict[str, Any] = {
             "model": type(net).__name__ if card is None else card.name,
             "task": None if card is None else card.task,
@@ -47,9 +47,28 @@ class Session:
             "weights": "given" if card is None else settings.weights_of(card) or "own",
             "device": devices.device_name(self.device),
             **settings.row(),
+            "dtype": self.setting.dtype,
+            "runtime": self.runtime.name,
         }
         self.loaded: dict[str, Any] = {}
         self.counted: dict[str, Any] | None = None
+
+    def _choose(self) -> tuple[Runtime, Exported | None, Setting, HmrbenchError | None]:
+        """What runs the network and how; or why it cannot, which the row is to say."""
+        s, exported, fault = self.settings, None, None
+        runtime, place, dtype = known_runtimes()["pytorch"], str(self.device), s.dtype
+        try:
+            if self.card is not None:
+                runtime, exported = runtimes.choose(self.card, s.runtime)
+            elif s.runtime is not None:
+                runtime = runtimes.find_runtime(s.runtime)
+            dtype = dtype if exported is None else exported.precision(dtype)
+            place = runtime.check("the network" if self.card is None else self.card.name, s.device, dtype)
+        except HmrbenchError as e:
+            fault = e
+        setting = Setting(place, dtype, self.size, s.fused, s.compile, s.channels_last, s.cuda_graph, s.threads)
+        self.device = setting.place
+        return runtime, exported, setting, fault
 
     def identity(self, batch_size: int) -> dict[str, Any]:
         """What two rows share only if everything that decides their numbers is the same."""
@@ -61,6 +80,8 @@ class Session:
             "seconds": self.settings.seconds,
             "by_module": self.settings.by_module,
             "scan": scan_backend(self.device),
+            "place": self.setting.device,
+            "file": None if self.exported is None else dict(self.exported.record["files"]),
             "versions": environment.versions(),
             "commit": environment.commit(),
         }
@@ -71,6 +92,8 @@ class Session:
         samples: Array | None = None
         try:
             with devices.bounded_memory(self.device):
+                if self.fault is not None:
+                    raise self.fault
                 self.counted = self.counted or self._count()
                 known |= self.counted
                 if self.settings.repeats == 0 and known.get("count_error"):  # nothing else was asked for
@@ -102,7 +125,6 @@ class Session:
     def _network(self) -> nn.Module:
         if self.net is None:
             assert self.card is not None
-            zoo.fit_backend(self.card, self.device.type, self.settings.dtype)
             label, path = sources.resolve_weights(self.card, self.settings.weights_of(self.card))
             self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
             self.net = load_untrained(self.card) if path is None else zoo.load_weights(self.card, path)[0]
@@ -110,9 +132,8 @@ class Session:
 
     def _count(self) -> dict[str, Any]:
         """Parameters, MACs and activations of one image, as fields of a row; parameters alone if counting fails."""
-        backend = None if self.card is None else zoo.backend_of(self.card)
-        if self.card is not None and backend is not None:  # whose work PyTorch does not see
-            return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
+        if self.card is not None and self.card.runtime is not None:  # whose work PyTorch does not see
+            return {**zoo.count_parameters(self.card), "backend": None, "uncounted": {self.runtime.version: 1}}
         own = None if self.net is not None or self.card is None else self.card
         own = own if own is not None and counts.are_of_this_package(own) else None
         known = None if own is None else counts.find(own)
@@ -121,7 +142,7 @@ class Session:
             if own is not None and known.get("counted_on") == "meta":
                 counts.keep(own, known)
         scans = "selective_scan" in known.get("macs_by_operator", {})
-        known |= {"backend": scan_backend(self.device) if scans else None}
+        known |= {"backend": scan_backend(self.device) if scans and self.runtime.name == "pytorch" else None}
         return known if self.settings.by_module else {k: v for k, v in known.items() if k != "by_module"}
 
     def _count_anew(self) -> dict[str, Any]:
@@ -159,27 +180,33 @@ class Session:
                 raise
             return net, e
 
+    def _prepared(self, batch_size: int) -> tuple[Prepared, int]:
+        """The network ready for a batch size, and the bytes of its weights."""
+        if self.exported is not None:
+            assert self.card is not None
+            weights = self.settings.weights
+            label, path = ("", None) if weights is None else sources.resolve_weights(self.card, str(weights))
+            self.exported.check_source(self.card, label, None if path is None else file_sha256(path), timed=True)
+            self.loaded = {k: self.exported.record[k] for k in ("weights", "weights_sha256", "calibration")}
+            network = self.exported.network
+            return runtimes.prepare(self.runtime, network, self.setting), int((network.size_mb() or 0) * devices.MB)
+        net = self._network()
+        held = sum(t.nbytes for t in (*net.parameters(), *net.buffers()))
+        return runtimes.prepare(self.runtime, Network(net, self.card, batch_size=batch_size), self.setting), held
+
     def _time(self, batch_size: int, longer: float) -> tuple[dict[str, Any], Array]:
         """Latency, peak memory and energy at one batch size, as fields of a row, and the samples in ms."""
         settings, device = self.settings, self.device
         devices.keep_freed_memory(device)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        net = self._network().to(device)
-        fuse(net, settings.fused)
-        net = net.to(memory_format=layout) if settings.channels_last else net
+        prepared, held = self._prepared(batch_size)
         x = torch.randn(batch_size, 3, *self.size, generator=torch.Generator().manual_seed(0))
         x = x.to(device).contiguous(memory_format=layout)
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(_threads(settings.threads))
-            stack.enter_context(devices.precision(settings.dtype, device))
-            if device.type == "cuda":  # events, streams and graphs are of the current device
-                stack.enter_context(torch.cuda.device(device))
-            forward: Callable[[Tensor], Any] = torch.compile(net) if settings.compile else net
+            forward = stack.enter_context(prepared)
             memory, start = devices.PeakMemory(device), time.monotonic()
             finite = all(bool(t.isfinite().all()) for t in flops.tensors(forward(x)))
             first_s = time.monotonic() - start
-            forward = latency.graphed(forward, x) if settings.cuda_graph else forward
             if settings.scope == "end2end":
                 assert self.card is not None
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -196,8 +223,9 @@ class Session:
             samples, warm_up = latency.sample_times(watch, settings.repeats, longer * settings.seconds, settled_s)
             used, ran = devices.energy_mj(device), (warm_up + len(samples)) * batch_size
         timing = latency.summarise(samples)
-        held_mb = sum(t.nbytes for t in (*net.parameters(), *net.buffers(), x)) / devices.MB
+        held_mb = (held + x.nbytes) / devices.MB
         return {
+            **prepared.describe().row(),
             "latency_ms": timing.median_ms,
             "latency_ms_p90": timing.p90_ms,
             "latency_ms_p99": timing.p99_ms,
@@ -212,13 +240,3 @@ class Session:
             "energy_mj": None if used is None or energy is None else (used - energy) / ran,
             "output_finite": finite,
         }, timing.samples_ms
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

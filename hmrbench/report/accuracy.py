@@ -66,6 +66,7 @@ def _joined(group: Sequence[Row], labels: Mapping[tuple[Any, ...], str]) -> dict
     joined: dict[str, Any] = {
         k: first[k] for k in ("model", "task", "weights", "weights_sha256", "flip", "codec", "input", "dtype")
     }
+    joined["runtime"] = first.get("runtime") or "pytorch"
     joined["boxes"] = ", ".join(dict.fromkeys(str(r["boxes"]) for r in group))
     joined["samples"] = {labels[_people(r)]: r["samples"] for r in group}
     joined["partial"] = any(r["partial"] for r in group)

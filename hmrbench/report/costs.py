@@ -21,10 +21,14 @@ class Speed:
     batch_size: int | None = None
 
 
+_USUAL = ("model", "pytorch")  # a scope and a runtime that need no word
+
+
 def describe_speed(setting: Sequence[Any]) -> str:
     """A speed's setting in words."""
     device, dtype, batch_size, *rest = setting
-    more = [k if v is True else f"{k} {v}" for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v != "model"]
+    told = [(k, v) for k, v in zip(SPEED_SETTING[3:], rest, strict=True) if v and v not in _USUAL]
+    more = [k if v is True else f"{k} {v}" for k, v in told]
     return ", ".join([f"batch size {batch_size}", str(dtype), *more, str(device)])
 
 
@@ -65,6 +69,44 @@ def join_costs(runs: Sequence[Run], speed: Speed) -> tuple[dict[str, dict[str, A
     if others:
         notes.append("speed also measured: " + "; ".join(f"{describe_speed(s)}" for s in others))
     return costs, notes
+
+
+def join_runtimes(runs: Sequence[Run], speed: Speed) -> tuple[dict[tuple[str, str, str], dict[str, Any]], list[str]]:
+    """The speed of each model by runtime and type, in one setting of all else; a note says which.
+
+    Returns:
+        By model, runtime and type: the speed, the instructions that served, and the size of the file.
+
+    Raises:
+        UsageError: no speed of the kind asked for.
+    """
+    rows = [r.row for r in runs if r.kind == "profile" and r.row.get("latency_ms") is not None]
+    chosen = [r for r in rows if _matches(r, speed)]
+    if not chosen:
+        if speed != Speed():
+            raise UsageError("no speed of that kind was measured")
+        return {}, []
+    models: dict[tuple[Any, ...], set[str]] = {}
+    for row in chosen:
+        models.setdefault(_elsewhere(row), set()).add(row["model"])
+    best = max(models, key=lambda s: (len(models[s]), list(models).index(s)))
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in chosen:
+        if _elsewhere(row) == best:
+            told = {k: row[k] for k in (*SPEEDS, "spread", "stable", "file_mb", "error_std") if row.get(k) is not None}
+            named = {"runtime": row["runtime"], "dtype": row["dtype"], "instruction_set": row.get("instruction_set")}
+            found[row["model"], row["runtime"], row["dtype"]] = {**named, **told}
+    device, batch_size = (best[_OTHERS.index(k)] for k in ("device", "batch_size"))
+    return found, [f"speed: batch size {batch_size}, {device}, of each runtime and type"]
+
+
+_OTHERS = [k for k in SPEED_SETTING if k not in ("runtime", "dtype")]
+
+
+def _elsewhere(row: Row) -> tuple[Any, ...]:
+    """All of a speed's setting but runtime and type."""
+    setting = dict(zip(SPEED_SETTING, speed_setting(row), strict=True))
+    return tuple(setting[k] for k in _OTHERS)
 
 
 def _matches(row: Row, speed: Speed) -> bool:

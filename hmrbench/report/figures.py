@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 LABELS = ("auto", "all", "front", "none")
 MARKERS = {"S2": "^", "S3": "s", "S4": "o", "": "D"}
+_KINDS = ("o", "s", "^", "v", "<", ">", "p", "h", "X", "*", "d")  # of other cuts, such as runtimes, in order
 _FILLING = {"^": 1.45, "s": 0.8, "o": 1.0, "D": 0.72, "P": 0.9}  # brings the markers to one area for one size
 _OTHERS = Family("others", "others", ("#595959", "#C8C8C8"))
 # For families without a colour of their own, on white and on dark.
@@ -173,13 +174,14 @@ def _draw_points(
     axes: Axes, points: Sequence[Point], at: Array, areas: Array, colours: Mapping[str, str], back: str
 ) -> None:
     """The markers, those of measured points last: a ring round the disc where both are known."""
+    markers = _markers(points)
     for i in np.lexsort((-areas, np.array([not p.published for p in points]))):
         p, colour = points[i], colours[points[i].family]
         axes.scatter(
             at[i, 0],
             at[i, 1],
-            s=((areas[i] * _filling(p.cut)) ** 0.5 + (2.0 if p.published else 0.0)) ** 2,
-            marker=MARKERS.get(p.cut, "P"),
+            s=((areas[i] * _FILLING.get(markers[p.cut], 1.0)) ** 0.5 + (2.0 if p.published else 0.0)) ** 2,
+            marker=markers[p.cut],
             facecolors="none" if p.published else colour,
             edgecolors=colour if p.published else back,
             linewidths=1.3 if p.published else 0.7,
@@ -236,8 +238,12 @@ def _family_colours(points: Sequence[Point], dark: bool) -> dict[str, str]:
     return {f: pair[dark] for f, pair in pairs.items()}
 
 
-def _filling(cut: str) -> float:
-    return _FILLING[MARKERS.get(cut, "P")]
+def _markers(points: Sequence[Point]) -> dict[str, str]:
+    """The marker of each cut in the points."""
+    cuts = dict.fromkeys(p.cut for p in points)
+    others = sorted(c for c in cuts if c not in MARKERS)
+    known = {c: m for c, m in MARKERS.items() if c in cuts}
+    return {**known, **dict(zip(others, cycle(_KINDS), strict=False))}
 
 
 def _sizes_tell(points: Sequence[Point]) -> bool:
@@ -333,11 +339,12 @@ def _legend(
     head("backbone")
     for family, colour in colours.items():
         mark(_families()[family].title if family in _families() else family, colour=colour)
-    cuts = [c for c in MARKERS if any(p.cut == c for p in points)]
-    if cuts != [""]:
-        head("stages kept")
-        for cut in cuts:
-            mark(cut.removeprefix("S") or "no truncation", MARKERS[cut], 36 * _filling(cut))
+    markers = _markers(points)
+    if list(markers) != [""]:
+        head("stages kept" if markers.keys() <= MARKERS.keys() else "run by")
+        for cut, marker in markers.items():
+            text = (cut.removeprefix("S") or "no truncation") if cut in MARKERS else cut
+            mark(text, marker, 36 * _FILLING.get(marker, 1.0))
     head("numbers")
     for published, name in ((False, "measured"), (True, "published")):
         if any(p.published == published for p in points):

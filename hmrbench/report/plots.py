@@ -91,13 +91,13 @@ def axis_of(key: str) -> Axis:
 
 
 def points(
-    table: Table, x: str, y: str, size: str | None, task: str, *, untrained: bool = False
+    table: Table, x: str, y: str, size: str | None, task: str, *, untrained: bool = False, by_runtime: bool = False
 ) -> tuple[list[Point], list[str]]:
     """Points of accuracy `y` against cost `x`, measured and published; remarks name what could not be drawn.
 
     A measured number is left out where its weights are random (unless `untrained`) or only part of the data
     set was evaluated. The published number of a model that was profiled here becomes a published point at its
-    cost.
+    cost. `by_runtime` tells the runtime by the marker, in place of the cut.
     """
     found, untold, left_out = [], [], []
     inputs: dict[str, set[Any]] = {}
@@ -119,11 +119,12 @@ def points(
             untold.append(name)
             continue
         family = row.get("backbone") or "others"
+        kind = f"{row.get('runtime')} {row.get('dtype')}" if by_runtime and row["kind"] == "measured" else None
         if family in references:
             family = REFERENCES.name
         for value, reported in ((measured, False), (published, True)):
             if value is not None:
-                found.append(Point(name, family, row.get("cut") or "", cost, value, third, reported))
+                found.append(Point(name, family, kind or row.get("cut") or "", cost, value, third, reported))
     remarks = []
     if left_out:
         remarks.append(f"not drawn, untrained weights: {_list(left_out)}")

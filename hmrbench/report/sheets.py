@@ -16,7 +16,7 @@ from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITL
 from hmrbench.report.tables import Table
 from hmrbench.report.views import Row, in_words
 
-_IDENTITY = ("input", "boxes", "flip", "codec", "weights", "dtype")
+_IDENTITY = ("input", "boxes", "flip", "codec", "weights", "runtime", "dtype")
 _MEANING = {
     "macs": "MACs: one multiply-add = 1; FLOPs are twice that",
     "published": "published: reported by others, not measured here",

@@ -21,7 +21,7 @@ from hmrbench.metrics.measures import COMPOSITES, COUNTS, SPEEDS
 from hmrbench.records import NO_BOXES
 from hmrbench.report.accuracy import join_accuracy
 from hmrbench.report.changes import add_changes
-from hmrbench.report.costs import Speed, join_costs
+from hmrbench.report.costs import Speed, join_costs, join_runtimes
 from hmrbench.report.references import Reference, load_references
 from hmrbench.report.views import Row, set_name
 from hmrbench.results.runs import Run
@@ -120,6 +120,7 @@ def gather(
     references: Sequence[Reference] = (),
     against: str | None = None,
     speed: Speed | None = None,
+    by_runtime: bool = False,
 ) -> Table:
     """Join the newest runs of each model: accuracy by data set, composites, parameters, MACs and speed.
 
@@ -127,6 +128,7 @@ def gather(
         patterns: names or globs of the models wanted; all if none.
         references: published rows to put below, marked by `kind` = "published".
         against: a cut such as "S4"; adds what the other cuts of the same family and size change against it.
+        by_runtime: a row for each runtime and type of a model, with the accuracy and the speed of each.
 
     Raises:
         DataError: there is nothing to show.
@@ -134,7 +136,9 @@ def gather(
     """
     wanted = [r for r in runs if _is_wanted(r.row["model"], patterns)]
     accuracy = join_accuracy(wanted)
-    costs, notes = join_costs(wanted, speed or Speed())
+    costs, notes = join_costs(wanted, Speed() if by_runtime else speed or Speed())
+    if by_runtime:
+        accuracy, costs, notes = _by_runtime(accuracy, costs, wanted, speed or Speed())
     models = list(dict.fromkeys([*(row["model"] for row in accuracy), *costs]))
     rows = []
     for model in sorted(models, key=lambda m: (m not in cards, family_order(cards[m]) if m in cards else (m, 0, 0))):
@@ -150,6 +154,19 @@ def gather(
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
     return Table(_same_keys(rows), tuple(notes), tuple(changes), tuple(dict.fromkeys(r.full_source() for r in shown)))
+
+
+def _by_runtime(
+    accuracy: Sequence[dict[str, Any]], costs: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], speed: Speed
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], list[str]]:
+    """Rows of accuracy with the speed of their runtime and type, also of those that have no accuracy; the counts."""
+    speeds, notes = join_runtimes(runs, speed)
+    rows = [{**row, **speeds.get((row["model"], row["runtime"], row["dtype"]), {})} for row in accuracy]
+    known = {(row["model"], row["runtime"], row["dtype"]) for row in rows}
+    rows += [{"model": key[0], **found} for key, found in speeds.items() if key not in known]
+    rows.sort(key=lambda r: (r.get("latency_ms") is None, r.get("latency_ms") or 0))
+    told = (*COUNTS, "task", "input")
+    return rows, {m: {k: v for k, v in cost.items() if k in told} for m, cost in costs.items()}, notes
 
 
 def make_table(

@@ -76,7 +76,7 @@ def in_words(key: str, value: Any) -> str:
         return "whole pictures, no boxes"
     if key in ("boxes", "samples") and value is not None:
         return f"{value:,} samples" if key == "samples" else f"boxes {value}" if " " in value else f"{value} boxes"
-    if value is None:
+    if value is None or (key, value) == ("runtime", "pytorch"):
         return ""
     if key in ("weights", "batch_size"):
         return f"{key.replace('_', ' ')} {value}"

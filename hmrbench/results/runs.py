@@ -44,6 +44,7 @@ SPEED_SETTING = (
     "device",
     "dtype",
     "batch_size",
+    "runtime",
     "scope",
     "compile",
     "channels_last",

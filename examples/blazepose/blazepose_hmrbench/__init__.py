@@ -7,15 +7,14 @@ the output are those of google-ai-edge/mediapipe, mediapipe/modules/pose_landmar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hmrbench.codecs import Codec, Crops
 from hmrbench.codecs.heatmap import to_image
 from hmrbench.records import Array
+from hmrbench.runtimes import Network, Prepared, Runtime, Setting, litert
 from hmrbench.schema import ModelCard
 from hmrbench.skeletons import Skeleton
 
@@ -24,28 +23,39 @@ COCO17 = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)  # rows
 
 
 class BlazePose(nn.Module):
-    """(B, 3, 256, 256) RGB in [0, 1] -> (B, 17, 3): x, y in pixels of the input, logit of visibility."""
+    """Where the .tflite file lies, which holds the graph as well: PyTorch has no part in it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.interpreter: Any = None
+        self.file: Path | None = None
 
     def load_weights(self, path: Path) -> None:
-        """Read the .tflite file, which holds the graph as well."""
-        from ai_edge_litert.interpreter import Interpreter
+        """Look at the file, so that one that is none is refused here.
 
-        self.interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
-        self.interpreter.allocate_tensors()
+        Raises:
+            ValueError: it is no file of TensorFlow Lite.
+        """
+        if path.read_bytes()[4:8] != b"TFL3":
+            raise ValueError("not a file of TensorFlow Lite")
+        self.file = path
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self._one(image) for image in x])
 
-    def _one(self, image: Tensor) -> Tensor:
-        run = self.interpreter
-        run.set_tensor(run.get_input_details()[0]["index"], image.permute(1, 2, 0)[None].numpy())  # (1, 256, 256, 3)
-        run.invoke()
-        rows = run.get_tensor(run.get_output_details()[0]["index"]).reshape(39, 5)  # x, y, z, visibility, presence
-        return torch.from_numpy(rows[COCO17, :][:, [0, 1, 3]])
+class Running(litert.Interpreter):
+    """(B, 3, 256, 256) RGB in [0, 1] -> (B, 17, 3): x, y in pixels of the input, logit of visibility."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = super().__call__(x)[0].reshape(len(x), 39, 5)  # x, y, z, visibility, presence
+        return rows[:, COCO17][..., [0, 1, 3]]
+
+
+def prepare(network: Network, setting: Setting) -> Prepared:
+    """The file in LiteRT's interpreter."""
+    file = getattr(network.net, "file", None)
+    count = 5  # outputs of the file, of which the first is used
+    return Running(Network(file=file, form=[None] * count), setting)
+
+
+RUNTIME = Runtime("litert", ("ai-edge-litert",), prepare, install="pip install ai-edge-litert")
 
 
 def build(card: ModelCard) -> nn.Module:

@@ -53,7 +53,7 @@ class TaskTokenViT(ViT):
         """(B, 3, 512, 384) crops to features (B, C, 16, 12) and task tokens (B, 31, C)."""
         x = self.patch_embed(F.interpolate(x, SEEN_SIZE))
         x = x.flatten(2).mT + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
-        x = torch.cat((self.task_tokens.expand(len(x), -1, -1), x), dim=1)
+        x = torch.cat((self.task_tokens.expand(x.shape[0], -1, -1), x), dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.last_norm(x)

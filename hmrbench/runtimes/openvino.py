@@ -1,0 +1,155 @@
+"""OpenVINO on the CPU or on Intel's GPU; files in its own form, `NAME.xml` and beside it `NAME.bin`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hmrbench import environment
+from hmrbench.records import Array
+from hmrbench.runtimes.outputs import names
+from hmrbench.runtimes.runtime import Description, Network, Prepared, Runtime, Setting
+from hmrbench.runtimes.trace import Graph
+
+_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES = {"bf16": "BF16"}  # fp16 is a form of file as well, which any device reads
+_QUANTISED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+
+
+class Compiled:
+    """A file compiled for a device."""
+
+    def __init__(self, network: Network, setting: Setting) -> None:
+        import openvino
+
+        self.network, self.setting = network, setting
+        core = openvino.Core()
+        self.device = setting.device.upper()
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[setting.dtype], "PERFORMANCE_HINT": "LATENCY"}
+        if setting.device == "cpu":
+            options["INFERENCE_NUM_THREADS"] = setting.threads or torch.get_num_threads()
+        self.model = core.compile_model(str(network.file), self.device, options)
+        self.name = str(core.get_property(self.device, "FULL_DEVICE_NAME"))
+
+    def __enter__(self) -> Compiled:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.network.in_batches(x, self._run)
+
+    def _run(self, images: Array) -> list[Array]:
+        found = self.model(images)
+        return [found[i] for i in range(len(self.model.outputs))]
+
+    def describe(self) -> Description:
+        cpu = self.setting.device == "cpu"
+        return Description(
+            OPENVINO.name,
+            OPENVINO.version,
+            environment.cpu_name() if cpu else self.name,
+            self.precision(),
+            self.instruction_set() if cpu else None,
+            self.network.size_mb(),
+            self.network.error_std,
+        )
+
+    def precision(self) -> str:
+        """What it computes in, which is fp32 where the device has no instructions for what was asked for."""
+        kind = re.sub(r"\D", "", str(self.model.get_property("INFERENCE_PRECISION_HINT").to_string()))
+        served = {"32": "fp32", "16": self.setting.dtype if self.setting.dtype in ("bf16", "fp16") else "fp16"}
+        found = served.get(kind, "fp32")
+        if self.setting.dtype == "int8":
+            return f"int8, the rest {found}"
+        return found if found == self.setting.dtype else f"{found}, weights {self.setting.dtype}"
+
+    def instruction_set(self) -> str | None:
+        """The instructions of most products in the compiled network, as OpenVINO names its kernels."""
+        used: Counter[str] = Counter()
+        for node in self.model.get_runtime_model().get_ordered_ops():
+            told = node.get_rt_info()
+            kernel = told["primitiveType"].astype(str) if "primitiveType" in told else ""
+            if found := re.search(
+                r"(?:brgemm|brgconv|jit|gemm)_(avx\w*?|sse\w*?|asimd|sve\w*?)(?:_1x1|_dw)?_[a-z]+\d+$", kernel
+            ):
+                used[found[1]] += 1
+        return used.most_common(1)[0][0] if used else None
+
+
+def _prepare(network: Network, setting: Setting) -> Prepared:
+    return Compiled(network, setting)
+
+
+def _serves(device: str, dtype: str) -> str | None:
+    import openvino
+
+    core, name = openvino.Core(), device.upper()
+    if name not in core.available_devices:
+        return f"OpenVINO sees no {name} here (it has {', '.join(core.available_devices)})"
+    capable = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+    if dtype in _CAPABILITIES and _CAPABILITIES[dtype] not in capable:
+        return f"OpenVINO has no {dtype} on this {name}, it would compute in fp32 (it has {', '.join(capable)})"
+    return None
+
+
+def write(graph: Graph, path: Path, dtype: str) -> None:
+    """A traced network in OpenVINO's form: weights in fp16 for fp16, else in fp32."""
+    import openvino
+
+    shape = [-1 if graph.any_batch else len(graph.x), *graph.x.shape[1:]]
+    script = torch.jit.trace(graph.net, graph.x, check_trace=False)  # type: ignore[no-untyped-call]
+    model = openvino.convert_model(script, example_input=graph.x, input=shape)
+    model.inputs[0].get_tensor().set_names({"images"})
+    for output, name in zip(model.outputs, names(graph.form), strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(model, path, compress_to_fp16=dtype == "fp16")
+
+
+def layers(path: Path) -> list[str]:
+    """The operations that can be in int8: products with weights, in the order in which they run."""
+    import openvino
+
+    return [
+        op.get_friendly_name()
+        for op in openvino.Core().read_model(path).get_ordered_ops()
+        if op.get_type_name() in _QUANTISED and _is_weight(op.input_value(1).get_node())
+    ]
+
+
+def _is_weight(node: Any) -> bool:
+    """Whether a value comes from constants alone."""
+    kind = node.get_type_name()
+    inputs = [node.input_value(i).get_node() for i in range(node.get_input_size())]
+    return kind == "Constant" or (bool(inputs) and all(map(_is_weight, inputs)))
+
+
+def quantise(source: Path, target: Path, crops: list[Array], in_fp: list[str]) -> None:
+    """NNCF's post-training quantisation, for transformers."""
+    import nncf
+    import openvino
+
+    nncf.set_log_level(40)
+    model = openvino.Core().read_model(source)
+    found = nncf.quantize(
+        model, nncf.Dataset(crops), subset_size=len(crops), model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(names=in_fp) if in_fp else None,
+    )  # fmt: skip
+    openvino.save_model(found, target, compress_to_fp16=False)
+
+
+OPENVINO = Runtime(
+    "openvino", ("openvino",), _prepare, devices=("cpu", "gpu"), dtypes=("fp32", "bf16", "fp16", "int8"),
+    install="pip install 'hmrbench[openvino]'", suffix=".xml", write=write, quantise=quantise, layers=layers,
+    serves=_serves,
+)  # fmt: skip
+RUNTIMES = (OPENVINO,)
