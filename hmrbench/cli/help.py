@@ -27,12 +27,10 @@ PANELS = {
     "What is held": ("baseline", "update", "costs", "interval", "tolerance", "resamples", "confidence"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
-        "calibrate", "calibration_crops", "max_drop",
         "cuda_graph",
     ),
     "What is written": (
         "runs", "output", "out", "save_predictions", "json", "resume", "minutes", "half", "format", "digits", "metric",
-        "by",
         "junit", "summary", "against", "offline",
     ),
 }  # fmt: skip
@@ -101,7 +99,7 @@ class Command(TyperCommand):
         columns = shutil.get_terminal_size().columns
         mode, width = self.rich_markup_mode, formatter.width
         if columns < NARROW:
-            self.rich_markup_mode, formatter.width = None, columns - 2
+            self.rich_markup_mode, formatter.width = None, columns - 3
         super().format_help(ctx, formatter)
         self.rich_markup_mode, formatter.width = mode, width
         name = ctx.command_path.partition(" ")[2]
