@@ -92,10 +92,15 @@ def write_mesh_assets(path: Path, mesh: MeshMatrices) -> Path:
     """Write the npz, whole or not at all; returns its path."""
     arrays = {"template": mesh.template}
     for key in SHAPES:
-        matrix = getattr(mesh, key).tocoo()
-        parts = (matrix.row, matrix.col, matrix.data, np.array(matrix.shape))
-        arrays |= {f"{key}.{part}": array for part, array in zip(_PARTS, parts, strict=True)}
+        arrays |= parts_of(key, getattr(mesh, key))
     return write_arrays(path, arrays)
+
+
+def parts_of(key: str, matrix: csr_array) -> dict[str, Array]:
+    """A sparse matrix as the four arrays of the npz."""
+    matrix = matrix.tocoo()
+    parts = (matrix.row, matrix.col, matrix.data, np.array(matrix.shape))
+    return {f"{key}.{part}": array for part, array in zip(_PARTS, parts, strict=True)}
 
 
 def normalised_adjacency(neighbours: csr_array) -> csr_array:

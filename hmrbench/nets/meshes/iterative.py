@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.geometry import rot6d_to_matrix
-from hmrbench.nets.meshes.backbones import find_backbone, hrnet, resnet50
+from hmrbench.nets.encoders.hrnet import HRNet
+from hmrbench.nets.encoders.resnet import ResNet50
+from hmrbench.nets.meshes.backbones import find_backbone
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
 from hmrbench.nets.truncation import Network
 
@@ -110,7 +112,7 @@ def cliff(backbone: str) -> Cliff:
     """CLIFF on ResNet-50 (`r50`) or HRNet-W48 (`hr48`), for images of 256x192."""
     if backbone not in ("r50", "hr48"):
         raise unknown_name("backbone", backbone, ("r50", "hr48"))
-    encoder = resnet50() if backbone == "r50" else hrnet(48, classes=0)
+    encoder = ResNet50() if backbone == "r50" else HRNet(48, "features")
     return Cliff(encoder, nn.Identity(), IterativeRegressor(BOX_NUMBERS))
 
 
@@ -119,7 +121,6 @@ def spin_layout() -> OfficialLayout:
     return OfficialLayout(((r"^(conv1|bn1|layer\d)\.", r"encoder.\1."), *TO_HEAD), wrapper="model")
 
 
-def cliff_layout(backbone: str) -> OfficialLayout:
+def cliff_layout() -> OfficialLayout:
     """Keys of CLIFF's checkpoints."""
-    to_net = ((r"^encoder\.", "encoder.net."),) if backbone == "hr48" else ()
-    return OfficialLayout(to_net + TO_HEAD, wrapper="model")
+    return OfficialLayout(TO_HEAD, wrapper="model")
