@@ -92,10 +92,48 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """How a number of a row is called and written, and which way it is better (None: a size, neither).
+
+    `title` heads a column (the name itself where empty); `digits` are written after the point, of the value divided by
+    `scale`. A table that is asked for nothing in particular shows the number if `shown`, unless the score `behind` is
+    there too, and its change if `change_shown`.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool | None
+    title: str = ""
+    digits: int = 1
+    scale: float = 1.0
+    shown: bool = True
+    behind: str = ""
+    change_shown: bool = True
+
+    @property
+    def heading(self) -> str:
+        """What heads a column of it."""
+        return self.title or self.name
+
+    def score(self, value: float) -> Score:
+        """The score of that name, unit and direction."""
+        return Score(self.name, value, self.unit, bool(self.higher_is_better))
+
+
+Resample = Callable[[Mapping[str, Array], Array], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
 class Metric:
     """A named way to score predictions, in the order of the samples, against the truth of a data set.
 
-    `check` refuses (DataError) a truth that cannot be scored, before anything is predicted.
+    `check` refuses (DataError) a truth that cannot be scored, before anything is predicted. `measures` say of the
+    scores what a table must know of them; a score that is not among them is written as its `Score` says.
+
+    `resample` gives the scores of resampled data sets, for confidence intervals, out of a run's `per_sample` arrays and
+    of how often each of R resamples takes each sample, (R, N); scores by name, each (R,), none where the arrays are not
+    this metric's. What is drawn are the samples, or the images where the arrays have `image_ids` (N,). A score whose
+    own name is that of an array (N,) is its mean and needs no function.
     """
 
     name: str
@@ -103,6 +141,11 @@ class Metric:
     higher_is_better: bool
     compute: Callable[[Sequence[Prediction], Dataset], Measurement]
     check: Callable[[Dataset], None] | None = None
+    measures: tuple[Measure, ...] = ()
+    resample: Resample | None = None
+
+
+ANY_BOXES = "of the file"  # the boxes of a row whose predictions a file gave, however many people it predicts
 
 
 @dataclass(frozen=True)

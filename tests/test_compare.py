@@ -73,7 +73,7 @@ def test_scores_of_a_resample_are_those_of_pycocotools(truth: dict[str, Any]) ->
     found = measure(truth, predictions)
     counts = np.random.default_rng(3).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=2)
     names = {s.name: s.value for s in found.scores}
-    scores = bootstrap._coco_scores(found.per_sample, counts, names)
+    scores = bootstrap._scores(found.per_sample, counts, names)
     assert set(scores) == {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "Phi_P_2D"}
     for k, row in enumerate(counts):
         times = dict(zip(found.per_sample["image_ids"].tolist(), row.tolist(), strict=True))
@@ -99,7 +99,7 @@ def test_pck_of_a_resample_is_that_of_its_rows() -> None:
     distances[:, 4] = np.nan  # never visible
     drawn = rng.integers(0, 50, 50)
     counts = np.bincount(drawn, minlength=50)[None]
-    score = bootstrap._sample_scores({"normalised_distance": distances}, counts, {"PCK@0.05": 0})["PCK@0.05"][0]
+    score = bootstrap._scores({"normalised_distance": distances}, counts, ["PCK@0.05"])["PCK@0.05"][0]
     assert score == pytest.approx(pck_of_distances(distances[drawn], 0.05)[0], abs=1e-9)
 
 

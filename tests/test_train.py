@@ -709,15 +709,17 @@ def test_an_interrupt_saves_and_exits_130(settings: dict[str, Any], tmp_path: Pa
 def test_a_network_starts_from_a_file_whole_or_from_its_encoder(tmp_path: Path) -> None:
     from hmrbench.checkpoints import save_state
 
-    pose, says = start_net(CARDS["swinpose-t-s2"], "random", 0.1, seed=1)
+    pose, says, _ = start_net(CARDS["swinpose-t-s2"], "random", 0.1, seed=1)
     assert says == "random"
     assert pose.training
     save_state(pose.state_dict(), tmp_path / "pose.safetensors", {})
-    again, says = start_net(CARDS["swinpose-t-s2"], str(tmp_path / "pose.safetensors"), 0.0, seed=2)
+    again, says, whole = start_net(CARDS["swinpose-t-s2"], str(tmp_path / "pose.safetensors"), 0.0, seed=2)
     assert says.startswith("all weights of")
+    assert whole
     assert torch.equal(again.state_dict()["head.final_layer.weight"], pose.state_dict()["head.final_layer.weight"])
-    mesh, says = start_net(CARDS["swinhmr2-t-s2"], str(tmp_path / "pose.safetensors"), 0.0, seed=2)
+    mesh, says, all_of_mesh = start_net(CARDS["swinhmr2-t-s2"], str(tmp_path / "pose.safetensors"), 0.0, seed=2)
     assert says.startswith("encoder and neck of")
+    assert not all_of_mesh
     for key in ("encoder.layers.1.blocks.1.mlp.fc1.weight", "neck.resample.weight"):
         assert torch.equal(mesh.state_dict()[key], pose.state_dict()[key])
     with pytest.raises(DataError, match="missing"):

@@ -8,16 +8,16 @@ narrower than the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.metrics.coco_matches import ap_from_matches
+from hmrbench.metrics import known_metrics
 from hmrbench.metrics.measures import measure_of
-from hmrbench.records import Array
+from hmrbench.records import ANY_BOXES, Array
 from hmrbench.results.runs import Run
 
 Row = Mapping[str, Any]
@@ -70,10 +70,10 @@ def check_comparable(a: Run, b: Run) -> None:
     for key, what in (("dataset", "data sets"), ("annotations_sha256", "annotation files")):
         if a.row[key] != b.row[key]:
             raise UsageError(f"these runs are of different {what}: {a.row[key]} and {b.row[key]}")
-    boxes = {r.row["boxes"] for r in (a, b)} - {"of the file"}
+    boxes = {r.row["boxes"] for r in (a, b)} - {ANY_BOXES}
     if len(boxes) > 1:
         raise UsageError(f"these runs are of different samples: {' and '.join(sorted(boxes))} boxes")
-    if a.row["boxes"] == b.row["boxes"] != "of the file" and a.row["samples"] != b.row["samples"]:
+    if a.row["boxes"] == b.row["boxes"] != ANY_BOXES and a.row["samples"] != b.row["samples"]:
         raise UsageError(f"these runs are of different samples: {a.row['samples']:,} and {b.row['samples']:,} people")
 
 
@@ -131,48 +131,22 @@ _Scorer = Callable[[Array], dict[str, Array]]  # counts (R, N) of each image or 
 
 def _scorer(run: Run) -> tuple[int, Array, _Scorer]:
     """How many things can be resampled, what names them, and the scores of resamples of them."""
-    arrays, metrics = run.arrays(), run.row["metrics"]
+    arrays = run.arrays()
     if not arrays:
         raise DataError(f"{run.path.with_suffix('.npz')}: not there, and without it nothing can be resampled")
-    if "truths" in arrays:
-        return (
-            len(arrays["truths"]),
-            arrays["image_ids"],
-            lambda counts: _coco_scores(arrays, counts, metrics),
-        )
-    count = len(next(iter(arrays.values())))
-    return count, np.arange(count), lambda counts: _sample_scores(arrays, counts, metrics)
+    ids = arrays.get("image_ids", np.arange(len(next(iter(arrays.values())))))
+    return len(ids), ids, lambda counts: _scores(arrays, counts, run.row["metrics"])
 
 
-def _coco_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
-    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
-    thresholds = arrays["matched"].shape[1]
-    at = [{**arrays, **{k: arrays[k][:, [t]] for k in ("matched", "ignored")}} for t in range(thresholds)]
-    precision = np.array([[ap_from_matches(part, row) for part in at] for row in counts])  # (R, T)
-    hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
-    per_image = np.zeros((counts.shape[1], thresholds))
-    np.add.at(per_image, arrays["detection_image"], hits)
-    recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
-    scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
-    scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
-    scores["Phi_P_2D"] = (scores["AP"] + scores["AR"]) / 2
-    return {name: value for name, value in scores.items() if name in metrics}
-
-
-def _sample_scores(arrays: Mapping[str, Array], counts: Array, metrics: Row) -> dict[str, Array]:
-    """Means of what was kept per sample, and PCK out of normalised distances, for sample counts (R, N)."""
+def _scores(arrays: Mapping[str, Array], counts: Array, names: Collection[str]) -> dict[str, Array]:
+    """The scores `names` of each row of counts (R, N), as far as the metrics tell how: else means of values kept."""
     scores = {}
-    for name in metrics:
+    for name in names:
         if name in arrays and arrays[name].ndim == 1:
             counted = np.isfinite(arrays[name])  # who has no such number does not count
             with np.errstate(invalid="ignore"):
                 scores[name] = counts @ np.where(counted, arrays[name], 0) / (counts @ counted)
-    if "normalised_distance" in arrays:
-        distances = arrays["normalised_distance"]  # (N, K)
-        seen = counts @ np.isfinite(distances)  # (R, K)
-        for name in metrics:
-            if name.startswith("PCK@"):
-                correct = counts @ (distances < float(name.removeprefix("PCK@")))
-                with np.errstate(invalid="ignore"):
-                    scores[name] = np.nanmean(100 * correct / seen, axis=1)  # over joints that are seen at all
+    for metric in known_metrics().values():
+        if metric.resample:
+            scores |= {k: v for k, v in metric.resample(arrays, counts).items() if k in names}
     return scores

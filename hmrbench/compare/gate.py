@@ -31,6 +31,7 @@ from typing import Any
 from hmrbench.errors import DataError, UsageError
 from hmrbench.files import to_json
 from hmrbench.metrics.measures import COUNTS, MEASURES, measure_of
+from hmrbench.records import ANY_BOXES
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
 
 Row = Mapping[str, Any]
@@ -206,7 +207,7 @@ def _absent(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
 def _other_people(row: Row, now: Row) -> str:
     if row["annotations_sha256"] != now["annotations_sha256"]:
         return f"other annotations: {now['annotations_sha256'][:12]}, not {row['annotations_sha256'][:12]}"
-    if row["samples"] != now["samples"] and row["boxes"] != "of the file":
+    if row["samples"] != now["samples"] and row["boxes"] != ANY_BOXES:
         return f"{now['samples']:,} samples, not {row['samples']:,}"
     return ""
 

@@ -17,7 +17,7 @@ from hmrbench.evaluation.job import body_of
 from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
 from hmrbench.metrics import coco_keypoints
-from hmrbench.records import Array, Dataset, EvalResult, Measurement, Prediction
+from hmrbench.records import ANY_BOXES, Array, Dataset, EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec
 
@@ -86,7 +86,7 @@ def score_file(
         dataset=spec.name,
         weights=path.name,
         weights_sha256=file_sha256(path),
-        boxes=people.boxes if spec.task == "hmr" else "of the file",
+        boxes=people.boxes if spec.task == "hmr" else ANY_BOXES,
         flip=None,
         codec=None,
         input=None,

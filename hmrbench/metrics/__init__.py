@@ -1,6 +1,14 @@
-"""Metrics by name, and the functions that they are made of."""
+"""Metrics by name, and the functions that they are made of.
+
+A metric is a file of this folder with a `METRIC`, or an import path in a data set's spec.
+"""
 
 from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
 
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.metrics.mpjpe import mpjpe, pa_mpjpe, pve
@@ -8,12 +16,15 @@ from hmrbench.metrics.pck import pck
 from hmrbench.records import Metric
 from hmrbench.schema import import_object
 
-# Metric name -> import path; a new metric is one file here, or an import path in a data set's spec.
-METRICS = {
-    "coco-keypoints": "hmrbench.metrics.coco_keypoints:METRIC",
-    "mpjpe": "hmrbench.metrics.mpjpe:METRIC",
-    "pck": "hmrbench.metrics.pck:METRIC",
-}
+
+@cache
+def known_metrics() -> Mapping[str, Metric]:
+    """The metrics of this folder by name, in the order of its files."""
+    modules = (
+        importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__) if m.name != "measures"
+    )
+    found = (getattr(module, "METRIC", None) for module in modules)
+    return {metric.name: metric for metric in found if metric is not None}
 
 
 def find_metric(name: str) -> Metric:
@@ -22,12 +33,14 @@ def find_metric(name: str) -> Metric:
     Raises:
         UsageError: nobody knows the name, or the path leads to no Metric.
     """
-    if name not in METRICS and ":" not in name:
-        raise unknown_name("metric", name, METRICS)
-    found = import_object(METRICS.get(name, name), "metric")
+    if name in known_metrics():
+        return known_metrics()[name]
+    if ":" not in name:
+        raise unknown_name("metric", name, known_metrics())
+    found = import_object(name, "metric")
     if not isinstance(found, Metric):
         raise UsageError(f"metric '{name}' is a {type(found).__name__}, not a hmrbench.records.Metric")
     return found
 
 
-__all__ = ["METRICS", "find_metric", "mpjpe", "pa_mpjpe", "pck", "pve"]
+__all__ = ["find_metric", "known_metrics", "mpjpe", "pa_mpjpe", "pck", "pve"]

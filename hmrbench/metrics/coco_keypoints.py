@@ -21,11 +21,14 @@ from pycocotools.cocoeval import COCOeval
 
 from hmrbench.errors import DataError, HmrbenchError
 from hmrbench.files.coco_json import Result, area_source, check_coco, make_coco, mask_area, person_category
-from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint
-from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Sample, Score
+from hmrbench.metrics import phi
+from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint, resample
+from hmrbench.metrics.pck import MEASURES as PCK_MEASURES
+from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction, Sample
 from hmrbench.skeletons import COCO17, Skeleton
 
 STATS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")  # in pycocotools' order
+MEASURES = tuple(Measure(name, "%", True, shown=name in ("AP", "AR"), change_shown=name == "AP") for name in STATS)
 JOINT_THRESHOLD = 0.2  # joints above it make up a person's score
 NMS_THRESHOLD = 0.9  # OKS above which the lower of two scores is dropped
 
@@ -244,7 +247,8 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
         by_joint = per_joint(evaluator, skeleton)
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
-    scores = tuple(Score(name, value, "%", True) for name, value in values.items())
+    named = {m.name: m for m in (*MEASURES, *phi.MEASURES, *PCK_MEASURES)}
+    scores = tuple(named[name].score(value) for name, value in values.items())
     return Measurement(scores, by_joint, matches(evaluator))
 
 
@@ -289,7 +293,7 @@ def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: S
     """The metric for a crop of that aspect (width over height) and padding, at which OKS-NMS compares
     areas."""
     compute = partial(_compute, aspect=aspect, padding=padding, skeleton=skeleton)
-    return Metric(name="coco-keypoints", unit="%", higher_is_better=True, compute=compute)
+    return Metric("coco-keypoints", "%", True, compute, measures=MEASURES, resample=resample)
 
 
 def _compute(

@@ -138,4 +138,17 @@ def ap_from_matches(per_sample: Mapping[str, Array], image_counts: Array | None 
     return float(np.mean(precisions)) * 100
 
 
-# --- the metric
+def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
+    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
+    if "truths" not in arrays:
+        return {}
+    thresholds = arrays["matched"].shape[1]
+    at = [{**arrays, **{k: arrays[k][:, [t]] for k in ("matched", "ignored")}} for t in range(thresholds)]
+    precision = np.array([[ap_from_matches(part, row) for part in at] for row in counts])  # (R, T)
+    hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
+    per_image = np.zeros((counts.shape[1], thresholds))
+    np.add.at(per_image, arrays["detection_image"], hits)
+    recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
+    scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
+    scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
+    return scores | {"Phi_P_2D": (scores["AP"] + scores["AR"]) / 2}

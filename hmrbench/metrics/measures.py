@@ -1,52 +1,40 @@
-"""The numbers that runs hold: how each is called and written, and which way it is better."""
+"""The numbers that runs hold, by name: the scores of all metrics, the composites, and what a network costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from hmrbench.metrics import phi
-from hmrbench.metrics.coco_keypoints import STATS
+from hmrbench.metrics import known_metrics, phi
+from hmrbench.records import Measure
 
-
-@dataclass(frozen=True)
-class Measure:
-    """How a number is called and written, and which way it is better (None: a size, neither)."""
-
-    title: str
-    unit: str
-    higher_is_better: bool | None
-    digits: int = 1
-    scale: float = 1.0
-
-
+_COUNTS = (
+    Measure("params", "M", False, "params (M)", 2, 1e6),
+    Measure("params_encoder", "M", False, "encoder (M)", 2, 1e6, shown=False, change_shown=False),
+    Measure("params_neck", "M", False, "neck (M)", 2, 1e6, shown=False, change_shown=False),
+    Measure("params_head", "M", False, "head (M)", 2, 1e6, shown=False, change_shown=False),
+    Measure("macs", "G", False, "MACs (G)", 2, 1e9),
+    Measure("flops", "G", False, "FLOPs (G)", 2, 1e9, shown=False, change_shown=False),
+    Measure("activations", "M", False, "act. (M)", 2, 1e6, shown=False, change_shown=False),
+)
+_SPEEDS = (
+    Measure("latency_ms", "ms", False, "ms", 2, shown=False, change_shown=False),
+    Measure("latency_ms_p90", "ms", False, "ms p90", 2, shown=False, change_shown=False),
+    Measure("latency_ms_p99", "ms", False, "ms p99", 2, shown=False, change_shown=False),
+    Measure("images_per_s", "1/s", True, "images/s"),
+    Measure("peak_memory_mb", "MB", False, "memory (MB)", 0, shown=False, change_shown=False),
+    Measure("energy_mj", "mJ", False, "energy (mJ)", shown=False, change_shown=False),
+)
+COUNTS, SPEEDS = (tuple(m.name for m in some) for some in (_COUNTS, _SPEEDS))
+COMPOSITES = tuple(m.name for m in phi.MEASURES)
 MEASURES: Mapping[str, Measure] = {
-    **{name: Measure(name, "%", True) for name in (*STATS, "PCK@0.05", "PCK@0.1")},
-    **{name: Measure(name, "mm", False) for name in ("MPJPE", "PA-MPJPE", "PVE")},
-    "Phi_P_2D": Measure("Phi_P,2D", "%", True),
-    "Phi_M_2D": Measure("Phi_M,2D", "%", True),
-    "Phi_M_3D": Measure("Phi_M,3D", "mm", False),
-    "params": Measure("params (M)", "M", False, 2, 1e6),
-    "params_encoder": Measure("encoder (M)", "M", False, 2, 1e6),
-    "params_neck": Measure("neck (M)", "M", False, 2, 1e6),
-    "params_head": Measure("head (M)", "M", False, 2, 1e6),
-    "macs": Measure("MACs (G)", "G", False, 2, 1e9),
-    "flops": Measure("FLOPs (G)", "G", False, 2, 1e9),
-    "activations": Measure("act. (M)", "M", False, 2, 1e6),
-    "latency_ms": Measure("ms", "ms", False, 2),
-    "latency_ms_p90": Measure("ms p90", "ms", False, 2),
-    "latency_ms_p99": Measure("ms p99", "ms", False, 2),
-    "images_per_s": Measure("images/s", "1/s", True),
-    "peak_memory_mb": Measure("memory (MB)", "MB", False, 0),
-    "energy_mj": Measure("energy (mJ)", "mJ", False),
+    m.name: m
+    for some in (*(metric.measures for metric in known_metrics().values()), phi.MEASURES, _COUNTS, _SPEEDS)
+    for m in some
 }
-COMPOSITES = tuple(phi.DEFINITIONS)
-COUNTS = ("params", "params_encoder", "params_neck", "params_head", "macs", "flops", "activations")
-SPEEDS = ("latency_ms", "latency_ms_p90", "latency_ms_p99", "images_per_s", "peak_memory_mb", "energy_mj")
 TITLES = {"hpe": "human pose estimation", "hmr": "human mesh recovery"}
 
 
 def measure_of(key: str) -> Measure:
     """The measure of a row's key: of `coco-val:AP` that of AP. An unknown metric is shown as it is."""
     name = key.rpartition(":")[2]
-    return MEASURES.get(name) or Measure(name, "", None, 2)
+    return MEASURES.get(name) or Measure(name, "", None, digits=2)

@@ -37,11 +37,16 @@ import torch
 
 from hmrbench.errors import DataError
 from hmrbench.geometry import similarity_align
-from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Score
+from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction
 from hmrbench.skeletons import joint_names
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", Array, torch.Tensor)
 
+MEASURES = (
+    Measure("MPJPE", "mm", False),
+    Measure("PA-MPJPE", "mm", False),
+    Measure("PVE", "mm", False, shown=False, change_shown=False),
+)
 NO_EXTENT_M = 1e-6  # joints this close to the first one are a placeholder, not a pose
 BODY_PARAMS = ("global_orient", "body_pose", "betas")
 VERTEX_CHUNK = 256  # samples whose vertices are held at a time
@@ -167,7 +172,7 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
     if vertex_errors:
         per_sample["PVE"] = np.full(len(gt), np.nan)
         per_sample["PVE"][known] = np.concatenate(vertex_errors)
-    scores = tuple(Score(name, float(np.nanmean(mm)), "mm", False) for name, mm in per_sample.items())
+    scores = tuple(m.score(float(np.nanmean(per_sample[m.name]))) for m in MEASURES if m.name in per_sample)
     return Measurement(scores, per_joint, per_sample, _remarks(truth, known))
 
 
@@ -280,4 +285,4 @@ def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
     return vertices
 
 
-METRIC = Metric(name="mpjpe", unit="mm", higher_is_better=False, compute=compute, check=check)
+METRIC = Metric("mpjpe", "mm", False, compute, check, MEASURES)

@@ -16,19 +16,23 @@ The truth of a data set measured with this metric (`Dataset.truth`) is a mapping
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from hmrbench.errors import DataError
-from hmrbench.records import Array, Dataset, Measurement, Metric, Prediction, Score
+from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction
 from hmrbench.skeletons import joint_names
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", Array, torch.Tensor)
 
 THRESHOLDS = (0.05, 0.1)
+MEASURES = (
+    Measure("PCK@0.05", "%", True, behind="AP", change_shown=False),
+    Measure("PCK@0.1", "%", True, behind="AP"),
+)
 VISIBLE_ABOVE = 0.5
 
 
@@ -113,11 +117,10 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
     distances = normalised_distances(pred, gt, visible, truth["box_size_px"], ids)
     names = joint_names(gt.shape[1], truth.get("keypoint_names"))
     scores, per_joint = [], {}
-    for threshold in THRESHOLDS:
-        name = f"PCK@{threshold}"
+    for threshold, measure in zip(THRESHOLDS, MEASURES, strict=True):
         mean, joints = pck_of_distances(distances, threshold)
-        scores.append(Score(name, mean, "%", True))
-        per_joint[name] = {j: float(v) for j, v in zip(names, joints, strict=True) if np.isfinite(v)}
+        scores.append(measure.score(mean))
+        per_joint[measure.name] = {j: float(v) for j, v in zip(names, joints, strict=True) if np.isfinite(v)}
     return Measurement(scores=tuple(scores), per_joint=per_joint, per_sample={"normalised_distance": distances})
 
 
@@ -133,4 +136,17 @@ def check(dataset: Dataset) -> None:
     pck_of_distances(distances, THRESHOLDS[0])
 
 
-METRIC = Metric(name="pck", unit="%", higher_is_better=True, compute=compute, check=check)
+def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
+    """PCK of each row of sample counts (R, N), out of `normalised_distance` (N, K)."""
+    if "normalised_distance" not in arrays:
+        return {}
+    distances = arrays["normalised_distance"]
+    seen = counts @ np.isfinite(distances)  # (R, K)
+    found = {}
+    for threshold, measure in zip(THRESHOLDS, MEASURES, strict=True):
+        with np.errstate(invalid="ignore"):  # over the joints that are seen at all
+            found[measure.name] = np.nanmean(100 * (counts @ (distances < threshold)) / seen, axis=1)
+    return found
+
+
+METRIC = Metric("pck", "%", True, compute, check, MEASURES, resample)

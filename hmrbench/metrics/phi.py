@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hmrbench.records import Measure
+
 Row = Mapping[str, Any]  # the JSON object of an EvalResult
 
 PHI_P_2D = "Phi_P_2D = (AP + AR) / 2 on coco-val"
@@ -16,6 +18,11 @@ PHI_M_2D = "Phi_M_2D = mean of PCK@0.05 and PCK@0.1 on lsp-extended, coco-val-hm
 PHI_M_3D = "Phi_M_3D = mean of MPJPE and PA-MPJPE (mm) on 3dpw-test and h36m-val-p2"
 DEFINITIONS = {"Phi_P_2D": PHI_P_2D, "Phi_M_2D": PHI_M_2D, "Phi_M_3D": PHI_M_3D}
 
+MEASURES = (
+    Measure("Phi_P_2D", "%", True, "Phi_P,2D"),
+    Measure("Phi_M_2D", "%", True, "Phi_M,2D"),
+    Measure("Phi_M_3D", "mm", False, "Phi_M,3D"),
+)
 _PARTS = {
     "Phi_P_2D": (("coco-val",), ("AP", "AR")),
     "Phi_M_2D": (("lsp-extended", "coco-val-hmr", "posetrack-val"), ("PCK@0.05", "PCK@0.1")),

@@ -22,11 +22,6 @@ from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, MEASURES, SPEEDS, TITLES, measure_of
 from hmrbench.report.tables import Row, Table, in_words
 
-# What of a data set a paper shows, and which changes.
-_SHOWN = ("AP", "AR", "MPJPE", "PA-MPJPE")
-_SHOWN_WITHOUT_AP = ("PCK@0.05", "PCK@0.1")
-_CHANGE_SHOWN = ("AP", "PCK@0.1", "MPJPE", "PA-MPJPE", *COMPOSITES)
-_COST_SHOWN = ("params", "macs", "images_per_s")
 _IDENTITY = ("input", "boxes", "flip", "codec", "weights", "dtype")
 _MEANING = {
     "macs": "MACs: one multiply-add = 1; FLOPs are twice that",
@@ -152,13 +147,12 @@ def _is_shown(key: str, rows: Sequence[Row], chosen: Sequence[str]) -> bool:
     scored = name not in (*COUNTS, *SPEEDS)
     if name not in MEASURES:  # a score of another package, or what is no number
         return ":" in key and prefix not in ("published", "change", "difference") and _has_number(key, rows)
+    measure = MEASURES[name]
     if prefix in ("change", "difference"):
-        return (prefix == "difference") == scored and name in (_CHANGE_SHOWN if scored else _COST_SHOWN)
-    if not scored:
-        return key in _COST_SHOWN
+        return (prefix == "difference") == scored and measure.change_shown
     label = rest.rpartition(":")[0] if prefix == "published" else prefix
-    has_ap = any(r.get(f"{label}:AP") is not None for r in rows)
-    return name in COMPOSITES or name in _SHOWN or (name in _SHOWN_WITHOUT_AP and not has_ap)
+    hidden = measure.behind and any(r.get(f"{label}:{measure.behind}") is not None for r in rows)
+    return measure.shown and not hidden
 
 
 def _has_number(key: str, rows: Sequence[Row]) -> bool:
@@ -170,7 +164,7 @@ def _column(key: str, digits: int | None) -> Column:
     prefix, _, rest = key.partition(":")
     scored = key.rpartition(":")[2] not in (*COUNTS, *SPEEDS)
     places = measure.digits if digits is None or (not scored and measure.scale > 1) else digits
-    title = measure.title.partition(" (")[0]
+    title = measure.heading.partition(" (")[0]
     if prefix in ("change", "difference"):
         where = rest.rpartition(":")[0].replace("published:", "published, ") or ("composite" if scored else "")
         unit = measure.unit.replace("%", "points") if scored else "%"
@@ -179,7 +173,7 @@ def _column(key: str, digits: int | None) -> Column:
     if prefix == "published":
         return Column(key, f"published, {rest.rpartition(':')[0]}", title, places)
     if not scored:
-        return Column(key, "cost", measure.title, places, measure.scale)
+        return Column(key, "cost", measure.heading, places, measure.scale)
     return Column(key, prefix if ":" in key else "composite", title, places)
 
 

@@ -82,7 +82,7 @@ def axis_of(key: str) -> Axis:
     names = {"params": "parameters (M)", "latency_ms": "latency (ms)", "images_per_s": "images per second"}
     where = f" on {key.rpartition(':')[0]}" if ":" in key else ""
     unit = f" ({measure.unit})" if key not in names and measure.unit in ("%", "mm") else ""
-    title = names.get(key, measure.title) + where + unit
+    title = names.get(key, measure.heading) + where + unit
     return Axis(title, measure.scale, measure.higher_is_better)
 
 

@@ -581,5 +581,5 @@ def _mean_changes(rows: Sequence[Row]) -> str:
         if values:
             low, high = min(values), max(values)
             span = f" ({low:+.1f} to {high:+.1f})" if len(values) > 1 else ""
-            words.append(f"{measure_of(key).title.partition(' ')[0]} {sum(values) / len(values):+.1f} %{span}")
+            words.append(f"{measure_of(key).heading.partition(' ')[0]} {sum(values) / len(values):+.1f} %{span}")
     return ", ".join(words) + f"; {len(rows)} model{'s' if len(rows) > 1 else ''}"

@@ -19,11 +19,12 @@ from hmrbench.schema import ModelCard
 
 PRETRAINED = ("imagenet", "pretrained")
 _MEAN_OF = 10_000  # people whose parameters are averaged
+_ALL = "all weights"
 _UPRIGHT = np.diag([1.0, -1.0, -1.0])  # a body with y up, seen by a camera with y down
 
 
-def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[nn.Module, str]:
-    """A network in training mode and what it starts from, in words.
+def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[nn.Module, str, bool]:
+    """A network in training mode, what it starts from, in words, and whether that was all of it.
 
     Args:
         init: `random`; `imagenet` or `pretrained` for the encoder weights that the card names (ImageNet's, or
@@ -36,12 +37,13 @@ def start_net(card: ModelCard, init: str, drop_path: float, seed: int) -> tuple[
     torch.manual_seed(seed)
     net: Any = zoo.build_net(card) if card.build is not None else zoo.build_net(card, drop_path=drop_path)
     if init == "random":
-        return net.train(), init
+        return net.train(), init, False
     if init in PRETRAINED:
         found = sources.fetch_weights(card, encoder=True)
         report = checkpoints.load_encoder(net.encoder, checkpoints.read_state(found.path), f"{card.name}: {found.path}")
-        return net.train(), f"encoder of {found.path.name} ({report.layout}, sha256 {found.sha256[:12]})"
-    return net.train(), f"{_load(net, card, Path(init))} of {described(init)}"
+        return net.train(), f"encoder of {found.path.name} ({report.layout}, sha256 {found.sha256[:12]})", False
+    loaded = _load(net, card, Path(init))
+    return net.train(), f"{loaded} of {described(init)}", loaded == _ALL
 
 
 def described(init: str) -> str:
@@ -60,7 +62,7 @@ def _load(net: Any, card: ModelCard, path: Path) -> str:
     same = checkpoints.as_own(net, state)
     if same is not None and all(same[k].shape == v.shape for k, v in own.items() if k in same):
         checkpoints.load_network(net, state, source)
-        return "all weights"
+        return _ALL
     if not isinstance(getattr(net, "encoder", None), nn.Module):
         raise WeightsError(f"{source}: not the weights of this network")
     checkpoints.load_encoder(net.encoder, state, source)

@@ -52,8 +52,10 @@ class Trainer:
         self.job, self.recipe, self.out, self.progress, self.half = job, job.recipe, out, progress, half
         self.first = distributed.is_first()
         self.fabric = make_engine(job.device, job.recipe.dtype)
-        self.net, self.started_from = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
-        if job.body is not None and not self.started_from.startswith("all"):
+        self.net, self.started_from, whole = start.start_net(
+            job.card, self.recipe.init, self.recipe.drop_path, job.seed
+        )
+        if job.body is not None and not whole:
             start.set_mean_parameters(self.net, job.mean_params)
         freeze_stages(self.net, self.recipe.frozen_stages)
         self.optimizers: list[Any]
