@@ -10,7 +10,6 @@ downsampling between them. The regressor exists twice, with left and right legs 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 import zlib
@@ -21,9 +20,19 @@ from typing import Any
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from hmrbench.body.mesh_assets import mesh_matrices, normalised_adjacency, parts_of
+from hmrbench.body.mesh_assets import (
+    made_mesh,
+    matrix_sha256,
+    mesh_assets_path,
+    mesh_matrices,
+    normalised_adjacency,
+    parts_of,
+    smpl_template,
+    write_mesh_assets,
+)
 from hmrbench.body.unpickle import read_sparse
 from hmrbench.errors import DataError
+from hmrbench.fetch.fetch import Progress, fetch
 from hmrbench.files import file_sha256, read_npy
 from hmrbench.nets.meshes.mesh import FULL, MeshMatrices
 from hmrbench.records import Array
@@ -61,9 +70,39 @@ REGRESSOR_FILES = {
     "c655cd7013d7829eb9acbebf0e43f952a3fa0305a53c35880e39192bfb6444a0": SPIN_ORDER,
 }
 SWAPPED_LEGS = (0, 4, 5, 6, 1, 2, 3, *range(7, 17))
-PUBLIC_REGRESSOR = "{regressor}"  # `regressor_sha256` of either
+PUBLIC_REGRESSOR = "83b29a3d8114d444b3f6e66a08120d6b24e9697668fe47c2835de3145560bd51"  # `matrix_sha256` of either
 
 _MAX_MEMBER = 32 << 20  # bytes of one array of matrices; the largest public one has 0.7 MiB
+
+
+def fetch_mesh_assets(
+    given: Path | None = None, folder: Path | None = None, offline: bool = False, progress: Progress | None = None
+) -> Path:
+    """Make the stored mesh assets of the public files, with SMPL's template where SMPL is installed.
+
+    Args:
+        given: a folder that holds the public files; None gets them from where they are public.
+        folder: of installed bodies; default `body_folder()`.
+        offline: use no network.
+
+    Returns:
+        The npz that was written.
+
+    Raises:
+        DataError: a file cannot be had, is not the public one, or is damaged.
+    """
+    if given is None:
+        files = [fetch(SOURCES[name], offline=offline, progress=progress).path for name in (DOWNSAMPLING, REGRESSOR)]
+    else:
+        regressors = [path for path in sorted(given.glob("J_regressor_h36m*.npy")) if path.is_file()]
+        if not regressors:
+            raise DataError(f"{given}: no {REGRESSOR}, nor SPIN's J_regressor_h36m.npy")
+        files = [given / DOWNSAMPLING, regressors[-1]]
+        if files[0].is_file() and (digest := file_sha256(files[0])) != _SHA256[DOWNSAMPLING]:
+            raise DataError(f"{files[0]}: sha256 {digest[:12]}, expected {_SHA256[DOWNSAMPLING][:12]}: another file")
+    own = smpl_template(folder)
+    mesh = read_public_assets(files[0], files[1], made_mesh().template if own is None else own)
+    return write_mesh_assets(mesh_assets_path(folder), mesh)
 
 
 def read_public_assets(downsampling: Path, regressor: Path, template: Array) -> MeshMatrices:
@@ -156,18 +195,7 @@ def read_joint_regressor(path: Path) -> csr_array:
     return csr_array(array[list(rows)].astype(np.float32))
 
 
-def regressor_sha256(joints17: csr_array) -> str:
-    """Hash of a regressor's numbers, rows in METRO's order: the same from whichever file they were read."""
-    matrix = joints17.tocsr().astype(np.float32)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    digest = hashlib.sha256(f"{matrix.shape}".encode())
-    for part, dtype in ((matrix.indptr, "<i8"), (matrix.indices, "<i8"), (matrix.data, "<f4")):
-        digest.update(np.ascontiguousarray(part, dtype).tobytes())
-    return digest.hexdigest()
-
-
 def describe_regressor(joints17: csr_array) -> str:
     """A regressor in words: the public one, or another."""
-    digest = regressor_sha256(joints17)
+    digest = matrix_sha256(joints17)
     return f"{'Human3.6M, public' if digest == PUBLIC_REGRESSOR else 'not the public one'} ({digest[:12]})"
