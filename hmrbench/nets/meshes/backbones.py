@@ -18,8 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from hmrbench.errors import unknown_name
-
-Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+from hmrbench.nets.record import Renames
 
 
 @dataclass(frozen=True)
