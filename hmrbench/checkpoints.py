@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hmrbench.errors import DataError, WeightsError
 from hmrbench.files import describe_content, in_place_of
 from hmrbench.files.torch_files import Odd, Stored, as_tensor, read_torch
+from hmrbench.nets.record import OfficialLayout
 
 # A stage of a hierarchical encoder: a cut leaves later ones out.
 _STAGE = re.compile(r"^(encoder\.)?(layers|patch_embed_layers|groupmixformer_backbone)\.\d+\.")
@@ -326,15 +327,27 @@ def _bare_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------- loading
 
 
-def load_network(net: nn.Module, state: dict[str, Tensor], source: str = "weights") -> LoadReport:
+def load_network(
+    net: nn.Module, state: dict[str, Tensor], source: str = "weights", official: OfficialLayout | None = None
+) -> LoadReport:
     """Load a whole network in place, strictly.
+
+    Args:
+        official: how the keys of this network's official files become ours, where its record says so.
 
     Raises:
         WeightsError: unknown layout; weights of an encoder alone; a key missing or of another shape.
     """
-    if (own := as_own(net, state)) is not None:
-        name = "hmrbench" if _LAYOUTS[0].fits(own) else "the network's own"
-        return _load(net, own, _Layout(name, True, (), _same), source, state)
+    if (same := as_own(net, state)) is not None:
+        name = "hmrbench" if _LAYOUTS[0].fits(same) else "the network's own"
+        return _load(net, same, _Layout(name, True, (), _same), source, state)
+    if official is not None:
+        layout = _official(official)
+        # A prefix that was taken off as a wrapper's may have been the official layout's own.
+        steps: list[dict[str, Tensor]] = [state, *getattr(state, "before", ())]
+        return _load(
+            net, max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys())), layout, source, state
+        )
     layout = find_layout(state, source)
     if not layout.whole:
         raise WeightsError(
@@ -342,6 +355,14 @@ def load_network(net: nn.Module, state: dict[str, Tensor], source: str = "weight
             "not of a whole network: there is no decoder in them"
         )
     return _load(net, state, layout, source, state)
+
+
+def _official(given: OfficialLayout) -> _Layout:
+    def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {ours: v for k, v in state.items() if (ours := given.ours(k)) is not None}
+
+    unused = f".*(?:{given.unused})" if given.unused else r"(?!)"
+    return _Layout(given.name, True, (), rename, unused, given.never_read or r"(?!)")
 
 
 def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -358,6 +379,8 @@ def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | N
 def load_encoder(encoder: nn.Module, state: dict[str, Tensor], source: str = "weights") -> LoadReport:
     """Load an encoder in place from its official file, or from a whole network's; strictly for the stages it has."""
     given, bare = state, _bare_encoder(state)
+    if not _known(bare) and (same := as_own(encoder, bare)) is not None:
+        return _load(encoder, same, _Layout("the encoder's own", False, (), _same), source, given)
     layout = find_layout(bare, source)
     if layout.whole:
         part = layout.rename(bare)

@@ -127,18 +127,20 @@ def synchronize(device: torch.device) -> None:
 
 
 class Normalize:
-    """(B, H, W, 3) RGB from 0 to 255, on the host or the device -> (B, 3, H, W) float32 on the device, normalised as
-    the card says."""
+    """(B, H, W, 3) RGB from 0 to 255, on the host or the device -> (B, 3, H, W) float32 on the device, normalised and
+    in the order of channels as the card says."""
 
     def __init__(
         self, card: ModelCard, device: torch.device, layout: torch.memory_format = torch.contiguous_format
     ) -> None:
         self.device, self.layout = device, layout
+        self.mirrored = card.crop.order == "bgr"
         self.mean = torch.tensor(card.crop.mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(card.crop.std, device=device).view(1, 3, 1, 1)
 
     def __call__(self, images: Array | Tensor) -> Tensor:
         x = torch.as_tensor(images)
+        x = x.flip(-1) if self.mirrored else x
         if self.device.type == "cuda" and not x.is_cuda:
             x = x.pin_memory()
         x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)

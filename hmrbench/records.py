@@ -34,7 +34,8 @@ class Sample:
 class Dataset:
     """What a reader returns: the samples, and the truth in the form that the data set's metrics expect.
 
-    `total` is the number of samples before a `--limit`: with fewer samples than that it is a part only.
+    `total` is the number of samples before a `--limit`: with fewer samples than that it is a part only. `scoring` is
+    what a network's card says of how its people are scored, by the name of the argument of the metric that reads it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     boxes: str
     annotations_sha256: str
     total: int
+    scoring: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:

@@ -53,22 +53,59 @@ class Source(_Frozen):
 
 
 class Crop(_Frozen):
-    """How a person's box becomes the network's input picture."""
+    """How a person's box becomes the network's input picture.
+
+    `order` is that of the channels which the network wants; `mean` and `std` are of these, in this order, of values
+    from 0 to 1 (0 and 1 leave them so). Whether a picture is measured as UDP or as the classic way does is the codec's
+    to say.
+    """
 
     kind: Literal["topdown", "square"] = "topdown"
     padding: float = 1.25
+    order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 class Head(_Frozen):
-    """The decoder: its kind and sizes (read by `zoo.build_net`)."""
+    """The decoder: its kind and sizes (read by `zoo.build_net`).
 
-    kind: Literal["heatmap", "smpl"] = "heatmap"
+    Of `heatmap` and `simcc`: `filters` of the transposed convolutions, in `groups`. Of `simcc` and `rtmcc`: `split`,
+    bins per pixel. Of `smpl`: the others, all of them.
+    """
+
+    kind: Literal["heatmap", "simcc", "rtmcc", "smpl"] = "heatmap"
+    filters: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = (256, 256)
+    groups: Annotated[int, Field(ge=1, le=8192)] = 1
+    split: Annotated[float, Field(gt=0, le=16)] = 2.0
     depth: Annotated[int, Field(ge=1, le=256)] | None = None
     heads: Annotated[int, Field(ge=1, le=1024)] | None = None
     dim_head: Annotated[int, Field(ge=1, le=8192)] | None = None
     mlp_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
+
+
+class Decode(_Frozen):
+    """How a network's outputs become people with scores, beside what its codec does.
+
+    A person's score is its box's times the mean of the joint scores above `score_threshold`; people more alike than
+    `nms_threshold` (OKS) are taken for one. `flip_shift` and `score` (which of the maxima of two axes) are options of
+    codecs that have them; None for the codec's own.
+    """
+
+    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    nms_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
+    flip_shift: Annotated[int, Field(ge=0, le=64)] | None = None
+    score: Literal["max", "min"] | None = None
+
+    @property
+    def scoring(self) -> dict[str, float]:
+        """What is no codec's: the two thresholds."""
+        return self.model_dump(include={"score_threshold", "nms_threshold"})
+
+    @property
+    def codec_options(self) -> dict[str, Any]:
+        """What is said of the codec."""
+        return self.model_dump(exclude={"score_threshold", "nms_threshold"}, exclude_none=True)
 
 
 class Backend(_Frozen):
@@ -82,6 +119,8 @@ class Backend(_Frozen):
 class ModelCard(_Frozen):
     """What a model is, where its weights are, and what was published about it.
 
+    The network is made of `encoder`, cut after `stages`, `neck` (which brings a map to stride 16, or none) and `head`;
+    or `build` is a whole one: the name of one of ours (`nets.record.known_networks`), or an import path.
     `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
     """
 
@@ -95,11 +134,12 @@ class ModelCard(_Frozen):
     build: str | None = None
     backend: Backend | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    neck: Literal["stride16", "none"] = "stride16"
     head: Head = Head()
     input: tuple[Pixels, Pixels]
     crop: Crop = Crop()
     codec: str = "udp"
-    skeleton: str = "coco17"
+    decode: Decode = Decode()
     licence: str
     weights: tuple[Source, ...] = ()
     demo_weights: Source | None = None
@@ -115,6 +155,11 @@ class ModelCard(_Frozen):
     def where(self) -> str:
         """The card's name, after the file that holds it where it was read from one: for messages."""
         return f"{self._file}: '{self.name}'" if self._file else self.name
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another package builds the network."""
+        return self.build is not None and ":" in self.build
 
     @property
     def input_text(self) -> str:

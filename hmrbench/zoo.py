@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmrbench.cards import find_cards, load_card, load_cards
+from hmrbench.codecs import Codec, find_codec
 from hmrbench.errors import HmrbenchError, UsageError, WeightsError, unknown_name
 from hmrbench.schema import (
     ModelCard,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from hmrbench.checkpoints import LoadReport
     from hmrbench.nets.encoders.record import Encoder
+    from hmrbench.nets.record import Net
 
 
 # --------------------------------------------------------------------------- networks
@@ -40,6 +42,35 @@ def find_encoder(name: str) -> Encoder:
     if not isinstance(found, Encoder):
         raise UsageError(f"encoder '{name}' is a {type(found).__name__}, not a hmrbench.nets.encoders.record.Encoder")
     return found
+
+
+def find_network(card: ModelCard) -> Net | None:
+    """The record of the whole network of ours that a card builds; None where it is made of parts or foreign.
+
+    Raises:
+        UsageError: there is no network of that name.
+    """
+    from hmrbench.nets.record import known_networks
+
+    if card.build is None or card.foreign:
+        return None
+    found = known_networks().get(card.build)
+    if found is None:
+        raise unknown_name(f"{card.where}: network in build", card.build, known_networks())
+    return found
+
+
+def codec_of(card: ModelCard, name: str | None = None) -> Codec:
+    """The codec of a card with what the card says of it; one of another `name` as it is by itself.
+
+    Raises:
+        UsageError: there is no such codec, or it has no such option.
+    """
+    net = find_network(card)
+    split = net.split if net is not None else card.head.split if card.head.kind in ("simcc", "rtmcc") else None
+    bins = {} if split in (None, 2.0) else {"split": split}
+    options = card.decode.codec_options if name in (None, card.codec) else {}
+    return find_codec(name or card.codec, {**bins, **options})
 
 
 def _make_encoder(name: str, stages: int, **options: Any) -> nn.Module:
@@ -77,13 +108,16 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
 
 def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
     """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone."""
+    if (record := find_network(card)) is not None:
+        return record.build(card.input, **card.options)
     if card.build is not None:
         build = import_object(card.build, f"{card.where}: build")
         if not callable(build):
             raise UsageError(f"{card.where}: build '{card.build}' is no function")
         net: nn.Module = build(card)
         return net
-    from hmrbench.nets.heads.heatmap import HeatmapHead
+    from torch import nn
+
     from hmrbench.nets.truncation import Network, make_neck
 
     if card.encoder is None:
@@ -93,16 +127,30 @@ def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
         encoder: Any = _make_encoder(card.encoder, stages, **{**card.options, **encoder_options})
     except UsageError as e:
         raise UsageError(f"{card.where}: {e}") from e
-    neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder).family.output_norm)
-    if card.head.kind == "heatmap":
-        return Network(encoder, neck, HeatmapHead(channels))
+    neck: nn.Module = nn.Identity()
+    channels = encoder.widths[-1] if len(encoder.widths) == 1 else encoder.widths[stages - 1]
+    if card.neck == "stride16":
+        neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder).family.output_norm)
+    return Network(encoder, neck, _make_head(card, channels), side_crop=8 if card.head.kind == "smpl" else 0)
+
+
+def _make_head(card: ModelCard, channels: int) -> nn.Module:
+    from hmrbench.nets.heads.heatmap import HeatmapHead
+    from hmrbench.nets.heads.rtmcc import RTMCCHead
+    from hmrbench.nets.heads.simcc import SimCCHead
     from hmrbench.nets.heads.smpl import SMPLHead
 
-    sizes = card.head.model_dump(exclude={"kind"})
+    h = card.head
+    if h.kind == "heatmap":
+        return HeatmapHead(channels, num_filters=h.filters, groups=h.groups)
+    if h.kind == "simcc":
+        return SimCCHead(channels, card.input, h.split, num_filters=h.filters, groups=h.groups)
+    if h.kind == "rtmcc":
+        return RTMCCHead(channels, card.input, h.split)
+    sizes = h.model_dump(include={"depth", "heads", "dim_head", "mlp_dim"})
     if None in sizes.values():
         raise UsageError(f"{card.where}: an smpl head needs {', '.join(sizes)}")
-    head = SMPLHead(channels, **sizes)
-    return Network(encoder, neck, head, side_crop=8)
+    return SMPLHead(channels, **sizes)
 
 
 def backend_of(card: ModelCard) -> str | None:
@@ -205,7 +253,7 @@ def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadRep
     from hmrbench import checkpoints
 
     # Ours are read before anything is built; another package's network may have a format of its own.
-    state = None if path is None or card.build is not None else checkpoints.read_state(path)
+    state = None if path is None or card.foreign else checkpoints.read_state(path)
     if state is not None and path is not None and card.head.kind == "smpl":
         _check_decoder(card, checkpoints.decoder_sizes(state), path)
     with torch.random.fork_rng(devices=[]):
@@ -219,16 +267,17 @@ def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadRep
         if own is not None and not net.state_dict():
             raise UsageError(f"{card.name} has no random weights: its network is empty before its file is read")
         return net.eval(), None
-    return net.eval(), _load_network(net, state or checkpoints.read_state(path), f"{card.name}: {path}")
+    return net.eval(), _load_network(card, net, state or checkpoints.read_state(path), f"{card.name}: {path}")
 
 
-def _load_network(net: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
+def _load_network(card: ModelCard, net: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
     """Fill a network; the SMPL body that an HMR2.0 checkpoint carries must be the one installed."""
     from hmrbench import checkpoints
     from hmrbench.body import check_same_body
 
     check_same_body(state, source)
-    return checkpoints.load_network(net, state, source)
+    record = find_network(card)
+    return checkpoints.load_network(net, state, source, None if record is None else record.layout)
 
 
 def _load_own_format(load: Callable[[Path], None], path: Path, name: str) -> None:
@@ -263,7 +312,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def note(part: str, module: nn.Module, output: Any, before: int = 0) -> int:
-        shape = {k: list(v.shape) for k, v in output.items()} if isinstance(output, Mapping) else list(output.shape)
+        shape = _shapes(output)
         params = _count(module)
         rows.append({"part": part, "output": shape, "params": params - before})
         return params
@@ -274,7 +323,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         try:
             output = net(image)
         except Exception:  # a foreign network may need its weights, or memory, to compute anything
-            if card.build is None:
+            if not card.foreign:
                 raise
             return [{"part": "network", "output": [], "params": parameters_by_part(net)["params"]}]
         if not isinstance(getattr(net, "encoder", None), nn.Module):
@@ -282,7 +331,8 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
             return rows
         seen = net.seen(image) if hasattr(net, "seen") else image
         below = 0
-        for stage in range(1, (card.stages or 4) + 1) if len(net.encoder.widths) > 1 else ():
+        staged = card.encoder is not None and len(net.encoder.widths) > 1
+        for stage in range(1, (card.stages or 4) + 1) if staged else ():
             cut = _make_encoder(str(card.encoder), stage, **card.options)
             below = note(f"stage {stage}", cut, cut(seen), below)
         features = net.encoder(seen)
@@ -290,6 +340,13 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         note("neck", net.neck, net.neck(features))
         note("head", net.head, output)
     return rows
+
+
+def _shapes(output: Any) -> Any:
+    """The shape of a tensor; those of several by their names, or by their numbers."""
+    if isinstance(output, Mapping):
+        return {name: list(x.shape) for name, x in output.items()}
+    return list(output.shape) if hasattr(output, "shape") else {str(i): list(x.shape) for i, x in enumerate(output)}
 
 
 def convert_weights(
@@ -312,14 +369,13 @@ def convert_weights(
     from hmrbench.nets.encoders.record import known_encoders
 
     state = checkpoints.read_state(source)
-    layout = checkpoints.find_layout(state, str(source))
     cards = load_cards(models_dirs)
     if name is not None and name.lower() in known_encoders():
         candidates = [name.lower()]
     elif name is not None:
         candidates = [find_cards([name], cards)[0].name]
     else:
-        candidates = [c for c in cards if cards[c].build is None] if layout.whole else list(known_encoders())
+        candidates = _candidates(cards, state, source)
     failures = []
     for candidate in candidates:
         try:
@@ -335,7 +391,21 @@ def convert_weights(
         return candidate, report
     if len(failures) == 1:
         raise failures[0]
-    raise WeightsError(f"{source} ({layout.name} layout) fits none of {len(candidates)} networks; --model says why not")
+    checkpoints.find_layout(state, str(source))
+    raise WeightsError(f"{source} fits none of {len(candidates)} networks; --model says why not")
+
+
+def _candidates(cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path) -> list[str]:
+    """The networks, or encoders, whose files look like this one."""
+    from hmrbench import checkpoints
+    from hmrbench.nets.encoders.record import known_encoders
+
+    ours = [name for name, card in cards.items() if find_network(card) is not None]
+    try:
+        layout = checkpoints.find_layout(state, str(source))
+    except WeightsError:
+        return ours
+    return [name for name, card in cards.items() if not card.foreign] if layout.whole else [*known_encoders(), *ours]
 
 
 def _filled(
@@ -349,4 +419,4 @@ def _filled(
         encoder = _make_encoder(name, 4)
         return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")
     net = build_net(cards[name])
-    return net, _load_network(net, state, f"{name}: {source}")
+    return net, _load_network(cards[name], net, state, f"{name}: {source}")

@@ -17,7 +17,7 @@ MSRA = {"hrnet": msra.HRNET, "mmpose0": msra.MMPOSE0, "mmpose1": msra.MMPOSE1}
 SIMCC = {
     "simdr": (simcc.SIMDR, simcc.SIMDR_RULE),
     "sa_simdr": (simcc.SA_SIMDR, simcc.SA_SIMDR_RULE),
-    "mmpose1": (simcc.MMPOSE, simcc.MMPOSE_RULE),
+    "mmpose1": (simcc.SIMCC, simcc.MMPOSE_RULE),
 }
 
 
@@ -85,7 +85,7 @@ def test_hrnet_measures_both_axes_by_the_width():
 def test_flipped_heatmaps_move_one_cell_right():
     heatmaps = torch.randn(2, 17, 64, 48)
     plain = find_codec("plain").flip_back(heatmaps, COCO17)
-    shifted = msra.flip_back_shifted(heatmaps, COCO17)
+    shifted = msra.HRNET.flip_back(heatmaps, COCO17)
     assert torch.equal(shifted[..., 1:], plain[..., :-1])
     assert torch.equal(shifted[..., 0], plain[..., 0])
 
@@ -144,7 +144,7 @@ def test_bins_are_fractions_of_a_pixel(version, size, split):
 
 def test_axis_without_a_positive_value_gives_no_place_in_mmpose():
     x, y = torch.full((1, 1, 384), -1.0), torch.ones(1, 1, 512)
-    keypoints, scores = simcc.MMPOSE.decode((x, y), whole_input())
+    keypoints, scores = simcc.SIMCC.decode((x, y), whole_input())
     assert keypoints.tolist() == [[[-0.5, -0.5]]]
     assert scores.tolist() == [[-1]]
 
@@ -178,9 +178,9 @@ def test_half_precision_is_read_in_single(version):
 @pytest.mark.parametrize(
     ("name", "encode"),
     [
-        ("simcc_mmpose", simcc.encode),
-        ("rtmpose", lambda *args: simcc.encode(*args, sigma=(4.9, 5.66), normalised=False)),
-        ("sa_simdr", simcc.encode_sa_simdr),
+        ("simcc_mmpose", simcc.SIMCC.encode),
+        ("rtmpose", simcc.RTMPOSE.encode),
+        ("sa_simdr", simcc.SA_SIMDR.encode),
     ],
 )
 def test_simcc_targets_are_the_official_ones(refs, name, encode):

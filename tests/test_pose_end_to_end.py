@@ -14,7 +14,7 @@ import torch
 from hmrbench.codecs import Crops, msra, simcc
 from hmrbench.data.crop import crop_people, expand_boxes
 from hmrbench.data.images import read_image
-from hmrbench.nets.poses.record import known_networks, own_key
+from hmrbench.nets.record import known_networks
 from hmrbench.skeletons import COCO17
 
 INPUT = (256, 192)
@@ -46,18 +46,18 @@ def test_pictures_are_the_official_ones(people, refs):
 @torch.no_grad()
 def test_keypoints_are_the_official_ones(people, refs, name):
     images, crops = people
-    family, key = known_networks()[name], name.replace("-", "_")
+    record, key = known_networks()[name], name.replace("-", "_")
     layouts = json.loads(gzip.decompress((refs / "poses" / "layouts.json.gz").read_bytes()))
-    official_key = {own_key(k, family.keys): k for k in layouts[key]}
-    net = seeding.seed_module_(family.networks[name].build(INPUT).eval(), official_key.__getitem__)
+    official_key = {record.layout.ours(k): k for k in layouts[key]}
+    net = seeding.seed_module_(record.build(INPUT).eval(), official_key.__getitem__)
     output, mirrored = net(images), net(images.flip(-1))
     with np.load(refs / "poses/end_to_end.npz") as official:
-        if family.output == "heatmap":
-            output = (output + msra.flip_back_shifted(mirrored, COCO17)) / 2
+        if record.output == "heatmap":
+            output = (output + msra.MMPOSE1.flip_back(mirrored, COCO17)) / 2
             assert refio.error(official, f"{key}.heatmap_flip_avg_shifted", output.numpy()) < 2e-3
             keypoints, scores = msra.MMPOSE1.decode(output, crops)
         else:
-            output = simcc.merge(output, simcc.MMPOSE.flip_back(mirrored, COCO17), simcc.MMPOSE_RULE)
-            keypoints, scores = simcc.MMPOSE.decode(output, crops)
+            output = simcc.merge(output, simcc.SIMCC.flip_back(mirrored, COCO17), simcc.MMPOSE_RULE)
+            keypoints, scores = simcc.SIMCC.decode(output, crops)
         assert np.abs(keypoints - official[f"{key}.keypoints"]).max() < 0.01
         np.testing.assert_allclose(scores, official[f"{key}.scores"], rtol=1e-3)

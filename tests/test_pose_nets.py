@@ -15,11 +15,10 @@ import timm
 import torch
 
 from hmrbench.nets.encoders.hrnet import HRNet
-from hmrbench.nets.poses.record import MMPOSE_KEYS, known_networks, own_key
+from hmrbench.nets.record import MMPOSE_KEYS, known_networks
 from hmrbench.profiling.flops import count
 
-FAMILY_OF = known_networks()
-NETS = {name: family.networks[name] for name, family in FAMILY_OF.items()}
+NETS = known_networks()
 SMALLEST = (
     "simplebaseline-res50",
     "simcc-hrnet-w32",
@@ -50,7 +49,7 @@ def build_meta(name, size=None):
 
 def seeded(name, size=None, dtype=torch.float32):
     """The network with the weights of the references, which depend on the official keys."""
-    official_key = {own_key(k, FAMILY_OF[name].keys): k for k in LAYOUTS[official_name(name)]}
+    official_key = {NETS[name].layout.ours(k): k for k in LAYOUTS[official_name(name)]}
     net = NETS[name].build(size or NETS[name].input_sizes[0])
     return seeding.seed_module_(net.eval(), official_key.__getitem__).to(dtype)
 
@@ -61,9 +60,9 @@ def run(name, net, x):
     fused = net.neck(maps)
     outputs = net.head(fused)
     found = {}
-    if FAMILY_OF[name].output == "heatmap":
+    if NETS[name].output == "heatmap":
         found["heatmap"] = outputs
-    elif FAMILY_OF[name].output == "simcc":
+    elif NETS[name].output == "simcc":
         found["x"], found["y"] = outputs
     else:
         found["out0"], found["out1"] = outputs
@@ -106,18 +105,13 @@ def prefixes(layout):
 @pytest.mark.parametrize("name", NETS)
 def test_official_keys_load_strictly(name):
     official = LAYOUTS[official_name(name)]
-    family = FAMILY_OF[name]
-    variants = {"own": official} | (prefixes(official) if family.keys is MMPOSE_KEYS else {})
+    known = NETS[name].layout
+    variants = {"own": official} | (prefixes(official) if known is MMPOSE_KEYS else {})
     net = build_meta(name)
     for variant, layout in variants.items():
-        state = {own_key(k, family.keys): torch.empty(v, device="meta") for k, v in layout.items()}
+        state = {known.ours(k): torch.empty(v, device="meta") for k, v in layout.items()}
         assert len(state) == len(layout), variant
         net.load_state_dict(state, strict=True, assign=True)
-
-
-def test_first_rule_that_matches_names_the_key():
-    rules = ((r"^a\.", "b."), (r"^b\.", "c."))
-    assert [own_key(k, rules) for k in ("a.x", "b.a.x", "d.x")] == ["b.x", "c.a.x", "d.x"]
 
 
 # --------------------------------------------------------------------------- costs, records
@@ -126,20 +120,20 @@ def test_first_rule_that_matches_names_the_key():
 @pytest.mark.parametrize("name", NETS)
 def test_parameters_and_shapes(name):
     official = COSTS[official_name(name)]
-    record, family = NETS[name], FAMILY_OF[name]
+    record = NETS[name]
     for height, width in record.input_sizes:
         net = build_meta(name, (height, width))
         assert sum(p.numel() for p in net.parameters()) == official["params"]
         outputs = net(torch.empty(2, 3, height, width, device="meta"))
         shapes = [tuple(x.shape) for x in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)]
-        if family.output == "heatmap":
+        if record.output == "heatmap":
             assert shapes == [(2, 17, height // 4, width // 4)]
-        elif family.output == "simcc":
+        elif record.output == "simcc":
             assert shapes == [(2, 17, int(width * record.split)), (2, 17, int(height * record.split))]
         else:
             assert shapes == [(2, 34, height // 4, width // 4), (2, 17, height // 2, width // 2)]
     assert net.encoder.widths == record.widths
-    assert (record.split > 0) == (family.output == "simcc")
+    assert (record.split is not None) == (record.output == "simcc")
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hmrbench.errors import HmrbenchError, UsageError, unknown_name
 from hmrbench.records import Array
-from hmrbench.schema import import_object
+from hmrbench.schema import import_object, unknown_key
 from hmrbench.skeletons import Skeleton
 
 CropGeometry = Literal["udp", "classic"]
@@ -19,6 +20,13 @@ CODECS = {
     "udp": "hmrbench.codecs.heatmap:UDP",
     "plain": "hmrbench.codecs.heatmap:PLAIN",
     "dark": "hmrbench.codecs.heatmap:DARK",
+    "msra-hrnet": "hmrbench.codecs.msra:HRNET",
+    "msra-mmpose0": "hmrbench.codecs.msra:MMPOSE0",
+    "msra-mmpose1": "hmrbench.codecs.msra:MMPOSE1",
+    "simdr": "hmrbench.codecs.simcc:SIMDR",
+    "sa-simdr": "hmrbench.codecs.simcc:SA_SIMDR",
+    "simcc": "hmrbench.codecs.simcc:SIMCC",
+    "rtmpose": "hmrbench.codecs.simcc:RTMPOSE",
 }
 
 
@@ -39,6 +47,10 @@ def _no_target(keypoints_px: Array, visible: Array, input_size: tuple[int, int])
     raise HmrbenchError("this codec has no training target")
 
 
+def _mean(output: Any, flipped_back: Any) -> Any:
+    return (output + flipped_back) / 2
+
+
 @dataclass(frozen=True)
 class Codec:
     """What a pose network's output means.
@@ -47,26 +59,38 @@ class Codec:
     float64 in pixels of the whole image and scores (B, K); for meshes then joints and parameters. `flip_back(output,
     skeleton)` turns the output for a mirrored picture into the output for the picture itself. `encode(keypoints_px,
     visible, input_size)` takes keypoints (B, K, 2) in pixels of the input picture and visible (B, K), and gives the
-    training target and its weight per keypoint. The output may be whatever the three agree on; the heatmap codecs here
-    use (B, K, H, W). `encode` may be left out by who never trains.
+    training target and its weight per keypoint. The output may be whatever they agree on; the heatmap codecs here
+    use (B, K, H, W). `encode` may be left out by who never trains. `merge(output, flipped_back)` is what `decode` reads
+    of a picture and its mirror image: their mean, where nothing else is said. `vary(**options)` is the codec with the
+    options that a card's `decode` gives for it; left out where it has none.
     """
 
     name: str
     geometry: CropGeometry
     decode: Callable[[Any, Crops], tuple[Any, ...]]
     flip_back: Callable[[Any, Skeleton], Any]
-    encode: Callable[[Array, Array, tuple[int, int]], tuple[Array, Array]] = _no_target
+    encode: Callable[[Array, Array, tuple[int, int]], tuple[Any, Array]] = _no_target
+    merge: Callable[[Any, Any], Any] = _mean
+    vary: Callable[..., Codec] | None = None
 
 
-def find_codec(name: str) -> Codec:
+def find_codec(name: str, options: Mapping[str, Any] | None = None) -> Codec:
     """The codec of that name, or the one at an import path such as `mypkg.codec:CODEC`.
 
+    Args:
+        options: what `decode` of a card says of it.
+
     Raises:
-        UsageError: there is no codec of that name, or the path leads to no Codec.
+        UsageError: there is no codec of that name, the path leads to no Codec, or it has no such option.
     """
     if ":" not in name and name not in CODECS:
         raise unknown_name("codec", name, CODECS)
     found = import_object(CODECS.get(name, name), "codec")
     if not isinstance(found, Codec):
         raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
-    return found
+    if not options:
+        return found
+    known = [] if found.vary is None else list(inspect.signature(found.vary).parameters)
+    if found.vary is None or (wrong := [unknown_key(key, known) for key in options if key not in known]):
+        raise UsageError(f"codec '{name}': {'; '.join(wrong) if known else 'it has no options'}")
+    return found.vary(**options)

@@ -10,8 +10,8 @@ Apache-2.0). Where a whole map is blurred there, here only the few pixels around
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -30,13 +30,18 @@ STRIDE = 4  # input pixels per heatmap pixel
 Border = Literal["reflect", "zero"]
 
 
-def flip_back(output: Tensor, skeleton: Skeleton) -> Tensor:
-    """Heatmaps (B, K, H, W) of a mirrored picture, mirrored back: pairs swapped, width reversed, no shift."""
+def flip_back(output: Tensor, skeleton: Skeleton, shift: int = 0) -> Tensor:
+    """Heatmaps (B, K, H, W) of a mirrored picture, mirrored back: pairs swapped, width reversed.
+
+    Args:
+        shift: cells that they move to the right; the first columns stay where they are.
+    """
     if output.ndim != 4 or output.shape[1] != len(skeleton.joints):
         raise HmrbenchError(
             f"heatmaps of shape {tuple(output.shape)} do not fit the {len(skeleton.joints)} joints of {skeleton.name}"
         )
-    return output[:, skeleton.flip_order].flip(-1)
+    flipped = output[:, skeleton.flip_order].flip(-1)
+    return torch.cat([flipped[..., :shift], flipped[..., :-shift]], dim=-1) if shift else flipped
 
 
 # --- decoding
@@ -298,6 +303,21 @@ def _encode(
     return target.astype(np.float32), weight
 
 
-UDP = Codec("udp", "udp", decode_udp, flip_back, encode_udp)
-PLAIN = Codec("plain", "classic", decode_plain, flip_back, encode_plain)
-DARK = Codec("dark", "classic", decode_dark, flip_back, encode_dark)
+def heatmap_codec(
+    name: str,
+    geometry: CropGeometry,
+    decode: Callable[[Tensor, Crops], tuple[Array, Array]],
+    encode: Callable[..., tuple[Array, Array]],
+    flip_shift: int = 0,
+) -> Codec:
+    """A codec of heatmaps; its option `flip_shift` are the cells that a mirror image's maps move to the right."""
+
+    def vary(flip_shift: int = flip_shift) -> Codec:
+        return heatmap_codec(name, geometry, decode, encode, flip_shift)
+
+    return Codec(name, geometry, decode, partial(flip_back, shift=flip_shift), encode, vary=vary)
+
+
+UDP = heatmap_codec("udp", "udp", decode_udp, encode_udp)
+PLAIN = heatmap_codec("plain", "classic", decode_plain, encode_plain)
+DARK = heatmap_codec("dark", "classic", decode_dark, encode_dark)

@@ -9,22 +9,13 @@ open-mmlab/mmpose 0.x and 1.x (Apache-2.0). The 0.x version is `plain`'s decodin
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hmrbench.codecs.codec import Codec, Crops
-from hmrbench.codecs.heatmap import _encode, _peaks, _pixels, decode_plain, flip_back, to_image
+from hmrbench.codecs.codec import Crops
+from hmrbench.codecs.heatmap import _encode, _peaks, _pixels, decode_plain, heatmap_codec, to_image
 from hmrbench.records import Array
-from hmrbench.skeletons import Skeleton
 
-
-def flip_back_shifted(output: Tensor, skeleton: Skeleton) -> Tensor:
-    """Heatmaps (B, K, H, W) of a mirrored picture, mirrored back and moved one cell to the right.
-
-    A mirrored picture's cell stands three quarters of a cell too far left. The first column stays where it is.
-    """
-    flipped = flip_back(output, skeleton)
-    return torch.cat([flipped[..., :1], flipped[..., :-1]], dim=-1)
+FLIP_SHIFT = 1  # cells: a mirrored picture's cell stands three quarters of one too far left
 
 
 def decode_hrnet(output: Tensor, crops: Crops) -> tuple[Array, Array]:
@@ -73,6 +64,6 @@ def encode(keypoints_px: Array, visible: Array, input_size: tuple[int, int]) -> 
     return _encode(keypoints_px, visible, input_size, None, "classic", snap=True, cut=True, sigma=sigma)
 
 
-HRNET = Codec("msra-hrnet", "classic", decode_hrnet, flip_back_shifted, encode)
-MMPOSE0 = Codec("msra-mmpose0", "classic", decode_plain, flip_back_shifted, encode)
-MMPOSE1 = Codec("msra-mmpose1", "classic", decode_mmpose1, flip_back_shifted, encode)
+HRNET = heatmap_codec("msra-hrnet", "classic", decode_hrnet, encode, FLIP_SHIFT)
+MMPOSE0 = heatmap_codec("msra-mmpose0", "classic", decode_plain, encode, FLIP_SHIFT)
+MMPOSE1 = heatmap_codec("msra-mmpose1", "classic", decode_mmpose1, encode, FLIP_SHIFT)

@@ -8,9 +8,10 @@ Their scores differ by construction: those of mmpose are no probabilities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,19 +31,19 @@ class Rule:
     """How one official code reads the two axes.
 
     `softmax`: bins are compared as probabilities, or as they are. `mean_of` says whether a picture and its mirror image
-    meet as outputs or as probabilities. `shift`: x of the mirror image moves one bin to the left. `score` is the larger
-    or the smaller of the two maxima.
+    meet as outputs or as probabilities. `shift`: bins that x of the mirror image moves to the left. `score` is the
+    larger or the smaller of the two maxima.
     """
 
     softmax: bool
     mean_of: Literal["outputs", "probabilities"]
-    shift: bool
+    shift: int
     score: Literal["max", "min"]
 
 
-SIMDR_RULE = Rule(softmax=True, mean_of="probabilities", shift=True, score="max")
-SA_SIMDR_RULE = Rule(softmax=True, mean_of="outputs", shift=True, score="min")
-MMPOSE_RULE = Rule(softmax=False, mean_of="outputs", shift=False, score="min")
+SIMDR_RULE = Rule(softmax=True, mean_of="probabilities", shift=1, score="max")
+SA_SIMDR_RULE = Rule(softmax=True, mean_of="outputs", shift=1, score="min")
+MMPOSE_RULE = Rule(softmax=False, mean_of="outputs", shift=0, score="min")
 
 
 def decode(output: Output, crops: Crops, rule: Rule) -> tuple[Array, Array]:
@@ -80,7 +81,7 @@ def decode(output: Output, crops: Crops, rule: Rule) -> tuple[Array, Array]:
 def flip_back(output: Output, skeleton: Skeleton, rule: Rule) -> Output:
     """The output for a mirrored picture, mirrored back: pairs swapped, x reversed, and moved if the rule says so.
 
-    A bin is finer than a pixel, so that a mirrored x stands one bin too far right; the last bin stays where it is.
+    A bin is finer than a pixel, so that a mirrored x stands one bin too far right; the last bins stay where they are.
     """
     x, y = _checked(output)
     if x.shape[1] != len(skeleton.joints):
@@ -89,7 +90,7 @@ def flip_back(output: Output, skeleton: Skeleton, rule: Rule) -> Output:
         )
     x, y = x[:, skeleton.flip_order].flip(-1), y[:, skeleton.flip_order]
     if rule.shift:
-        x = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
+        x = torch.cat([x[..., rule.shift :], x[..., -rule.shift :]], dim=-1)
     return x, y
 
 
@@ -188,6 +189,47 @@ def _gaussians(
     return (targets[0], targets[1]), given.astype(np.float32)
 
 
-SIMDR = Codec("simdr", "classic", partial(decode, rule=SIMDR_RULE), partial(flip_back, rule=SIMDR_RULE))
-SA_SIMDR = Codec("sa-simdr", "classic", partial(decode, rule=SA_SIMDR_RULE), partial(flip_back, rule=SA_SIMDR_RULE))
-MMPOSE = Codec("simcc", "classic", partial(decode, rule=MMPOSE_RULE), partial(flip_back, rule=MMPOSE_RULE))
+def encode_simdr(
+    keypoints_px: Array, visible: Array, input_size: tuple[int, int], *, split: float = 2.0
+) -> tuple[tuple[Array, Array], Array]:
+    """Target distributions of leeyegy's `simdr`: all of it in the nearest bin, 0 for what lies outside; else as
+    `encode`."""
+    keypoints, labelled = _labelled(keypoints_px, visible)
+    bins = [int(input_size[1] * split), int(input_size[0] * split)]
+    place = np.round(keypoints * split)
+    given = labelled & ((place >= 0) & (place < bins)).all(-1)
+    targets = [((np.arange(n) == place[..., axis, None]) * given[..., None]) for axis, n in enumerate(bins)]
+    return (targets[0].astype(np.float32), targets[1].astype(np.float32)), given.astype(np.float32)
+
+
+def encode_rtmpose(
+    keypoints_px: Array, visible: Array, input_size: tuple[int, int], *, split: float = 2.0
+) -> tuple[tuple[Array, Array], Array]:
+    """Target distributions of RTMPose, not normalised; as published their sigmas are (4.9, 5.66) bins at 256x192 and
+    (6, 6.93) at 384x288. Else as `encode`."""
+    height, width = (round(float(np.sqrt(side / 8)), 2) for side in input_size)
+    return encode(keypoints_px, visible, input_size, split=split, sigma=(width, height), normalised=False)
+
+
+def simcc_codec(name: str, rule: Rule, encode: Callable[..., tuple[Any, Array]], split: float = 2.0) -> Codec:
+    """A codec of two axes, with the options of `vary` below."""
+
+    def vary(split: float = split, flip_shift: int = rule.shift, score: Literal["max", "min"] = rule.score) -> Codec:
+        """The same with other bins per pixel, bins that a mirror image moves to the left, or joint score."""
+        return simcc_codec(name, replace(rule, shift=flip_shift, score=score), encode, split)
+
+    return Codec(
+        name,
+        "classic",
+        partial(decode, rule=rule),
+        partial(flip_back, rule=rule),
+        partial(encode, split=split),
+        partial(merge, rule=rule),
+        vary,
+    )
+
+
+SIMDR = simcc_codec("simdr", SIMDR_RULE, encode_simdr)
+SA_SIMDR = simcc_codec("sa-simdr", SA_SIMDR_RULE, encode_sa_simdr)
+SIMCC = simcc_codec("simcc", MMPOSE_RULE, encode)
+RTMPOSE = simcc_codec("rtmpose", MMPOSE_RULE, encode_rtmpose)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hmrbench.codecs import Crops
+from hmrbench.codecs import Codec, Crops
 from hmrbench.data.crop import Geometry, crop_people, crops_of
 from hmrbench.data.images import check_size, read_image
 from hmrbench.records import Array, Sample
-from hmrbench.schema import Crop
+from hmrbench.schema import Crop, ModelCard
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class CropSettings:
     crop: Crop
     input: tuple[int, int]
     geometry: Geometry
+
+    @classmethod
+    def of(cls, card: ModelCard, codec: Codec | None) -> CropSettings:
+        """What a card and its codec say."""
+        classic: Geometry = "classic" if codec is None else codec.geometry
+        return cls(card.crop, card.input, "square" if card.crop.kind == "square" else classic)
 
 
 @dataclass(frozen=True)

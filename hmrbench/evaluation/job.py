@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hmrbench import data, environment, metrics, zoo
 from hmrbench.body import Body, find_body
 from hmrbench.body.decode import decode_mesh
 from hmrbench.cards import load_card
-from hmrbench.codecs import Codec, Crops, find_codec
+from hmrbench.codecs import Codec, Crops
 from hmrbench.device import DTYPES, device_name, pick_device
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.fetch import sources
@@ -103,8 +103,14 @@ class Job:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else decided the numbers: the body model with its regressors, for meshes; a backend of its own."""
-        body = {} if self.body is None else {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        """What else decided the numbers: the body model with its regressors, for meshes; a backend of its own; what the
+        card says of decoding and of the crop that is not as usual."""
+        body: dict[str, Any] = {}
+        if self.body is not None:
+            body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
+            unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
+            body |= {name: unusual} if unusual else {}
         backend = zoo.backend_of(self.card)
         return body if backend is None else {**body, "backend": backend}
 
@@ -180,7 +186,7 @@ def prepare(
     for name in spec.metrics:
         metrics.find_metric(name)
     body = body_of(spec) if card.task == "hmr" else None
-    found = mesh_codec(body) if body is not None else find_codec(s.codec or card.codec)
+    found = mesh_codec(body) if body is not None else zoo.codec_of(card, s.codec)
     default = spec.default_weights if card.demo_weights is not None else None
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
@@ -189,7 +195,7 @@ def prepare(
     return Job(
         card=card,
         spec=spec,
-        dataset=people,
+        dataset=replace(people, scoring=card.decode.scoring) if card.task == "hpe" else people,
         weights=label,
         weights_path=path,
         weights_sha256=None if path is None else file_sha256(path),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,7 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
     fuse(net, job.fused)
     if job.body is not None:
         job.body.to(job.device)
-    geometry = "square" if job.card.crop.kind == "square" else job.codec.geometry
-    settings = CropSettings(job.card.crop, job.card.input, geometry)
+    settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
     with precision(job.dtype, job.device):
         pending: tuple[Batch, Any] | None = None
@@ -44,7 +43,7 @@ def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
     output = net(images)
     if not job.flip:
         return output
-    return (output + job.codec.flip_back(net(images.flip(3)), COCO17)) / 2
+    return job.codec.merge(output, job.codec.flip_back(net(images.flip(3)), COCO17))
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
@@ -69,9 +68,13 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     ]
 
 
+def _each(output: Any) -> Iterable[Any]:
+    return output if isinstance(output, (tuple, list)) else (output,)
+
+
 def _not_finite(batch: Batch, output: Any, dataset: Dataset) -> str:
     """The samples whose output is not finite, for the error message."""
-    tensors = list(output.values()) if isinstance(output, Mapping) else [output]
+    tensors = list(output.values()) if isinstance(output, Mapping) else list(_each(output))
     finite = np.ones(len(batch.index), bool)
     for tensor in tensors:
         if isinstance(tensor, Tensor):

@@ -127,8 +127,10 @@ def coco_results(
     aspect: float = 192 / 256,
     padding: float = 1.25,
     category_id: int = 1,
+    score_threshold: float = JOINT_THRESHOLD,
+    nms_threshold: float = NMS_THRESHOLD,
 ) -> list[dict[str, Any]]:
-    """Predictions in COCO's results format, after rescoring and OKS-NMS at 0.9.
+    """Predictions in COCO's results format, after rescoring and OKS-NMS.
 
     Args:
         predictions: one per sample, in order.
@@ -138,6 +140,8 @@ def coco_results(
             compared, for predictions that do not know the area of their crop.
         padding: of the crops, for samples whose box does not hold its margin yet.
         category_id: of persons in the annotations.
+        score_threshold: see `rescore`.
+        nms_threshold: see `oks_nms`.
 
     Returns:
         One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score. Images
@@ -167,7 +171,7 @@ def coco_results(
 
     keypoints = np.stack([prediction.keypoints_px for prediction in predictions])  # (N, K, 2)
     joint_scores = np.stack([prediction.scores for prediction in predictions])  # (N, K)
-    scores = rescore(joint_scores, np.array([sample.score for sample in samples]))
+    scores = rescore(joint_scores, np.array([sample.score for sample in samples]), score_threshold)
     boxes = np.array([sample.box_xywh_px for sample in samples])
     areas = crop_areas(boxes, aspect, np.where([sample.padded for sample in samples], 1.0, padding))
     known = [prediction.crop_area_px2 for prediction in predictions]
@@ -180,7 +184,7 @@ def coco_results(
     results = []
     for image_id, members in of_image.items():
         people = np.array(members)
-        kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas)]
+        kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas, nms_threshold)]
         results += [
             {
                 "image_id": image_id,
@@ -307,6 +311,7 @@ def _compute(
         aspect=aspect,
         padding=padding,
         category_id=person_category(dataset.truth),
+        **dataset.scoring,
     )
     return measure_results(dataset.truth, results, skeleton)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hmrbench import device as devices
-from hmrbench.codecs import find_codec
+from hmrbench import zoo
 from hmrbench.data.loader import CropSettings, batches
 from hmrbench.profiling import flops
 from hmrbench.records import Sample
@@ -35,9 +35,8 @@ def end_to_end(
         path = folder / f"{i}.jpg"
         cv2.imwrite(str(path), picture)
         people.append(Sample(str(i), path, i, (180.0, 60.0, 220.0, 360.0)))
-    codec = find_codec(card.codec) if card.task == "hpe" else None
-    geometry = "square" if card.crop.kind == "square" else codec.geometry if codec else "classic"
-    settings = CropSettings(card.crop, card.input, geometry)
+    codec = zoo.codec_of(card) if card.task == "hpe" else None
+    settings = CropSettings.of(card, codec)
     normalize = devices.Normalize(card, device, layout)
 
     def run() -> Any:

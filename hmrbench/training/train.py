@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from hmrbench import data, distributed, evaluation
-from hmrbench.codecs import find_codec
+from hmrbench import data, distributed, evaluation, zoo
 from hmrbench.device import pick_device
 from hmrbench.errors import UsageError
 from hmrbench.records import Array
@@ -170,7 +169,7 @@ def _open_examples(
     boxes = "gt" if "gt" in spec.boxes else None
     dataset = data.open_dataset(spec, data_root, boxes, limit)
     if card.task == "hpe":
-        poses = examples.pose_examples(dataset, card, find_codec(card.codec), recipe.augment, cache)
+        poses = examples.pose_examples(dataset, card, zoo.codec_of(card), recipe.augment, cache)
         return poses, dataset.annotations_sha256, None
     meshes = examples.mesh_examples(dataset, card, recipe.augment, recipe.loss.unused_joints_3d, cache)
     return meshes, dataset.annotations_sha256, dataset.truth["params"]

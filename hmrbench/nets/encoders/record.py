@@ -6,30 +6,13 @@ same record, which a card names by its import path.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Family:
-    """Encoders that differ in size alone.
-
-    Attributes:
-        name: the beginning of their names, `swin` of `swin-t`.
-        title: the name in plots and tables.
-        colour: in plots, on white and on dark; None for one that the plot picks.
-        output_norm: the output of a stage passes a LayerNorm before the neck.
-    """
-
-    name: str
-    title: str
-    colour: tuple[str, str] | None = None
-    output_norm: bool = False
+from hmrbench.nets.record import Family, find_records
 
 
 @dataclass(frozen=True)
@@ -44,14 +27,12 @@ class Encoder:
 @cache
 def known_encoders() -> dict[str, Encoder]:
     """The encoders of this folder by name, in the order of its files."""
-    package = importlib.import_module(__package__)
-    found: dict[str, Encoder] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        encoders: tuple[Encoder, ...] = getattr(importlib.import_module(f"{__package__}.{module.name}"), "ENCODERS", ())
-        found.update((encoder.name, encoder) for encoder in encoders)
-    return found
+    return {encoder.name: encoder for encoder in find_records(str(__package__), "ENCODERS")}
 
 
 def known_families() -> dict[str, Family]:
     """The families of these encoders by name."""
     return {encoder.family.name: encoder.family for encoder in known_encoders().values()}
+
+
+__all__ = ["Encoder", "Family", "known_encoders", "known_families"]

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from hmrbench.errors import unknown_name
 from hmrbench.nets.encoders.hrnet import HRNet
 from hmrbench.nets.encoders.resnet import ResNet50
-
-Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+from hmrbench.nets.record import Renames
 
 
 @dataclass(frozen=True)
 class Backbone:
     """An encoder to stride 32.
 
-    `build` makes it with initial weights, `channels` is the width of its map, `renames` are regular expressions that
+    `build` makes it with initial weights, `channels` is the width of its map and `widths` are those of all maps that it
+    computes, from the finest to the coarsest, `renames` are regular expressions that
     turn the keys of official checkpoints into ours, where a key begins with `backbone.` there and `encoder.` here.
     """
 

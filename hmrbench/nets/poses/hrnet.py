@@ -14,7 +14,7 @@ from torch import nn
 from hmrbench.nets.encoders.hrnet import HRNet
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.heads.simcc import SimCCHead
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
 
@@ -34,18 +34,11 @@ simcc_hrnet_w48_384x288 = partial(simcc_hrnet, 48, 1.5)
 
 _W32, _W48 = (32, 64, 128, 256), (48, 96, 192, 384)
 _SIZES = ((256, 192), (384, 288))
-HEATMAP = PoseFamily(
-    "HRNet",
-    "heatmap",
-    {"hrnet-w32": PoseNet(hrnet_w32, _SIZES, _W32), "hrnet-w48": PoseNet(hrnet_w48, _SIZES, _W48)},
+FAMILY, SIMCC = Family("hrnet", "HRNet"), Family("simcc", "SimCC")
+NETWORKS = (
+    Net("hrnet-w32", hrnet_w32, FAMILY, _SIZES, _W32),
+    Net("hrnet-w48", hrnet_w48, FAMILY, _SIZES, _W48),
+    Net("simcc-hrnet-w32", simcc_hrnet_w32, SIMCC, ((256, 192),), _W32, "simcc", 2.0),
+    Net("simcc-hrnet-w48", simcc_hrnet_w48, SIMCC, ((256, 192),), _W48, "simcc", 2.0),
+    Net("simcc-hrnet-w48-384x288", simcc_hrnet_w48_384x288, SIMCC, ((384, 288),), _W48, "simcc", 1.5),
 )
-SIMCC = PoseFamily(
-    "SimCC",
-    "simcc",
-    {
-        "simcc-hrnet-w32": PoseNet(simcc_hrnet_w32, ((256, 192),), _W32, split=2),
-        "simcc-hrnet-w48": PoseNet(simcc_hrnet_w48, ((256, 192),), _W48, split=2),
-        "simcc-hrnet-w48-384x288": PoseNet(simcc_hrnet_w48_384x288, ((384, 288),), _W48, split=1.5),
-    },
-)
-FAMILIES = (HEATMAP, SIMCC)

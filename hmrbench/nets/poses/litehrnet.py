@@ -12,7 +12,7 @@ from torch import nn
 
 from hmrbench.nets.encoders.litehrnet import WIDTHS, LiteHRNet
 from hmrbench.nets.heads.heatmap import HeatmapHead
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
 MODULES = {18: (2, 4, 2), 30: (3, 8, 3)}
@@ -26,9 +26,8 @@ def litehrnet(depth: int, input_size: tuple[int, int] = (256, 192)) -> Network:
 litehrnet_18, litehrnet_30 = partial(litehrnet, 18), partial(litehrnet, 30)
 
 _SIZES = ((256, 192), (384, 288))
-FAMILY = PoseFamily(
-    "Lite-HRNet",
-    "heatmap",
-    {"litehrnet-18": PoseNet(litehrnet_18, _SIZES, WIDTHS), "litehrnet-30": PoseNet(litehrnet_30, _SIZES, WIDTHS)},
+FAMILY = Family("litehrnet", "Lite-HRNet")
+NETWORKS = (
+    Net("litehrnet-18", litehrnet_18, FAMILY, _SIZES, WIDTHS),
+    Net("litehrnet-30", litehrnet_30, FAMILY, _SIZES, WIDTHS),
 )
-FAMILIES = (FAMILY,)

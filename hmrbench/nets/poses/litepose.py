@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.record import Family, Net, OfficialLayout
 from hmrbench.nets.truncation import Network
 
 DEPTHS, STRIDES = (6, 8, 10, 10), (2, 2, 2, 1)
@@ -150,15 +150,12 @@ def litepose_auto(size: str, input_size: tuple[int, int] = (448, 448)) -> Networ
 
 litepose_auto_xs, litepose_auto_s, litepose_auto_m, litepose_auto_l = (partial(litepose_auto, s) for s in SIZES)
 
-FAMILY = PoseFamily(
-    "LitePose",
-    "bottom-up",
-    {
-        "litepose-auto-xs": PoseNet(litepose_auto_xs, ((256, 256),), (16, 16, 32, 48, 80)),
-        "litepose-auto-s": PoseNet(litepose_auto_s, ((448, 448),), (16, 16, 32, 48, 120)),
-        "litepose-auto-m": PoseNet(litepose_auto_m, ((448, 448),), (16, 24, 48, 72, 120)),
-        "litepose-auto-l": PoseNet(litepose_auto_l, ((512, 512),), (24, 24, 64, 96, 160)),
-    },
-    ((r"^(first|stage)\.", r"encoder.\1."), (r"^(deconv|final)_", r"head.\1_")),
+FAMILY = Family("litepose", "LitePose")
+LAYOUT = OfficialLayout(((r"^(first|stage)\.", r"encoder.\1."), (r"^(deconv|final)_", r"head.\1_")))
+_SMALL, _LARGE = ((448, 448),), ((512, 512),)
+NETWORKS = (
+    Net("litepose-auto-xs", litepose_auto_xs, FAMILY, ((256, 256),), (16, 16, 32, 48, 80), "bottom-up", layout=LAYOUT),
+    Net("litepose-auto-s", litepose_auto_s, FAMILY, _SMALL, (16, 16, 32, 48, 120), "bottom-up", layout=LAYOUT),
+    Net("litepose-auto-m", litepose_auto_m, FAMILY, _SMALL, (16, 24, 48, 72, 120), "bottom-up", layout=LAYOUT),
+    Net("litepose-auto-l", litepose_auto_l, FAMILY, _LARGE, (24, 24, 64, 96, 160), "bottom-up", layout=LAYOUT),
 )
-FAMILIES = (FAMILY,)

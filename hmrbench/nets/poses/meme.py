@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from hmrbench.nets.encoders.eeffnet import BatchNorm, EEffNet, Fusion
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.record import Family, Net, OfficialLayout
 from hmrbench.nets.truncation import Network
 
 # Widths and depths of the encoder's stages, width and number of the neck's fusions.
@@ -63,13 +63,9 @@ def meme(size: int, input_size: tuple[int, int] = (256, 192)) -> Network:
 
 meme_p0, meme_p2 = partial(meme, 0), partial(meme, 2)
 
-FAMILY = PoseFamily(
-    "MEMe",
-    "heatmap",
-    {
-        "meme-p0": PoseNet(meme_p0, ((256, 192),), (40, 112, 320)),
-        "meme-p2": PoseNet(meme_p2, ((384, 288),), (48, 120, 352)),
-    },
-    ((r"^hr_backbone\.", "encoder."), (r"^fpn\.", "neck."), (r"^final_layer\.", "head.")),
+FAMILY = Family("meme", "MEMe")
+LAYOUT = OfficialLayout(((r"^hr_backbone\.", "encoder."), (r"^fpn\.", "neck."), (r"^final_layer\.", "head.")))
+NETWORKS = (
+    Net("meme-p0", meme_p0, FAMILY, ((256, 192),), (40, 112, 320), layout=LAYOUT),
+    Net("meme-p2", meme_p2, FAMILY, ((384, 288),), (48, 120, 352), layout=LAYOUT),
 )
-FAMILIES = (FAMILY,)

@@ -11,7 +11,7 @@ from torch import nn
 
 from hmrbench.nets.encoders.pvt import PVT
 from hmrbench.nets.heads.heatmap import HeatmapHead
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
 
@@ -24,12 +24,8 @@ def pvt_pose(version: int, input_size: tuple[int, int] = (256, 192)) -> Network:
 pvt_s, pvtv2_b2 = partial(pvt_pose, 1), partial(pvt_pose, 2)
 
 _WIDTHS = (64, 128, 320, 512)
-FAMILY = PoseFamily(
-    "PVT",
-    "heatmap",
-    {
-        "pvt-s": PoseNet(pvt_s, ((256, 192),), _WIDTHS),
-        "pvtv2-b2": PoseNet(pvtv2_b2, ((256, 192),), _WIDTHS),
-    },
+FAMILY = Family("pvt", "PVT")
+NETWORKS = (
+    Net("pvt-s", pvt_s, FAMILY, ((256, 192),), _WIDTHS),
+    Net("pvtv2-b2", pvtv2_b2, FAMILY, ((256, 192),), _WIDTHS),
 )
-FAMILIES = (FAMILY,)

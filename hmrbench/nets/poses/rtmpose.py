@@ -12,7 +12,7 @@ from torch import nn
 
 from hmrbench.nets.encoders.cspnext import CSPNeXt
 from hmrbench.nets.heads.rtmcc import RTMCCHead
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
 FACTORS = {"t": (0.167, 0.375), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}  # on depth and width
@@ -27,14 +27,10 @@ def rtmpose(size: str, input_size: tuple[int, int] = (256, 192)) -> Network:
 rtmpose_t, rtmpose_s, rtmpose_m, rtmpose_l = (partial(rtmpose, size) for size in FACTORS)
 
 _SIZES = ((256, 192),)
-FAMILY = PoseFamily(
-    "RTMPose",
-    "simcc",
-    {
-        "rtmpose-t": PoseNet(rtmpose_t, _SIZES, (48, 96, 192, 384), split=2),
-        "rtmpose-s": PoseNet(rtmpose_s, _SIZES, (64, 128, 256, 512), split=2),
-        "rtmpose-m": PoseNet(rtmpose_m, _SIZES, (96, 192, 384, 768), split=2),
-        "rtmpose-l": PoseNet(rtmpose_l, _SIZES, (128, 256, 512, 1024), split=2),
-    },
+FAMILY = Family("rtmpose", "RTMPose")
+NETWORKS = (
+    Net("rtmpose-t", rtmpose_t, FAMILY, _SIZES, (48, 96, 192, 384), "simcc", 2.0),
+    Net("rtmpose-s", rtmpose_s, FAMILY, _SIZES, (64, 128, 256, 512), "simcc", 2.0),
+    Net("rtmpose-m", rtmpose_m, FAMILY, _SIZES, (96, 192, 384, 768), "simcc", 2.0),
+    Net("rtmpose-l", rtmpose_l, FAMILY, _SIZES, (128, 256, 512, 1024), "simcc", 2.0),
 )
-FAMILIES = (FAMILY,)

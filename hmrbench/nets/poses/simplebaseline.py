@@ -12,7 +12,8 @@ from torch import nn
 from hmrbench.nets.encoders.resnet import ResNet50
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.heads.simcc import SimCCHead
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.hrnet import SIMCC
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
 FILTERS = (256, 256, 256)
@@ -28,10 +29,8 @@ def simcc_res50(input_size: tuple[int, int] = (256, 192)) -> Network:
     return Network(ResNet50(), nn.Identity(), SimCCHead(2048, input_size, num_filters=FILTERS))
 
 
-HEATMAP = PoseFamily(
-    "SimpleBaseline",
-    "heatmap",
-    {"simplebaseline-res50": PoseNet(simplebaseline_res50, ((256, 192), (384, 288)), ResNet50.widths)},
+FAMILY = Family("simplebaseline", "SimpleBaseline")
+NETWORKS = (
+    Net("simplebaseline-res50", simplebaseline_res50, FAMILY, ((256, 192), (384, 288)), ResNet50.widths),
+    Net("simcc-res50", simcc_res50, SIMCC, ((256, 192),), ResNet50.widths, "simcc", 2.0),
 )
-SIMCC = PoseFamily("SimCC", "simcc", {"simcc-res50": PoseNet(simcc_res50, ((256, 192),), ResNet50.widths, split=2)})
-FAMILIES = (HEATMAP, SIMCC)

@@ -11,7 +11,8 @@ from torch import nn
 from hmrbench.nets.encoders.vipnas import ViPNASMobileNetV3, ViPNASRes50
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.heads.simcc import SimCCHead
-from hmrbench.nets.poses.record import PoseFamily, PoseNet
+from hmrbench.nets.poses.hrnet import SIMCC
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
 SLIM = (160, 160, 160)
@@ -34,17 +35,9 @@ def simcc_vipnas_mbv3(input_size: tuple[int, int] = (256, 192)) -> Network:
 
 
 _SIZES = ((256, 192),)
-HEATMAP = PoseFamily(
-    "ViPNAS",
-    "heatmap",
-    {
-        "vipnas-res50": PoseNet(vipnas_res50, _SIZES, ViPNASRes50.widths),
-        "vipnas-mbv3": PoseNet(vipnas_mbv3, _SIZES, ViPNASMobileNetV3.widths),
-    },
+FAMILY = Family("vipnas", "ViPNAS")
+NETWORKS = (
+    Net("vipnas-res50", vipnas_res50, FAMILY, _SIZES, ViPNASRes50.widths),
+    Net("vipnas-mbv3", vipnas_mbv3, FAMILY, _SIZES, ViPNASMobileNetV3.widths),
+    Net("simcc-vipnas-mbv3", simcc_vipnas_mbv3, SIMCC, _SIZES, ViPNASMobileNetV3.widths, "simcc", 2.0),
 )
-SIMCC = PoseFamily(
-    "SimCC",
-    "simcc",
-    {"simcc-vipnas-mbv3": PoseNet(simcc_vipnas_mbv3, _SIZES, ViPNASMobileNetV3.widths, split=2)},
-)
-FAMILIES = (HEATMAP, SIMCC)

@@ -1,0 +1,120 @@
+"""What is particular to a family of networks, and to a whole network, in frozen records in the family's own file.
+
+The files of a folder are found by a tuple of records in each; nothing registers itself. Encoders have a record of
+their own, see `hmrbench.nets.encoders.record`; those of other packages are named by their import path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from torch import nn
+
+Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]  # pattern on a key, what its match becomes
+FOLDERS = ("poses", "meshes")  # of whole networks, beside this file
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks or encoders that differ in size alone.
+
+    Attributes:
+        name: the beginning of their names, `swin` of `swin-t`.
+        title: the name in plots and tables.
+        colour: in plots, on white and on dark; None for one that the plot picks.
+        output_norm: the output of an encoder's stage passes a LayerNorm before the neck.
+    """
+
+    name: str
+    title: str
+    colour: tuple[str, str] | None = None
+    output_norm: bool = False
+
+
+@dataclass(frozen=True)
+class OfficialLayout:
+    """One official checkpoint layout.
+
+    `renames` are tried one after the other on a key (regular expression, replacement). `unused` keys stand in some
+    official files and have no place in our network. `never_read` keys (ours) have one, since the published numbers
+    of parameters count them, but no forward reads them: a file may lack them. `prefixes` are stripped first (`module.`
+    of parallel training), and `wrapper` is the entry of the file that holds the weights, where it is not the file.
+    `name` is what reports call it.
+    """
+
+    renames: Renames
+    unused: str | None = None
+    never_read: str | None = None
+    prefixes: tuple[str, ...] = ("module.",)
+    wrapper: str | None = None
+    name: str = "official"
+
+    def ours(self, key: str) -> str | None:
+        """Our key for an official one; None where it has no place in our network."""
+        for prefix in self.prefixes:
+            key = key.removeprefix(prefix)
+        if self.unused and re.search(self.unused, key):
+            return None
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+# mmpose's layouts: 1.x `backbone.*`, `head.*`; 0.x `backbone.*`, `keypoint_head.*`; without prefixes, as in the older
+# repositories of single networks. mmpose's SimCC head keeps its transposed convolutions one level deeper than ours.
+MMPOSE_KEYS = OfficialLayout(
+    (
+        (r"^backbone\.", "encoder."),
+        (r"^(keypoint_head\.|head\.)?deconv_head\.", "head."),
+        (r"^keypoint_head\.", "head."),
+        (r"^(deconv_layers|final_layer|mlp_head_[xy]|mlp|gau|cls_[xy])\.", r"head.\1."),
+        (r"^(?!encoder\.|head\.)", "encoder."),
+    ),
+    name="mmpose",
+)
+
+
+@dataclass(frozen=True)
+class Net:
+    """One whole network, which a card's `build` names.
+
+    Attributes:
+        name: what a card's `build` says.
+        build: takes the input's (height, width) in pixels.
+        family: its title and colour in plots.
+        input_sizes: the published ones.
+        widths: channels of the maps that the encoder computes, from the finest to the coarsest.
+        output: "heatmap" for maps (B, K, h, w), "simcc" for two tensors (B, K, bins), x then y, "bottom-up" for maps
+            and tags of all people of a picture, "mesh" for a dict.
+        split: bins per pixel of a network that puts out coordinates.
+        layout: how official checkpoint keys become ours.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    family: Family
+    input_sizes: tuple[tuple[int, int], ...]
+    widths: tuple[int, ...]
+    output: Literal["heatmap", "simcc", "bottom-up", "mesh"] = "heatmap"
+    split: float | None = None
+    layout: OfficialLayout = MMPOSE_KEYS
+
+
+def find_records(package: str, name: str) -> Iterator[Any]:
+    """The records in the tuples of that name in the files of a package, in the order of the files."""
+    folder = importlib.import_module(package)
+    for module in pkgutil.iter_modules(folder.__path__):
+        yield from getattr(importlib.import_module(f"{package}.{module.name}"), name, ())
+
+
+@cache
+def known_networks() -> dict[str, Net]:
+    """The whole networks of this package by name."""
+    records = (record for folder in FOLDERS for record in find_records(f"{__package__}.{folder}", "NETWORKS"))
+    return {record.name: record for record in records}
