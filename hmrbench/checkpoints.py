@@ -361,8 +361,8 @@ def _official(given: OfficialLayout) -> _Layout:
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {ours: v for k, v in state.items() if (ours := given.ours(k)) is not None}
 
-    unused = f".*(?:{given.unused})" if given.unused else r"(?!)"
-    return _Layout(given.name, True, (), rename, unused, given.never_read or r"(?!)")
+    unused, never_read = (f".*(?:{x})" if x else r"(?!)" for x in (given.unused, given.never_read))
+    return _Layout(given.name, True, (), rename, unused, never_read)
 
 
 def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -101,7 +101,6 @@ def decode_mesh(
     body: Body,
     codec: MeshCodec = MESH_CODECS["smpl"],
     image_wh_px: Array | None = None,
-    vertices: bool = False,
 ) -> tuple[Array, Array, Array, dict[str, Array]]:
     """Keypoints, scores, joints and parameters of a batch.
 
@@ -112,12 +111,11 @@ def decode_mesh(
         body: the body that the network was trained with.
         codec: how the output is read.
         image_wh_px: (B, 2) width and height of the images, which a camera of the whole image needs.
-        vertices: also keep the vertices that a network puts out, as `vertices_m`.
 
     Returns:
         keypoints (B, 44, 2) in pixels of the image; scores (B, 44), all one, since HMR networks have none; joints
         (B, 44, 3) in metres, in the camera's orientation, the body at the origin; parameters by name, of which `cam`
-        (B, 3) is scale, x and y in the crop, whatever the network's camera.
+        (B, 3) is scale, x and y in the crop, whatever the network's camera; vertices are `vertices_m`.
 
     Raises:
         HmrbenchError: a parameter is missing or not finite; names the row of the batch.
@@ -132,9 +130,8 @@ def decode_mesh(
         if not finite.all():
             raise HmrbenchError(f"{name} in row {int((~finite).nonzero()[0])} of the batch is not finite")
     if codec.mesh == "vertices":
-        mesh = params.pop("vertices")
-        joints = body.joints_of(mesh)
-        params |= {VERTICES: mesh} if vertices else {}
+        params[VERTICES] = params.pop("vertices")
+        joints = body.joints_of(params[VERTICES])
     else:
         params = _as_smpl(params) if codec.mesh == "smplx" else params
         found = body(params["global_orient"], params["body_pose"], params["betas"]).joints  # (B, 44, 3)

@@ -26,8 +26,8 @@ MAX_ENTRIES = 1_000_000  # of one matrix
 MAX_IN_ROW = 64  # of one that is applied to vertices; the public ones have 1 (down), 3 (up0), 7 on average (adjacency)
 MISSING = (
     "the mesh assets are not here (no {path}): the fixed matrices between meshes of three sizes and the regressor of "
-    "Human3.6M's joints, which METRO, Mesh Graphormer, FastMETRO and TORE are built with and some rules measure by. They "
-    "are derived from SMPL and not shipped; to get them from their public repository run\n"
+    "Human3.6M's joints, which METRO, Mesh Graphormer, FastMETRO and TORE are built with and some rules measure by. "
+    "They are derived from SMPL and not shipped; to get them from their public repository run\n"
     "    hmrbench body fetch\n"
     "or give a file of them with --mesh-assets FILE"
 )
@@ -54,7 +54,7 @@ def mesh_assets_path(folder: Path | None = None) -> Path:
 
 
 def find_mesh_assets(path: Path | None = None, folder: Path | None = None) -> MeshAssets:
-    """The mesh assets of a file, or those that `body fetch` stored, whose template is that of SMPL once it is installed.
+    """The mesh assets of a file, or those that `body fetch` stored, with the template of SMPL once it is installed.
 
     Args:
         path: a file of `write_mesh_assets`; None for the stored one.

@@ -18,15 +18,17 @@ from hmrbench.cli.options import (
     Dtype,
     Fuse,
     Json,
+    MeshAssetsFile,
     Models,
     ModelsDirs,
+    Protocol,
     Runs,
     Weights,
     Workers,
     print_json,
     progress_bar,
+    show_evaluations,
     show_remarks,
-    show_view,
     stderr,
 )
 
@@ -60,6 +62,8 @@ def evaluate(
     ] = None,
     runs: Runs = Path("runs"),
     models_dir: ModelsDirs = None,
+    protocol: Protocol = None,
+    mesh_assets: MeshAssetsFile = None,
     datasets_file: DatasetsFile = None,
     json: Json = False,
 ) -> None:
@@ -72,19 +76,18 @@ def evaluate(
     from hmrbench import data, distributed
     from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation import EvaluationSettings, prepare, run, try_outputs
-    from hmrbench.report import tables
+    from hmrbench.evaluation import EvaluationSettings, prepare, run, try_outputs, with_protocol
     from hmrbench.results.runs import NotWrittenError
 
     distributed.start()
     cards = find_cards(model, load_cards(models_dir or []))
     settings = EvaluationSettings(
         weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, fused=fuse,
-        batch_size=batch_size, workers=workers,
+        batch_size=batch_size, workers=workers, mesh_assets=mesh_assets,
     )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):
-        spec = data.load_spec(name, datasets_file)
+        spec = with_protocol(data.load_spec(name, datasets_file), protocol)
         opened = data.open_dataset(spec, data_root, boxes, limit)
         jobs += [prepare(card, spec, settings, opened) for card in cards]
     targets = [_predictions_path(save_predictions, job, len(jobs)) for job in jobs]
@@ -113,7 +116,7 @@ def evaluate(
     elif json:
         print_json(done)
     elif done:
-        show_view(tables.evaluation_view(done))
+        show_evaluations(done)
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
 

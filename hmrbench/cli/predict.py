@@ -14,6 +14,7 @@ from hmrbench.cli.options import (
     Device,
     Dtype,
     Json,
+    MeshAssetsFile,
     Model,
     ModelsDirs,
     Weights,
@@ -65,6 +66,7 @@ def predict(
     dtype: Dtype = "fp32",
     batch_size: BatchSize = "auto",
     models_dir: ModelsDirs = None,
+    mesh_assets: MeshAssetsFile = None,
     json: Json = False,
 ) -> None:
     """Draw what a network sees: keypoints, or a mesh rendered over the picture, and a JSON beside it.
@@ -81,7 +83,13 @@ def predict(
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
     settings = EvaluationSettings(
-        weights=weights, flip=flip, device=device, dtype=dtype, batch_size=batch_size, workers=1
+        weights=weights,
+        flip=flip,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        workers=1,
+        mesh_assets=mesh_assets,
     )
     card = load_card(model, models_dir or [])
     job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
@@ -98,7 +106,7 @@ def predict(
             people[path] = pictures.people_in(path, found, box_score)
     done = []
     if people:
-        net, _ = zoo.load_weights(job.card, job.weights_path)
+        net, _ = zoo.load_weights(job.card, job.weights_path, None if job.assets is None else job.assets.matrices)
         total = sum(map(len, people.values()))
         with progress_bar(remark, "people") as progress:
             for path, samples in people.items():

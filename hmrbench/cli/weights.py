@@ -122,7 +122,7 @@ def check(
     card = load_card(model, models_dir or [])
     if not file.is_file():
         raise WeightsError(f"{file}: no such weights file")
-    _, report = zoo.load_weights(card, file)
+    _, report = zoo.load_weights(card, file, zoo.made_mesh())
     found = {
         "model": card.name,
         "file": str(file),

@@ -40,8 +40,8 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
     """The samples of a 4D-Humans file; `truth` is the mapping that `metrics.mpjpe` and `metrics.pck` describe.
 
     Spec options: `joints` are compared in 3D, after moving joint `pelvis` to the origin; `body` names the body model
-    (default smpl); `pve` adds the true parameters, so that vertices are compared; `meshes` adds them for the rules of other
-    families (`metrics.protocols`), where the file has them.
+    (default smpl); `pve` adds the true parameters, so that vertices are compared; `meshes` adds them for the rules of
+    other families (`metrics.protocols`), where the file has them.
 
     Raises:
         DataError: the file is missing, truncated, holds nobody, lacks a field, or a field is not of its shape or type.

@@ -1,8 +1,9 @@
 """Accuracy: a job with all cheap checks, the loop, scores, and what an unfinished run keeps."""
 
-from hmrbench.evaluation.job import EvaluationSettings, Job, body_of, card_and_spec, prepare, prepare_pictures
+from hmrbench.evaluation.job import EvaluationSettings, Job, card_and_spec, prepare, prepare_pictures
 from hmrbench.evaluation.loop import predict
 from hmrbench.evaluation.outputs import try_outputs, write_predictions
+from hmrbench.evaluation.protocols import body_of, with_protocol
 from hmrbench.evaluation.rows import evaluate, run
 from hmrbench.evaluation.score import measure, score_file
 from hmrbench.evaluation.unfinished import predict_all
@@ -21,5 +22,6 @@ __all__ = [
     "run",
     "score_file",
     "try_outputs",
+    "with_protocol",
     "write_predictions",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hmrbench.data.family_crops import FAMILY_CROPS, box_numbers
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError
@@ -30,7 +31,7 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
     with precision(job.dtype, job.device):
         pending: tuple[Batch, Any] | None = None
         for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
-            output = forward(net, normalize(batch.images), job)
+            output = forward(net, normalize(batch.images), job, _box_numbers(batch, job))
             if pending is not None:  # decode the last batch while the device works on this one
                 yield pending[0].index, _decode(*pending, job)
             pending = batch, output
@@ -38,9 +39,19 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
             yield pending[0].index, _decode(*pending, job)
 
 
-def forward(net: nn.Module, images: Tensor, job: Job) -> Any:
+def _box_numbers(batch: Batch, job: Job) -> tuple[Tensor, ...]:
+    """What a network is given beside its pictures: CLIFF's numbers of where each box lies; nothing for most."""
+    family = FAMILY_CROPS.get(job.card.crop.kind)
+    if family is None or not family.has_numbers:
+        return ()
+    crops = batch.crops
+    numbers = box_numbers(crops.center_px, crops.size_px[:, 1], np.asarray(crops.image_wh_px))
+    return (torch.from_numpy(numbers).to(job.device),)
+
+
+def forward(net: nn.Module, images: Tensor, job: Job, more: Sequence[Tensor] = ()) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
-    output = net(images)
+    output = net(images, *more)
     if not job.flip:
         return output
     return job.codec.merge(output, job.codec.flip_back(net(images.flip(3)), COCO17))

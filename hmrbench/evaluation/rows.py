@@ -11,7 +11,7 @@ from hmrbench import distributed, environment, files, zoo
 from hmrbench.device import device_name
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
 from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
-from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
+from hmrbench.evaluation.score import measure_by_rules, per_sample_arrays, score_fields
 from hmrbench.evaluation.unfinished import Progress, predict_all
 from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
@@ -35,6 +35,8 @@ def evaluate(
     limit: int | None = None,
     models_dirs: Sequence[str | Path] = (),
     datasets_file: str | Path | None = None,
+    protocol: str | None = None,
+    mesh_assets: str | Path | None = None,
     runs: str | Path | None = None,
     resume: bool = False,
 ) -> EvalResult:
@@ -56,6 +58,8 @@ def evaluate(
         limit: the first people only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
+        protocol: for meshes, whose rule: metro, spin, smplerx, smpl24, `all` side by side; None is 4D-Humans'.
+        mesh_assets: file of the matrices that METRO and its kin, and some rules, need; None for the stored one.
         runs: the folder for the run's record; None writes nothing.
         resume: take a finished run as it is and continue an unfinished one.
 
@@ -82,6 +86,8 @@ def evaluate(
         limit=limit,
         models_dirs=[Path(folder) for folder in models_dirs],
         datasets_file=as_path(datasets_file),
+        protocol=protocol,
+        mesh_assets=as_path(mesh_assets),
     )
     return run(prepare(model, dataset, settings), runs=as_path(runs), resume=resume)
 
@@ -125,12 +131,13 @@ def run(
             try_outputs(job, runs, save_predictions)
             if store is not None and not resume:
                 store.discard()
-    net, report = zoo.load_weights(job.card, job.weights_path)
+    net, report = zoo.load_weights(job.card, job.weights_path, None if job.assets is None else job.assets.matrices)
     part = f" ({report.part})" if report is not None and report.part else ""
     start = time.monotonic()
     predictions = predict_all(net, job, store, progress)
     seconds = time.monotonic() - start
-    found = measure(predictions, job.spec, job.dataset)
+    found, said = measure_by_rules(predictions, job.spec, job.dataset, job.assets)
+    found = [*found, Measurement((), remarks=tuple(job.remarks))]
     result = EvalResult(
         model=job.card.name,
         task=job.card.task,
@@ -150,7 +157,7 @@ def run(
         commit=environment.commit(),
         annotations_sha256=job.dataset.annotations_sha256,
         seconds=round(seconds, 3),
-        protocol=job.protocol,
+        protocol={**job.protocol, **said},
         fused=job.fused,
         **score_fields(found),
     )

@@ -5,7 +5,8 @@ numbers and never among them. Everything is computed in float64, some samples at
 
 The truth of a data set measured by such a rule is that of `metrics.mpjpe`, and holds as well, where they are known,
 
-    joints17     (17, V)   the regressor of Human3.6M's joints, rows in METRO's order, scipy-sparse; and `regressor`, text
+    joints17     (17, V)   the regressor of Human3.6M's joints, rows in METRO's order, scipy-sparse; `regressor` says
+                           which it is
     body                   the neutral body (a `hmrbench.body.Body`), which poses predicted parameters too
     mesh_params            true parameters `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3), `betas` (N, 10)
     mesh_known   (N,)      whose parameters are known

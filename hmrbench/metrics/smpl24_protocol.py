@@ -1,7 +1,7 @@
 """MPJPE and PA-MPJPE over all 24 joints of SMPL's tree, on its root, as 3DPW's own challenge compares.
 
 Formula: von Marcard et al., "Recovering Accurate 3D Human Pose in The Wild Using IMUs and a Moving Camera", ECCV 2018.
-Hands and collars, which other rules leave out, count like any other joint. Vertices are centred on each mesh's own root.
+Hands and collars, which other rules leave out, count like any other joint. Vertices are centred on each mesh's root.
 """
 
 from __future__ import annotations

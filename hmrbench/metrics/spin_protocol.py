@@ -17,7 +17,7 @@ from hmrbench.records import Array
 
 
 def joints(meshes: Meshes, truth: Mapping[str, Any]) -> tuple[Array, Array, str]:
-    """Predicted and true joints; where genders or their bodies are missing, annotated joints stand in, and it says so."""
+    """Predicted and true joints; where genders or their bodies are missing, annotated joints stand in, as it says."""
     if not truth.get("gendered_truth"):
         return meshes.pred14, meshes.annotated14, "annotated joints"
     if np.isfinite(meshes.gendered14).any():

@@ -104,7 +104,7 @@ class Session:
             zoo.fit_backend(self.card, self.device.type, self.settings.dtype)
             label, path = sources.resolve_weights(self.card, self.settings.weights_of(self.card))
             self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
-            self.net = zoo.load_weights(self.card, path)[0]
+            self.net = zoo.load_weights(self.card, path, zoo.made_mesh())[0]
         return self.net
 
     def _count(self) -> dict[str, Any]:

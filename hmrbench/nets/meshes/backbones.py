@@ -25,13 +25,14 @@ from hmrbench.nets.record import Renames
 class Backbone:
     """An encoder to stride 32.
 
-    `build` makes it with initial weights, `channels` is the width of its map and `widths` are those of all maps that it
-    computes, from the finest to the coarsest, `renames` are regular expressions that
-    turn the keys of official checkpoints into ours, where a key begins with `backbone.` there and `encoder.` here.
+    `build` makes it with initial weights, `channels` is the width of its map and
+    `widths` are those of all maps that it computes, from the finest to the coarsest, `renames` are regular expressions
+    that turn the keys of official checkpoints into ours, where a key begins with `backbone.` there and `encoder.` here.
     """
 
     build: Callable[[], nn.Module]
     channels: int
+    widths: tuple[int, ...]
     renames: Renames
 
 
@@ -71,6 +72,7 @@ def _b0_block(match: re.Match[str]) -> str:
     return f"encoder.net.blocks.{stage}.{block}.{layer}."
 
 
+H64_WIDTHS = (64, 128, 256, 512)
 CLASSES = 1000  # of ImageNet, for the classifier that official networks keep
 NEVER_READ = r"^encoder\.(net\.)?classifier\."  # ours, in official checkpoints and counts
 HRNET_RENAMES: Renames = ((r"^backbone\.", "encoder."),)
@@ -78,16 +80,18 @@ BACKBONES = {
     "r50": Backbone(
         ResNet50,
         2048,
+        ResNet50.widths,
         (
             (r"^backbone\.0\.", "encoder.conv1."),
             (r"^backbone\.1\.", "encoder.bn1."),
             (r"^backbone\.([4-7])\.", lambda match: f"encoder.layer{int(match[1]) - 3}."),
         ),
     ),
-    "h64": Backbone(lambda: HRNet(64, "features", CLASSES), 2048, HRNET_RENAMES),
+    "h64": Backbone(lambda: HRNet(64, "features", CLASSES), 2048, H64_WIDTHS, HRNET_RENAMES),
     "effb0": Backbone(
         EfficientNetFeatures,
         1280,
+        (16, 24, 40, 112, 320),
         (
             (r"^backbone\._blocks\.(\d+)\._(\w+)\.", _b0_block),
             (r"^backbone\._conv_stem\.", "encoder.net.conv_stem."),
