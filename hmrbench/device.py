@@ -128,8 +128,7 @@ def synchronize(device: torch.device) -> None:
 
 class Normalize:
     """(B, H, W, 3) RGB, integers from 0 to 255 or floats in 0..1, on the host or the device -> (B, 3, H, W) float32 on
-    the device, normalised and
-    in the order of channels as the card says."""
+    the device, normalised and in the order of channels as the card says."""
 
     def __init__(
         self, card: ModelCard, device: torch.device, layout: torch.memory_format = torch.contiguous_format

@@ -113,15 +113,15 @@ def install_body(
     if len(body.v_template) != SMPL_VERTICES:
         found = f"{len(body.v_template)} vertices; SMPL has {SMPL_VERTICES}"
         raise DataError(f"{body.source}: {found}: this is another topology")
-    found = _gender(Path(name).stem, content.get("gender"))
-    if gender is not None and found != gender:
-        said = f"the {found} body" if found else "the neutral body, or one that does not say"
+    its = _gender(Path(name).stem, content.get("gender"))
+    if gender is not None and its != gender:
+        said = f"the {its} body" if its else "the neutral body, or one that does not say"
         raise DataError(f"{name}: by its name or content this is {said}, not the {gender} one")
-    if gender is None and found:
+    if gender is None and its:
         raise DataError(
-            f"{name}: by its name or content this is the {found} body. HMR2.0 and the benchmarks use the neutral one, "
+            f"{name}: by its name or content this is the {its} body. HMR2.0 and the benchmarks use the neutral one, "
             "and another gives other numbers; give the neutral file (if it is this one, rename it), or keep this one "
-            f"beside it with --gender {found}, for rules that measure against it"
+            f"beside it with --gender {its}, for rules that measure against it"
         )
     return files.write_arrays(folder / (f"smpl_{gender}.npz" if gender else "smpl.npz"), _as_npz(body))
 

@@ -15,12 +15,12 @@ from hmrbench.cli.options import (
     DatasetName,
     DatasetsFile,
     Json,
+    Offline,
     print_json,
     show_table,
     stderr,
     stdout,
 )
-from hmrbench.cli.weights import Offline
 
 if TYPE_CHECKING:
     from hmrbench.data import Check

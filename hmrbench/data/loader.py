@@ -93,8 +93,8 @@ def batches(
             elif ahead:
                 people, future = ahead.popleft()
                 images, crops = future.result()
-                where = (crops.center_px, crops.size_px, crops.image_wh_px)
-                waiting.extend(zip(people, images, *where, strict=True))
+                sizes = np.asarray(crops.image_wh_px)
+                waiting.extend(zip(people, images, crops.center_px, crops.size_px, sizes, strict=True))
             else:
                 return
     finally:

@@ -147,8 +147,12 @@ def score_file(
         **score_fields([*found, Measurement((), remarks=tuple(remarks))]),
     )
     if runs is not None:
-        identity = {"file": result.weights_sha256, "dataset": spec.name, "annotations": people.annotations_sha256}
-        identity |= {"rules": said} if said else {}
+        identity: dict[str, Any] = {
+            "file": result.weights_sha256,
+            "dataset": spec.name,
+            "annotations": people.annotations_sha256,
+        }
+        identity |= said
         unwritten: list[str] = []
         with collect_failures(unwritten, f"the run in {runs}"):
             results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found))

@@ -89,10 +89,11 @@ def _compute(rule: Rule, measures: Sequence[Measure], predictions: Sequence[Pred
     truth = data.truth
     meshes = truth.get("meshes") or read_meshes(predictions, data)
     pred, true, _ = rule.joints(meshes, truth)
-    there = np.isfinite(pred).all((1, 2)) & np.isfinite(true).all((1, 2))
+    predicted = np.isfinite(pred).all((1, 2))
+    there: Array = predicted & np.isfinite(true).all((1, 2))
     if not there.any():
-        side = "predictions" if not np.isfinite(pred).all((1, 2)).any() else "data set"
-        raise DataError(f"{data.name}: the {side} have nothing that rule '{rule.name}' can compare ({rule.source})")
+        side = "data set has" if predicted.any() else "predictions have"
+        raise DataError(f"{data.name}: the {side} nothing that rule '{rule.name}' can compare ({rule.source})")
     found = {"MPJPE": mpjpe(pred[there], true[there]), "PA-MPJPE": pa_mpjpe(pred[there], true[there])}
     per_sample = {name: _spread(mm, there) for name, mm in found.items()}
     remarks = []

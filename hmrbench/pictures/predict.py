@@ -312,7 +312,7 @@ def _meshes(picture: Picture, job: Job) -> Tensor:
     if VERTICES in picture.predictions[0].params:
         return _stacked(picture, VERTICES)
     params = (_stacked(picture, name).to(job.device) for name in ("global_orient", "body_pose", "betas"))
-    posed = job.body(*params, vertices=True).vertices
+    posed: Tensor | None = job.body(*params, vertices=True).vertices
     assert posed is not None
     return posed
 
