@@ -253,7 +253,7 @@ def test_a_planted_similarity_gives_the_right_values(home: Path, tmp_path: Path,
     turn = geometry.axis_angle_to_matrix(torch.tensor([0.1, 0.4, -0.2])).double().numpy()
     moved = 1.2 * truth @ turn.T + [0.3, -2.0, 4.0]
     row = scored(home, saved(tmp_path / "p.npz", vertices_m=moved), "--protocol", rule)
-    assert set(name.partition("@")[2] for name in row["metrics"]) == {rule}
+    assert {name.partition("@")[2] for name in row["metrics"]} == {rule}
     found = {name.partition("@")[0]: value for name, value in row["metrics"].items()}
     tree = rule in ("smplerx", "smpl24")
     regressor = made_body()["J_regressor"] if tree else made_mesh().joints17.toarray()

@@ -89,8 +89,8 @@ def _compute(rule: Rule, measures: Sequence[Measure], predictions: Sequence[Pred
     truth = data.truth
     meshes = truth.get("meshes") or read_meshes(predictions, data)
     pred, true, _ = rule.joints(meshes, truth)
-    predicted = np.isfinite(pred).all((1, 2))
-    there: Array = predicted & np.isfinite(true).all((1, 2))
+    predicted: Array = np.all(np.isfinite(pred), axis=(1, 2))
+    there: Array = predicted & np.all(np.isfinite(true), axis=(1, 2))
     if not there.any():
         side = "data set has" if predicted.any() else "predictions have"
         raise DataError(f"{data.name}: the {side} nothing that rule '{rule.name}' can compare ({rule.source})")
