@@ -60,7 +60,9 @@ def main() -> None:
     try:
         signals.listen()
         from hmrbench.cli import app
+        from hmrbench.cli.loading import announce
 
+        announce()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows another in its place
                 stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

@@ -140,4 +140,4 @@ def load_card(name: str, models_dirs: Sequence[Path] = ()) -> ModelCard:
 
 def family_order(card: ModelCard) -> tuple[str, int, int]:
     """Sort key: family, size from small to large, stages."""
-    return card.family, "tsblh".find(card.size), card.stages or 0
+    return card.family, "tsmblh".find(card.size), card.stages or 0

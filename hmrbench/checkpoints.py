@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmrbench.errors import DataError, WeightsError
-from hmrbench.files import describe_content, in_place_of
+from hmrbench.files import describe_content, in_place_of, opened
 from hmrbench.files.torch_files import Odd, Stored, as_tensor, read_torch
 from hmrbench.nets.record import OfficialLayout
 
@@ -85,10 +85,11 @@ def read_state(path: str | Path) -> State:
         WeightsError: the file is missing, truncated, holds no tensors or odd ones, or wants to run something.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
-    with path.open("rb") as file:
-        kind = describe_content(file.read(512))
+    try:
+        with opened(path, "weights file") as file:
+            kind = describe_content(file.read(512))
+    except DataError as e:
+        raise WeightsError(str(e)) from None
     if kind == "a safetensors file" or path.suffix == ".safetensors":
         content: Any = _read_safetensors(path, kind)
     elif kind not in (None, "a zip archive"):

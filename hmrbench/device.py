@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hmrbench import environment
-from hmrbench.errors import UsageError
+from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import Array
 from hmrbench.schema import ModelCard
 
@@ -155,6 +155,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(error, HmrbenchError) and error.__cause__ is not None:
+        return is_out_of_memory(error.__cause__)
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 

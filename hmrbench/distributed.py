@@ -20,6 +20,7 @@ import torch
 from torch import distributed as dist
 
 from hmrbench.errors import DataError, HmrbenchError, RegressionError, UsageError, WeightsError
+from hmrbench.files import arrays_of
 from hmrbench.records import Array
 
 _ERRORS = (HmrbenchError, UsageError, DataError, WeightsError, RegressionError)
@@ -94,11 +95,8 @@ def gather_arrays(arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
         return [dict(arrays)]
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    found = []
-    for content in gather_bytes(buffer.getvalue()):
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            found.append({name: file[name] for name in file.files})
-    return found
+    parts = enumerate(gather_bytes(buffer.getvalue()))
+    return [arrays_of(io.BytesIO(part), f"process {i}", "what it sent", len(part)) for i, part in parts]
 
 
 def from_first(text: str) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class HmrbenchError(Exception):
@@ -40,6 +41,29 @@ class RegressionError(HmrbenchError):
     """A score or a cost that got worse than its tolerance."""
 
     exit_code = 4
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, with its kind."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR] if lines else type(error).__name__
+
+
+_LONGEST_ERROR = 400  # characters
+
+
+@contextmanager
+def blamed_on(what: str, kind: type[HmrbenchError] = HmrbenchError) -> Iterator[None]:
+    """Whatever is raised inside, in code that anybody may have written, becomes one error that names `what`.
+
+    Our own errors stay as they are: they say enough.
+    """
+    try:
+        yield
+    except HmrbenchError:
+        raise
+    except (Exception, SystemExit) as e:
+        raise kind(f"{what}: {said(e)}") from e
 
 
 # The signals that end a command; a system may lack one.

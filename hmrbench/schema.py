@@ -22,12 +22,18 @@ Pixels = Annotated[int, Field(ge=1, le=8192)]
 
 
 class Published(_Frozen):
-    """A number that somebody else reported; never shown as measured."""
+    """A number that somebody else reported; never shown as measured.
+
+    `variant` names the weights that it is of, where a card has several, and `codec` how they were decoded, where that
+    is not the card's way.
+    """
 
     dataset: str
     metric: str
     value: float
     source: str
+    variant: str = ""
+    codec: str | None = None
 
 
 class Source(_Frozen):
@@ -162,6 +168,14 @@ class ModelCard(_Frozen):
     def foreign(self) -> bool:
         """Whether another package builds the network."""
         return self.build is not None and ":" in self.build
+
+    @property
+    def headline(self) -> tuple[Published, ...]:
+        """The numbers of the weights that the card names first for a data set: what tables show."""
+        first: dict[str, str] = {}
+        for number in self.published:
+            first.setdefault(number.dataset, number.variant)
+        return tuple(p for p in self.published if first[p.dataset] == p.variant)
 
     @property
     def input_text(self) -> str:
@@ -437,6 +451,6 @@ def import_object(path: str, what: str) -> Any:
     try:
         found = importlib.import_module(module)
         return getattr(found, name) if name else found
-    except Exception as e:  # whatever a foreign module raises when it is run
+    except (Exception, SystemExit) as e:  # whatever a foreign module raises when it is run
         words = " ".join(str(e).split()) or type(e).__name__
         raise UsageError(f"{what} '{path}' cannot be imported: {words}") from e

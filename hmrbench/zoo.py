@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hmrbench.cards import find_cards, load_card, load_cards
 from hmrbench.codecs import Codec, find_codec
-from hmrbench.errors import HmrbenchError, UsageError, WeightsError, unknown_name
+from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, unknown_name
 from hmrbench.schema import (
     ModelCard,
     import_object,
@@ -85,8 +85,8 @@ def _make_encoder(name: str, stages: int, **options: Any) -> nn.Module:
         raise UsageError(f"options of {name}: {'; '.join(wrong)}")
     try:
         encoder: nn.Module = make(stages, **options)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as e:
-        if not options:
+    except Exception as e:
+        if isinstance(e, HmrbenchError) or not options:
             raise
         told = ", ".join(f"{key}: {value!r:.60}" for key, value in options.items())
         raise UsageError(f"options of {name} ({told}) are not right: {e}") from e
@@ -114,18 +114,31 @@ def build_net(card: ModelCard, mesh: MeshMatrices | None = None, **encoder_optio
 
     Args:
         mesh: the fixed matrices of a network that has some; made ones where none are given, for shapes and costs.
+
+    Raises:
+        UsageError: the card's options, encoder or builder are not right.
+        HmrbenchError: a builder or an encoder of another package fails.
     """
     if (record := find_network(card)) is not None:
         fixed = {"mesh": mesh or made_mesh()} if record.mesh else {}
-        return record.build(input_size=card.input, **fixed, **card.options)
-    if card.build is not None:
-        build = import_object(card.build, f"{card.where}: build")
-        if not callable(build):
-            raise UsageError(f"{card.where}: build '{card.build}' is no function")
-        net: nn.Module = build(card)
-        return net
+        with blamed_on(f"{card.where}: build '{card.build}'"):
+            return record.build(input_size=card.input, **fixed, **card.options)
+    if card.build is None:
+        with blamed_on(f"{card.where}: encoder '{card.encoder}'"):
+            return _build_own(card, encoder_options)
     from torch import nn
 
+    build = import_object(card.build, f"{card.where}: build")
+    if not callable(build):
+        raise UsageError(f"{card.where}: build '{card.build}' is no function")
+    with blamed_on(f"{card.where}: build '{card.build}'"):
+        net = build(card)
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{card.where}: build '{card.build}' gives a {type(net).__name__}, not a torch.nn.Module")
+    return net
+
+
+def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module:
     from hmrbench.nets.truncation import Network, make_neck
 
     if card.encoder is None:
@@ -378,7 +391,8 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
                 raise
             return [{"part": "network", "output": [], "params": parameters_by_part(net)["params"]}]
         if not isinstance(getattr(net, "encoder", None), nn.Module):
-            note("network", net, output)
+            with blamed_on(f"{card.where}: what its network puts out"):
+                note("network", net, output)
             return rows
         seen = net.seen(image) if hasattr(net, "seen") else image
         below = 0

@@ -18,6 +18,7 @@ from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.crop import crop_matrix, expand_boxes, image_to_crop
 from hmrbench.errors import DataError, HmrbenchError
 from hmrbench.files.coco_json import check_coco, make_coco, person_category, restrict
+from hmrbench.metrics.coco_eval import match_results, stats
 from hmrbench.metrics.coco_keypoints import (
     METRIC,
     STATS,
@@ -98,6 +99,11 @@ def make_results(truth: dict, seed: int = 0, extra: int = 4) -> list[dict]:
 
 def by_hand(truth: dict, results: list[dict], folder: Path, images: list[int] | None = None) -> dict[str, float]:
     """pycocotools as its users call it, from files."""
+    evaluator = evaluate_by_hand(truth, results, folder, images)
+    return {name: float(value) * 100 for name, value in zip(STATS, evaluator.stats, strict=True)}
+
+
+def evaluate_by_hand(truth: dict, results: list[dict], folder: Path, images: list[int] | None = None) -> COCOeval:
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
     coco = COCO(str(folder / "truth.json"))
@@ -107,7 +113,7 @@ def by_hand(truth: dict, results: list[dict], folder: Path, images: list[int] | 
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
-    return {name: float(value) * 100 for name, value in zip(STATS, evaluator.stats, strict=True)}
+    return evaluator
 
 
 @pytest.fixture(params=["generated", "photographs"])
@@ -269,6 +275,57 @@ def test_evaluate_results_equals_pycocotools_by_hand(seed, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert (truth, results) == before  # pycocotools writes into both
     assert evaluate_results(coco, json.loads(json.dumps(results))) == got
+
+
+def crowded(seed: int) -> tuple[dict, list[dict]]:
+    """Everything that decides who gets whom: equal OKS, equal scores, the same person twice, crowds, people without
+    keypoints, sizes at the bounds of the ranges, more results than count, images without people or without results."""
+    rng = np.random.default_rng(seed)
+    truth = make_truth(images=14, seed=seed)
+    for annotation in list(truth["annotations"]):
+        annotation["iscrowd"] = int(rng.random() < 0.15)
+        annotation["area"] = float(rng.choice([annotation["area"], 32**2, 96**2, 96**2 + 1]))
+        if rng.random() < 0.3:  # as far from whatever resembles it
+            truth["annotations"].append({**annotation, "id": 5000 + annotation["id"]})
+        if rng.random() < 0.2:
+            annotation["num_keypoints"] = 0
+    rng.shuffle(truth["annotations"])
+    results = []
+    for annotation in truth["annotations"]:
+        xy = np.array(annotation["keypoints"], float).reshape(17, 3)
+        for _ in range(rng.integers(0, 7) if annotation["image_id"] % 5 else 0):
+            noise = rng.choice([0, 0.01, 0.03, 0.06]) * annotation["bbox"][3]
+            moved = np.column_stack([xy[:, :2] + np.round(rng.normal(0, noise, (17, 2))), np.ones(17)])
+            score = float(rng.choice([0.2, 0.4, 0.8]))
+            fields = {"image_id": annotation["image_id"], "category_id": 1, "score": score}
+            results.append({**fields, "keypoints": moved.ravel().tolist()})
+    rng.shuffle(results)
+    return truth, results
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_matches_are_those_of_pycocotools(seed, tmp_path):
+    truth, results = crowded(seed)
+    evaluator = evaluate_by_hand(truth, results, tmp_path)
+    found = match_results(make_coco(truth), results, COCO17)
+    ids = np.array([a["id"] for a in sorted(truth["annotations"], key=lambda a: a["image_id"])])
+    for n, want in enumerate(evaluator.evalImgs):
+        area, image = divmod(n, len(found.image_ids))
+        people, own = found.truth_image == image, found.image == image
+        if want is None:
+            assert not people.any()
+            assert not own.any()
+            continue
+        ignored = dict(zip(want["gtIds"], want["gtIgnore"].astype(bool), strict=True))
+        assert [ignored[i] for i in ids[people]] == found.truth_ignored[area, people].tolist()
+        assert found.score[own].tolist() == want["dtScores"]
+        match = found.match[area][:, own]
+        np.testing.assert_array_equal(np.where(match < 0, 0, ids[match]), want["dtMatches"])
+        np.testing.assert_array_equal(found.ignored[area][:, own], want["dtIgnore"])
+    defined = {k: float(v) * 100 for k, v in zip(STATS, evaluator.stats, strict=True) if v > -1}
+    assert stats(found) == defined
+    assert (found.match >= 0).any()
+    assert found.ignored.any()
 
 
 def test_at_most_twenty_results_an_image_count(tmp_path):
@@ -469,6 +526,8 @@ def set_all(key, value):
         (lambda t, r: r[1].update(image_id=[1]), r"number 1: image id \[1\]"),
         (lambda t, r: r[1].update(score="0.9"), "result 1 .*score: not finite numbers: \\['0.9'\\]"),
         (lambda t, r: r[1].update(score=10**400), "result 1 .*score: not finite"),
+        (lambda t, r: r[1].update(keypoints=[True] * 51), "result 1 .*not finite numbers"),
+        (lambda t, r: r[1].update(keypoints=[*[1.5] * 50, 10**400]), "result 1 .*not finite numbers"),
         (lambda t, r: r[1].update(keypoints=None), "result 1 .*None instead of 51 numbers"),
         (lambda t, r: r[1].update(keypoints=[[1, 2, 3]] * 51), "result 1 .*not finite"),
         (lambda t, r: r[0].update(bbox=[1, 2, 3, 4]), r"result 1 .*has no bbox \(the first result has one\)"),
@@ -564,6 +623,16 @@ def test_people_without_prediction_are_counted():
         len(people) - sum(a["image_id"] == people[0]["image_id"] for a in people),
         len(people),
     )
+
+
+def test_numbers_of_other_kinds_count_as_numbers():
+    """Rows of arrays, tuples or single numbers of numpy go the long way, with the same outcome."""
+    truth = make_truth()
+    results = make_results(truth)
+    other = [{**r, "keypoints": tuple(r["keypoints"]), "score": np.float64(r["score"])} for r in results]
+    arrays = [{**r, "keypoints": np.array(r["keypoints"])} for r in results]
+    want = evaluate_results(make_coco(truth), results)
+    assert evaluate_results(make_coco(truth), other) == evaluate_results(make_coco(truth), arrays) == want
 
 
 def test_check_coco_of_samples():

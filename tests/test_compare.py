@@ -229,7 +229,7 @@ def test_compare_by_name_takes_the_newest_run(tmp_path: Path) -> None:
             3,
             "no run of 'nobody' on 3dpw-test; there are runs of: hmr2-s",
         ),
-        (("hmr2-s", "none.json", "-d", "3dpw-test"), 3, "none.json: no such run"),
+        (("hmr2-s", "none.json", "-d", "3dpw-test"), 3, "none.json: run missing"),
         (("hmr2-s", "hmr2-s"), 2, "hmr2-s was run on 3dpw-test, h36m-val-p2: say which with --dataset"),
         (("hmr2-s", "hmr2-s", "-d", "coco-val"), 3, "no run of 'hmr2-s' on coco-val"),
     ],

@@ -346,14 +346,14 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     with path.open("wb") as file:
         file.truncate(images.MAX_BYTES + 1)
-    with pytest.raises(DataError, match=r"x\.png: image not read, its 1,073,741,825 bytes"):
+    with pytest.raises(DataError, match=r"x\.png: image is not read: its 1,073,741,825 bytes"):
         images.read_image(path)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero"), tmp_path):
-        with pytest.raises(DataError, match="image not readable"):
+        with pytest.raises(DataError, match="image is not readable"):
             images.read_image(path)
     for path in (tmp_path / "none.png", tmp_path / "a\0b.png", Path(__file__) / "x.png"):
         with pytest.raises(DataError, match="image missing"):

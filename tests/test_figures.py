@@ -16,8 +16,9 @@ from test_tables import CARDS, eval_row, gather, profile_row, save
 from hmrbench.errors import DataError, UsageError
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.records import Array
-from hmrbench.report import figures, plots, tables
+from hmrbench.report import figures, plots
 from hmrbench.report.figures import Axis, Point
+from hmrbench.report.references import load_references
 
 MACS, AP = Axis("MACs (G)", 1e9, False), Axis("AP (%)", 1.0, True)
 
@@ -237,7 +238,7 @@ def test_untrained_and_partial_scores_are_not_drawn(tmp_path: Path) -> None:
 
 
 def test_reference_rows_are_published_points(tmp_path: Path) -> None:
-    table = gather(save(tmp_path, profile_row("vitpose-s")), references=tables.load_references())
+    table = gather(save(tmp_path, profile_row("vitpose-s")), references=load_references())
     points, _ = plots.points(table, "macs", "coco-val:AP", "params", "hpe")
     assert all(p.published for p in points)
     assert {"HRNet-W32 256x192", "HRNet-W32 384x288", "LitePose-Auto-S"} < {p.label for p in points}

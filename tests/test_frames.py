@@ -19,6 +19,7 @@ import hmrbench
 from hmrbench.errors import DataError, UsageError
 from hmrbench.records import EvalResult, ProfileResult
 from hmrbench.report import formats, tables
+from hmrbench.report.references import load_references
 from hmrbench.results import runs as results
 
 HARDWARE = {"hardware": {"gpu": {"name": "GPU A"}, "cuda": None}, "threads": 2}
@@ -189,7 +190,7 @@ def test_it_is_the_table_of_the_command(runs: Path) -> None:
     for place, key in zip(table.columns, rows[0], strict=True):
         assert [None if pd.isna(v) else v for v in table[place]] == [row[key] for row in rows], key
     assert table["", "kind"].value_counts().to_dict() == {"published": 76, "measured": 2}
-    assert table.attrs["sources"] == list(gather(runs, references=tables.load_references()).sources)
+    assert table.attrs["sources"] == list(gather(runs, references=load_references()).sources)
 
 
 def test_rows_of_results_choose_the_runs(runs: Path, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_rows_of_results_choose_the_runs(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a table of load_results"):
         hmrbench.make_table(frame.drop(columns="path"))
     Path(frame["path"][0]).unlink()
-    with pytest.raises(DataError, match="no such run"):
+    with pytest.raises(DataError, match="run missing"):
         hmrbench.make_table(frame)
 
 
@@ -225,7 +226,7 @@ def test_models_of_other_folders_are_named(tiny_cards: Path, tmp_path: Path) -> 
 def test_csv_is_what_the_csv_module_writes(tmp_path: Path) -> None:
     """Names with commas, quotes and line ends, whole numbers beside fractions, values that are not there."""
     rows = [eval_row(n, metrics={"AP": 70 + i, "AR": 76.25 + i / 3}) for i, n in enumerate(("a,b", 'c"d', "e\nf"))]
-    table = gather(save(tmp_path, *rows, profile_row("vitpose-s")), references=tables.load_references())
+    table = gather(save(tmp_path, *rows, profile_row("vitpose-s")), references=load_references())
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table.flat()[0]), lineterminator="\n")
     writer.writeheader()
@@ -239,7 +240,7 @@ def test_parquet_reads_back(runs: Path, tmp_path: Path) -> None:
     result = command("table", "--runs", runs, "--with-published", "-f", "parquet", "-o", file)
     assert (result.exit_code, result.stdout) == (0, ""), result.stderr
     read = pd.read_parquet(file)
-    expected = gather(runs, references=tables.load_references()).frame()
+    expected = gather(runs, references=load_references()).frame()
     pd.testing.assert_frame_equal(read, expected)
     assert str(read.dtypes["params"]) == "Int64"
     command("table", "--runs", runs, "--metric", "AR", "-f", "parquet", "-o", file)

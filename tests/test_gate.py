@@ -238,7 +238,7 @@ def test_a_baseline_reads_back_and_is_one_row_a_line(baseline: dict[str, Any], t
     ("content", "words"),
     [
         (None, "no such baseline; --update writes one"),
-        ("{", "not a baseline"),
+        ("{", "baseline is not readable JSON"),
         ("[]", "not a baseline"),
         ('{"schema": 1, "kind": "eval", "rows": []}', "not a baseline"),
         ('{"schema": 9, "kind": "baseline", "rows": []}', "newer hmrbench"),

@@ -130,7 +130,7 @@ def test_there_is_a_card_for_every_network_and_a_network_for_every_card() -> Non
 
 
 def test_published_numbers_of_other_rules_have_names_of_their_own() -> None:
-    from hmrbench.report.tables import load_references
+    from hmrbench.report.references import load_references
 
     for row in load_references():
         if row.model.startswith(("METRO", "FastMETRO", "TORE", "MeshGraphormer", "CLIFF", "SPIN", "PARE")):

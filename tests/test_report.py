@@ -16,7 +16,7 @@ from test_tables import HMR_3D, Tags, eval_row, gather, profile_row, save
 from hmrbench import environment
 from hmrbench.metrics import phi
 from hmrbench.report import page as report
-from hmrbench.report import tables
+from hmrbench.report.references import load_references
 from hmrbench.results import runs as results
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,9 +28,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     save(
         folder / "r",
-        *(profile_row(n) for n in ("vitpose-s", "gmfpose-t-s3", "gmfpose-t-s4", "swinhmr2-s-s3")),
+        *(profile_row(n) for n in ("vitpose-s", "gmfpose-t-s3", "gmfpose-t-s4", "swinhmr2-s-s3", "hmr2-s")),
     )
-    save(folder / "r", eval_row("vitpose-s"), *(eval_row("swinhmr2-s-s3", d) for d in HMR_3D))
+    save(folder / "r", eval_row("vitpose-s"), *(eval_row(n, d) for n in ("swinhmr2-s-s3", "hmr2-s") for d in HMR_3D))
     output = folder / "report.html"
     result = hmrbench("report", "-o", output, "--runs", folder / "r", "--with-published", "--against", "S4")
     assert result.exit_code == 0, result.output
@@ -83,7 +83,7 @@ def test_pictures_are_svg_for_light_and_dark(page: Path) -> None:
     images = [a for t, a in tags.seen if t == "img"]
     dark = [a for t, a in tags.seen if t == "source"]
     assert len(images) == len(dark) == 6
-    assert all(a["media"] == "(prefers-color-scheme: dark)" for a in dark)
+    assert all(a["media"] == "screen and (prefers-color-scheme: dark)" for a in dark)
     for attributes in (*images, *dark):
         kind, _, data = (attributes.get("src") or attributes.get("srcset") or "").partition(";base64,")
         assert kind == "data:image/svg+xml"
@@ -150,5 +150,5 @@ def test_a_browser_shows_it_and_sorts(page: Path, tmp_path: Path) -> None:
 def test_tables_of_the_report_are_those_of_the_command(page: Path) -> None:
     from hmrbench.report import formats
 
-    table = gather(page.parent / "r", references=tables.load_references(), against="S4")
+    table = gather(page.parent / "r", references=load_references(), against="S4")
     assert formats.render(table, "html").split("</section>")[0] in page.read_text()

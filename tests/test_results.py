@@ -47,7 +47,12 @@ def test_what_is_written_is_whole_or_not_there(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not a run"), ("[]", "not a run"), ('{"schema": 1}', "not a run"), ('{"schema": 99}', "newer hmrbench")],
+    [
+        ("{", "run is not readable JSON"),
+        ("[]", "not a run"),
+        ('{"schema": 1}', "not a run"),
+        ('{"schema": 99}', "newer hmrbench"),
+    ],
 )
 def test_what_is_no_run_is_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "eval-x.json"

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from hmrbench.errors import DataError
-from hmrbench.files import describe_content
+from hmrbench.files import describe_content, read_bytes
 from hmrbench.files.unpickle import DATA_RULES, Kept, Name, Plain, Rule, read_data
 from hmrbench.records import Array
 
@@ -33,17 +33,13 @@ def read_pickle(path: Path) -> Any:
     Raises:
         DataError: the file is missing, truncated, too large, no pickle, or names anything that is not on the list.
     """
+    data = read_bytes(path, "a body file", MAX_PICKLE)
     try:
-        if path.stat().st_size > MAX_PICKLE:
-            raise DataError(f"refused: a pickle of more than {MAX_PICKLE >> 20} MiB")
-        data = path.read_bytes()
         if kind := describe_content(data[:512]):
             raise DataError(f"cannot be read, it is {kind}")
         content = read_data(data, _RULES, _BYSTANDERS)
     except DataError as e:
         raise DataError(f"{path}: {e}") from None
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from e
     if isinstance(content, dict):
         return {str(key): value for key, value in content.items() if _is_numbers(value) or isinstance(value, str)}
     return content if _is_numbers(content) else None

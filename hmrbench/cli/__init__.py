@@ -31,6 +31,7 @@ from hmrbench.cli import (
     train,
     weights,
 )
+from hmrbench.cli.help import Command
 from hmrbench.cli.options import only_json
 from hmrbench.errors import HmrbenchError, Stopped, printable
 
@@ -125,10 +126,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(guarded(_command))
+    app.command(_name, cls=Command)(guarded(_command))
 app.add_typer(datasets.app(guarded), name="datasets")
 for _name, (_help, _group) in _GROUPS.items():
     _sub = typer.Typer(help=_help, no_args_is_help=True)
     for _verb, _command in _group.items():
-        _sub.command(_verb)(guarded(_command))
+        _sub.command(_verb, cls=Command)(guarded(_command))
     app.add_typer(_sub, name=_name)

@@ -61,7 +61,7 @@ def check(
         files.write_atomic(junit, ci.junit_xml(verdicts))
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
-        with summary.open("a") as file:
+        with summary.open("a", encoding="utf-8", errors="replace") as file:
             file.write(ci.summary_markdown(verdicts, baseline.name) + "\n")
     if json:
         print_json([asdict(v) for v in verdicts])
@@ -101,7 +101,7 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
-    files.write_atomic(path, gate.baseline_text(new).encode())
+    files.write_text(path, gate.baseline_text(new))
     if json:
         print_json(new)
     else:
@@ -110,27 +110,18 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
 
 def _count_now(models: list[str] | None, models_dirs: list[Path]) -> list[dict[str, Any]]:
     """Rows of parameters and MACs of these models, or of all cards, counted without data or weights."""
-    import torch
-
-    from hmrbench import zoo
     from hmrbench.cards import load_cards
-    from hmrbench.errors import HmrbenchError
-    from hmrbench.profiling import flops
+    from hmrbench.profiling import ProfileSettings, profile_card
 
+    settings = ProfileSettings(device="cpu", repeats=0)
     cards = load_cards(models_dirs)
     rows = []
     with stderr().status("counting") as status:
         for card in [c for c in cards.values() if models is None or c.name in models]:
             status.update(f"counting {card.name}")
-            try:
-                with torch.device("meta"):
-                    net = zoo.build_net(card)
-                costs = flops.count(net, (1, 3, *card.input))
-            except (HmrbenchError, RuntimeError) as e:
-                rows.append({"kind": "counts", "model": card.name, "values": {}, "error": f"cannot be counted: {e}"})
-                continue
-            values = {"params": zoo.parameters_by_part(net)["params"], "macs": costs.macs}
-            unknown = ", ".join(costs.uncounted)
-            error = {"error": f"nobody counts {unknown}"} if unknown else {}
-            rows.append({"kind": "counts", "model": card.name, "values": {} if unknown else values, **error})
+            found = next(profile_card(card, settings)).row()
+            unknown = ", ".join(found.get("uncounted") or ())
+            error = f"cannot be counted: {found['error']}" if found["error"] else unknown and f"nobody counts {unknown}"
+            values = {} if error else {name: found[name] for name in ("params", "macs")}
+            rows.append({"kind": "counts", "model": card.name, "values": values, **({"error": error} if error else {})})
     return rows

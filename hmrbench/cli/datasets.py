@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hmrbench.cli.help import Command
 from hmrbench.cli.make import make
 from hmrbench.cli.options import (
     DataRoot,
@@ -32,10 +33,10 @@ def app(guarded: Callable[[Callable[..., None]], Callable[..., None]]) -> typer.
     """The group: alone it lists, with a verb it acts."""
     group = typer.Typer(help="List data sets; get their files; check that they are here.", invoke_without_command=True)
     group.callback()(guarded(list_datasets))
-    group.command("check")(guarded(check))
-    group.command("fetch")(guarded(fetch))
-    group.command("prepare")(guarded(prepare))
-    group.command("make")(guarded(make))
+    group.command("check", cls=Command)(guarded(check))
+    group.command("fetch", cls=Command)(guarded(fetch))
+    group.command("prepare", cls=Command)(guarded(prepare))
+    group.command("make", cls=Command)(guarded(make))
     return group
 
 

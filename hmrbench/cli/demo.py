@@ -41,7 +41,7 @@ def demo(
         )  # fmt: skip
     _say("plot, report")
     plot.plot(output=out / "accuracy-cost.png", runs=runs, task="hpe")
-    report.report(output=out / "report.html", runs=runs, title="hmrbench demo")
+    report.report(output=out / "report.html", runs=runs, title="hmrbench demo", pictures=drawn)
     stdout().print(f"report    {(out / 'report.html').resolve()}", style="bold", soft_wrap=True)
     stdout().print(f"pictures  {drawn.resolve()}", soft_wrap=True)
 

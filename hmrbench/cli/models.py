@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, show_table, stdout
-from hmrbench.errors import printable
+from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, show_table, stderr, stdout
+from hmrbench.errors import HmrbenchError, printable
+
+if TYPE_CHECKING:
+    from hmrbench.schema import ModelCard
 
 
 def models(
@@ -20,6 +24,15 @@ def models(
     from hmrbench.cards import family_order, find_cards, load_cards
 
     cards = sorted(find_cards(pattern or ["*"], load_cards(models_dir or [])), key=family_order)
+    failures: list[HmrbenchError] = []
+
+    def params(card: ModelCard) -> int | None:
+        try:
+            return zoo.count_parameters(card)["params"]
+        except HmrbenchError as e:  # another's network: the others are listed all the same
+            failures.append(e)
+            return None
+
     rows: list[dict[str, Any]] = [
         {
             "name": c.name,
@@ -28,14 +41,22 @@ def models(
             "size": c.size,
             "stages": c.stages,
             "input": c.input_text,
-            "params": zoo.count_parameters(c)["params"],
+            "params": params(c),
             "published": [p.model_dump() for p in c.published],
         }
         for c in cards
     ]
+    for e in failures:
+        stderr().print(f"error: {e}", markup=False, soft_wrap=True)
     if json:
         print_json(rows)
-        return
+    else:
+        _show_list(cards, rows)
+    if failures:
+        raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _show_list(cards: Sequence[ModelCard], rows: Sequence[Mapping[str, Any]]) -> None:
     cells = [
         [r["name"], r["task"], r["size"].upper(), r["stages"], r["input"], _millions(r["params"]), _published(c)]
         for r, c in zip(rows, cards, strict=True)
@@ -49,13 +70,14 @@ def _millions(count: int | None) -> float | None:
 
 
 def _published(card: Any) -> str:
-    return ", ".join(f"{p.metric} {p.value:g}" for p in card.published) or "-"
+    return ", ".join(f"{p.metric} {p.value:g}" for p in card.headline) or "-"
 
 
 def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> None:
     """Show one network: its stages and shapes, parameters by part, published numbers, where its weights come from."""
     from hmrbench import zoo
     from hmrbench.cards import load_card
+    from hmrbench.fetch import sources
 
     card = load_card(model, models_dir or [])
     shapes = zoo.describe(card)
@@ -73,11 +95,13 @@ def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> Non
     lines = [("codec", card.codec), ("licence", card.licence)]
     lines += [("published", f"{p.metric} {p.value:g} on {p.dataset}  [{p.source}]") for p in card.published]
     demo = () if card.demo_weights is None else (card.demo_weights,)
-    for title, sources in (("weights", card.weights), ("encoder", card.encoder_weights), ("demo", demo)):
-        for s in sources:
+    for title, places in (("weights", card.weights), ("encoder", card.encoder_weights), ("demo", demo)):
+        for s in places:
             where = f"by hand: {s.page}" if s.url == "manual:" else s.url
             checked = f", sha256 {s.sha256}" if s.sha256 else ""
             lines.append((title, f"{where}  ({s.layout}{checked})  [{s.read_in}]{s.note and f'; {s.note}'}"))
+    if card.backend is None or card.weights:
+        lines += [("next", step) for step in sources.next_steps(card)]
     lines += [("assumed", text) for text in card.assumed] + [("source", text) for text in card.sources]
     for title, text in lines:
         out.print(printable(f"{title:10s} {text}"), soft_wrap=True)

@@ -18,7 +18,7 @@ from hmrbench.errors import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hmrbench.report.tables import View
+    from hmrbench.report.views import View
 
 
 def _complete_model(incomplete: str) -> list[str]:
@@ -220,9 +220,9 @@ def show_view(view: View) -> None:
 
 def show_evaluations(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of `eval` and `score`, and where they were measured by several rules, these side by side."""
-    from hmrbench.report import tables
+    from hmrbench.report import views
 
-    show_view(tables.evaluation_view(rows))
+    show_view(views.evaluation_view(rows))
     if any(row["protocol"].get("rules") for row in rows):
         from hmrbench.report.rules import rules_view
 

@@ -49,14 +49,15 @@ def plot(
     from hmrbench import files
     from hmrbench.errors import UsageError
     from hmrbench.metrics import measures
-    from hmrbench.report import figures, plots, tables
+    from hmrbench.report import figures, plots
+    from hmrbench.report.costs import Speed
 
     format = output.suffix.lstrip(".").lower()
     if format not in figures.FORMATS:
         raise UsageError(f"{output}: a picture is .{', .'.join(figures.FORMATS)}")
     if task not in (None, *measures.TITLES):
         raise UsageError(f"a task is {' or '.join(measures.TITLES)}, not '{task}'")
-    table = load(runs, models_dir, pattern, with_published, None, tables.Speed(device, dtype, batch_size))
+    table = load(runs, models_dir, pattern, with_published, None, Speed(device, dtype, batch_size))
     y_key, task = plots.find_accuracy(table, y, task)
     x_key = plots.find_key(table, x, task)
     size_key = None if size == "none" or size == x else plots.find_key(table, size, task)

@@ -27,7 +27,7 @@ from hmrbench.cli.options import (
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from hmrbench.report.tables import View
+    from hmrbench.report.views import View
 
 _SMALL = 0.02  # modules with less of both parameters and MACs share one line of a tree
 
@@ -157,7 +157,7 @@ def _news(row: Mapping[str, Any]) -> str:
 
 def profile_view(rows: Sequence[Mapping[str, Any]]) -> View:
     """Rows of `profile`, narrow enough for a terminal; what they share stands below."""
-    from hmrbench.report.tables import View
+    from hmrbench.report.views import View
 
     several = len({row["batch_size"] for row in rows}) > 1
     timed = any(row["latency_ms"] is not None for row in rows)

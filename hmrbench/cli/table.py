@@ -63,7 +63,7 @@ def table(
     from hmrbench import files
     from hmrbench.errors import UsageError
     from hmrbench.report import formats
-    from hmrbench.report.tables import Speed
+    from hmrbench.report.costs import Speed
 
     if format is Format.parquet and output is None and not json:
         raise UsageError("parquet is no text: --output says which file to write")
@@ -83,7 +83,7 @@ def table(
     if output is None:
         print_text(text)
     else:
-        files.write_atomic(output, text.encode())
+        files.write_text(output, text)
 
 
 def load(
@@ -96,14 +96,15 @@ def load(
 ) -> Table:
     """The joined table that `table`, `plot` and `report` begin with."""
     from hmrbench.cards import load_cards
-    from hmrbench.report import tables
+    from hmrbench.report.references import load_references
+    from hmrbench.report.tables import gather
     from hmrbench.results import runs as results
 
-    return tables.gather(
+    return gather(
         results.load_runs(runs),
         load_cards(models_dirs or []),
         patterns=patterns or [],
-        references=tables.load_references() if with_published else [],
+        references=load_references() if with_published else [],
         against=against,
         speed=speed,  # type: ignore[arg-type]
     )

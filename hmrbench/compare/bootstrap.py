@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hmrbench.errors import DataError, UsageError
+from hmrbench.errors import DataError, UsageError, blamed_on
 from hmrbench.metrics import known_metrics
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import ANY_BOXES, Array
@@ -85,12 +85,16 @@ def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, 
         DataError: the arrays beside a run are missing or do not give its scores.
     """
     check_comparable(a, b)
-    scorers = [_scorer(run) for run in (a, b)]
-    (count_a, ids_a, score_a), (count_b, ids_b, score_b) = scorers
+    scorers = []
+    for run in (a, b):
+        with blamed_on(f"{run.path.with_suffix('.npz')}: no numbers per sample of this run", DataError):
+            count, ids, score = _scorer(run)
+            scorers.append((count, ids, score, score(np.ones((1, count)))))
+    (count_a, ids_a, score_a, all_a), (count_b, ids_b, score_b, all_b) = scorers
     if count_a != count_b or not np.array_equal(ids_a, ids_b):
         raise UsageError(f"these runs are of different samples: {count_a:,} and {count_b:,}, or others")
-    for run, score in ((a, score_a), (b, score_b)):
-        for name, value in score(np.ones((1, count_a))).items():
+    for run, whole in ((a, all_a), (b, all_b)):
+        for name, value in whole.items():
             if not np.isclose(value[0], run.row["metrics"][name], rtol=1e-6, atol=1e-6):
                 raise DataError(f"{run.path}: its arrays give {name} {value[0]}, not {run.row['metrics'][name]}")
     rng = np.random.default_rng(seed)

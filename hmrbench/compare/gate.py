@@ -23,13 +23,14 @@ row counts.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.files import to_json
+from hmrbench.files import read_json, to_json
 from hmrbench.metrics.measures import COUNTS, MEASURES, measure_of
 from hmrbench.records import ANY_BOXES
 from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
@@ -106,8 +107,10 @@ def read_baseline(path: Path) -> dict[str, Any]:
     Raises:
         DataError: missing, not a baseline, without rows, or written by a newer version.
     """
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such baseline; --update writes one")
+    content: dict[str, Any] = read_json(path, "baseline")
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
         if content["kind"] != "baseline":
             raise KeyError("kind")
         if content["schema"] > SCHEMA:
@@ -118,8 +121,6 @@ def read_baseline(path: Path) -> dict[str, Any]:
             _key(row)
             if not row["values"]:
                 raise DataError(f"{path}: the {row['kind']} row of {row['model']} holds no values")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such baseline; --update writes one") from None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
         raise DataError(f"{path}: not a baseline of hmrbench ({e!r})") from e
     if not content["rows"]:

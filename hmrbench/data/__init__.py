@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmrbench.errors import DataError, UsageError, unknown_name
+from hmrbench.errors import DataError, UsageError, blamed_on, unknown_name
 from hmrbench.records import Dataset
 from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
 
@@ -99,7 +99,9 @@ def open_dataset(
         UsageError: boxes that the data set does not have.
         DataError: something is missing or broken, named.
     """
-    dataset: Dataset = _reader(spec).read(spec, find_folder(spec, data_root), _known_boxes(spec, boxes), limit)
+    folder, boxes = find_folder(spec, data_root), _known_boxes(spec, boxes)
+    with blamed_on(_by(spec)):
+        dataset = _is_dataset(spec, _reader(spec).read(spec, folder, boxes, limit))
     if not dataset.samples:
         raise DataError(f"{spec.name}: there is nobody to predict (boxes: {boxes})")
     missing = missing_images({s.image for s in dataset.samples})
@@ -117,7 +119,19 @@ def open_truth(spec: DatasetSpec, data_root: Path | None, boxes: str | None = No
         DataError: the annotations are missing or broken.
     """
     reader, folder, boxes = _reader(spec), find_folder(spec, data_root), _known_boxes(spec, boxes)
-    found: Dataset = reader.truth(spec, folder) if hasattr(reader, "truth") else reader.read(spec, folder, boxes, None)
+    with blamed_on(_by(spec)):
+        return _is_dataset(
+            spec, reader.truth(spec, folder) if hasattr(reader, "truth") else reader.read(spec, folder, boxes, None)
+        )
+
+
+def _by(spec: DatasetSpec) -> str:
+    return f"{spec.name}: reader '{spec.reader}'"
+
+
+def _is_dataset(spec: DatasetSpec, found: Any) -> Dataset:
+    if not isinstance(found, Dataset):
+        raise UsageError(f"{_by(spec)} gives a {type(found).__name__}, not a hmrbench.records.Dataset")
     return found
 
 
@@ -130,8 +144,9 @@ def _known_boxes(spec: DatasetSpec, boxes: str | None) -> str:
 
 def check_dataset(spec: DatasetSpec, data_root: Path | None) -> list[Check]:
     """What of a data set is there, part by part, against the known counts."""
-    checks: list[Check] = _reader(spec).check(spec, find_folder(spec, data_root))
-    return checks
+    folder = find_folder(spec, data_root)
+    with blamed_on(_by(spec)):
+        return list(_reader(spec).check(spec, folder))
 
 
 def named_images(spec: DatasetSpec, folder: Path) -> list[str]:
@@ -143,7 +158,8 @@ def named_images(spec: DatasetSpec, folder: Path) -> list[str]:
     reader = _reader(spec)
     if not hasattr(reader, "images"):
         raise UsageError(f"{spec.name}: its reader does not say which pictures the annotations name (images)")
-    names: list[str] = reader.images(spec, folder)
+    with blamed_on(_by(spec)):
+        names: list[str] = list(reader.images(spec, folder))
     for name in names:
         if ".." in name.split("/") or name.startswith("/") or "\\" in name or not name:
             raise DataError(f"{folder / spec.annotations}: '{name}' is no picture below {spec.images}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hmrbench.errors import DataError
+from hmrbench.files import read_bytes
 from hmrbench.records import Array, Sample
 
 MAX_PIXELS = 178_956_970  # where Pillow takes a picture for a decompression bomb: 0.5 GiB once decoded
@@ -32,16 +32,20 @@ def read_image(path: Path) -> Array:
         DataError: missing, no regular file, no picture, cut off (OpenCV would fill the rest with grey and say nothing),
             or beyond `MAX_PIXELS` or `MAX_BYTES`.
     """
-    content = _content(path)
-    _header(path, content)
+    return decode_image(read_bytes(path, "image", MAX_BYTES), str(path))
+
+
+def decode_image(content: bytes, source: str) -> Array:
+    """As `read_image`, of a file's content; `source` names it."""
+    _header(source, content)
     if content.startswith(_JPEG_START) and not _jpeg_ends(content):
-        raise DataError(f"{path}: corrupt image, the JPEG is cut off after {len(content):,} bytes")
+        raise DataError(f"{source}: corrupt image, the JPEG is cut off after {len(content):,} bytes")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:
-        raise DataError(f"{path}: corrupt image, it cannot be decoded ({e.err})") from None
+        raise DataError(f"{source}: corrupt image, it cannot be decoded ({e.err})") from None
     if image is None:
-        raise DataError(f"{path}: corrupt image, it cannot be decoded")
+        raise DataError(f"{source}: corrupt image, it cannot be decoded")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -51,7 +55,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: see `read_image`.
     """
-    image = _header(path, _content(path))
+    image = _header(str(path), read_bytes(path, "image", MAX_BYTES))
     try:
         turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
     except Exception:  # EXIF data that Pillow cannot read; those who decode find out whether it matters
@@ -72,32 +76,16 @@ def check_size(sample: Sample, image: Array) -> None:
         raise DataError(f"{sample.image}: the picture is {wh[0]}x{wh[1]}{turned}, the annotations say {said}")
 
 
-def _content(path: Path) -> bytes:
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device never ends
-            raise DataError(f"{path}: image not readable (no regular file)")
-        if found.st_size > MAX_BYTES:
-            raise DataError(f"{path}: image not read, its {found.st_size:,} bytes are more than {MAX_BYTES:,}")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path}: image missing") from None
-    except OSError as e:
-        raise DataError(f"{path}: image not readable ({e.strerror})") from e
-    except ValueError as e:  # a path that no file system has
-        raise DataError(f"{str(path)!r}: image missing ({e})") from None
-
-
-def _header(path: Path, content: bytes) -> Image.Image:
+def _header(source: str, content: bytes) -> Image.Image:
     """A picture of which only the header was read, so that nothing beyond the bound is ever decoded."""
     try:
         image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: image not read, it has more than {MAX_PIXELS:,} pixels") from None
+        raise DataError(f"{source}: image not read, it has more than {MAX_PIXELS:,} pixels") from None
     except Exception as e:  # at broken headers Pillow's plugins raise what they like
-        raise DataError(f"{path}: corrupt image, its header is not readable") from e
+        raise DataError(f"{source}: corrupt image, its header is not readable") from e
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{path}: image not read, {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
+        raise DataError(f"{source}: image not read, {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
     return image
 
 

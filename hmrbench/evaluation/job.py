@@ -16,7 +16,7 @@ from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
 from hmrbench.device import DTYPES, device_name, pick_device
-from hmrbench.errors import HmrbenchError, UsageError
+from hmrbench.errors import HmrbenchError, UsageError, blamed_on
 from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
@@ -255,9 +255,11 @@ def prepare(
 
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
-    for check in (metrics.find_metric(name).check for name in spec.metrics):
+    for name in spec.metrics:
+        check = metrics.find_metric(name).check
         if check is not None:
-            check(people)
+            with blamed_on(f"{spec.name}: metric '{name}'"):
+                check(people)
 
 
 def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:

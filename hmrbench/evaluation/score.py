@@ -15,7 +15,7 @@ import torch
 from hmrbench import data, environment, files, metrics
 from hmrbench.body.arrays import SMPL_VERTICES
 from hmrbench.body.mesh_assets import MeshAssets
-from hmrbench.errors import DataError
+from hmrbench.errors import DataError, HmrbenchError, blamed_on
 from hmrbench.evaluation import protocols
 from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
@@ -49,11 +49,14 @@ def measure_by_rules(
     found = []
     for name in spec.metrics:
         try:
-            found.append(metrics.find_metric(name).compute(predictions, people))
+            with blamed_on(f"{spec.name}: metric '{name}'"):
+                found.append(metrics.find_metric(name).compute(predictions, people))
         except DataError as e:
             if name not in rules or spec.options.get("protocol") != "all":
                 raise
             found.append(Measurement((), remarks=(f"not by rule '{name}': {e}",)))
+        if not isinstance(found[-1], Measurement):
+            raise HmrbenchError(f"metric '{name}' gives a {type(found[-1]).__name__}, not a Measurement")
     return found, protocols.said_of_rules(predictions, spec, people)
 
 

@@ -35,6 +35,10 @@ Wanted = Callable[[str], bool | str | None] | Sequence[str] | None
 _Member = tuple[str, str, int, Callable[[], IO[bytes]]]  # name, what it is if not a plain file, size, opener
 
 _CHUNK = 1 << 20
+MAX_TAR_HEADER = 1 << 20  # bytes
+_TAR_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 
 
 class CorruptArchiveError(DataError):
@@ -226,8 +230,19 @@ def _zip_members(whole: IO[bytes]) -> Iterator[_Member]:
             yield info.filename, odd, info.file_size, lambda info=info: opened.open(info)  # type: ignore[misc]
 
 
-class _StrictTarInfo(tarfile.TarInfo):
-    """Ends at the end-of-archive block only: `tarfile` itself stops quietly at cut or junk headers."""
+class StrictTarInfo(tarfile.TarInfo):
+    """Ends at the end-of-archive block only: `tarfile` itself stops quietly at cut or junk headers.
+
+    Long names and pax headers, which it reads whole, have `MAX_TAR_HEADER` bytes.
+    """
+
+    @classmethod
+    def frombuf(cls, *args: Any) -> Self:
+        """The header in a block; refuses one that declares what would be read without a bound."""
+        found = super().frombuf(*args)
+        if found.type in _TAR_HEADERS and found.size > MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes, which is not read")
+        return found
 
     @classmethod
     def fromtarfile(cls, source: tarfile.TarFile) -> Self:
@@ -240,7 +255,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 def _tar_members(whole: IO[bytes]) -> Iterator[_Member]:
-    with tarfile.open(fileobj=whole, mode="r:*", tarinfo=_StrictTarInfo) as opened:
+    with tarfile.open(fileobj=whole, mode="r:*", tarinfo=StrictTarInfo) as opened:
         for info in opened:
             if info.isdir():
                 continue

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from hmrbench.errors import DataError
-from hmrbench.files import file_sha256
+from hmrbench.files import file_sha256, read_json
 
 if TYPE_CHECKING:
     import requests  # at run time inside the functions: many import this module for its hash alone
@@ -282,8 +282,8 @@ def _meta_path(part: Path) -> Path:
 
 def _read_meta(part: Path, url: str) -> dict[str, Any]:
     """What is remembered about the part if it is one of this address, else {}."""
-    with suppress(OSError, ValueError):
-        meta = json.loads(_meta_path(part).read_text(encoding="utf-8"))
+    with suppress(DataError):
+        meta = read_json(_meta_path(part), "what is remembered")
         if isinstance(meta, dict) and meta.get("url") == url and {"validator", "etag", "total"} <= meta.keys():
             return meta
     return {}

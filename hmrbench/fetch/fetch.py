@@ -133,6 +133,11 @@ def is_offline() -> bool:
     return os.environ.get("HMRBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
+def place_by_hand(name: str) -> Path:
+    """Where a file that a person gets is found."""
+    return cache_dir() / "manual" / name
+
+
 def _target(source: Source, run: _Run) -> Path | None:
     """Where the file will lie; None where it is used in place, or is a manual one of no stated name."""
     name = run.name or schemes.file_name(source)
@@ -141,7 +146,7 @@ def _target(source: Source, run: _Run) -> Path | None:
     if run.into is not None:
         return run.into / name
     if source.url == "manual:" and not source.member:
-        return cache_dir() / "manual" / name
+        return place_by_hand(name)
     return cache_dir() / "files" / hashlib.sha256(ledger.key(source).encode()).hexdigest()[:16] / name
 
 

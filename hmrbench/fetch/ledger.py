@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from hmrbench.errors import DataError
 from hmrbench.fetch.download import NO_ROOM, NoRoomError
+from hmrbench.files import read_json
 from hmrbench.schema import Source
 
 
@@ -79,12 +80,12 @@ def record(source: Source, path: Path, digest: str) -> None:
 
 def _read() -> dict[str, str]:
     path = ledger_path()
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); mend or remove it") from error
+    try:
+        values = read_json(path, "the ledger")
+    except DataError as error:
+        raise DataError(f"{error}; mend or remove it") from error
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise DataError(f"{path} is not an object of sha256 values; mend or remove it")
     return values

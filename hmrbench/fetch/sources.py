@@ -123,11 +123,28 @@ def _demo_weights(card: ModelCard) -> Path:
     return fetch.fetch([source]).path
 
 
+def next_steps(card: ModelCard) -> list[str]:
+    """What to do to have a card's weights: what to type, or where a person gets which file and where it goes."""
+    lines = []
+    sources = weights_sources(card)
+    if any(s.url != "manual:" for s in sources):
+        lines.append(f"to get them: hmrbench weights fetch {card.name}")
+    elif sources:
+        first = sources[0]
+        lines.append(f"by hand: {first.page or 'no page is known'} says how the file is had")
+        lines.append(
+            f"then: put it at {fetch.place_by_hand(first.file or '')}, where it is found, or give --weights PATH"
+        )
+    if card.demo_weights is not None:
+        lines.append("for the demo data sets: --weights demo, of this package, is enough")
+    return lines
+
+
 def _missing(card: ModelCard) -> str:
     """Where a card's weights come from, and what to type."""
-    lines = [f"{card.name} has no weights here. Give a file (--weights PATH) or say --weights random. They come from:"]
+    lines = [f"{card.name} has no weights here. Give a file (--weights PATH) or say --weights random."]
+    lines += ["They come from:"] if card.weights else ["No source of them is known."]
     for source in card.weights:
         where = source.page if source.url == "manual:" else source.url
         lines.append(f"  {where}  [{source.read_in}]")
-    lines.append(f"To get them: hmrbench weights fetch {card.name}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{step[0].upper()}{step[1:]}" for step in next_steps(card))])

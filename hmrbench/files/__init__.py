@@ -8,6 +8,8 @@ import json
 import lzma
 import math
 import os
+import re
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -22,12 +24,67 @@ from hmrbench.errors import DataError
 from hmrbench.records import Array
 
 MAX_ARRAYS = 1 << 30  # bytes of arrays that one file may hold
+MAX_JSON = 1 << 30  # bytes of a JSON text; COCO's largest has a quarter of it
+_HEAD = 512  # bytes by which a kind of file is known
+
+
+@contextmanager
+def opened(path: Path, what: str) -> Iterator[IO[bytes]]:
+    """An ordinary file, to be read; `what` names it in messages, also in those of errors of the system inside.
+
+    Raises:
+        DataError: it is missing, cannot be read, or is a folder, a device, or a pipe, which would be waited for.
+    """
+    try:
+        mode = _mode(path)
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+            raise DataError(f"{path}: {what} is not readable (it is {kind})")
+        with path.open("rb") as file:
+            yield file
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: {what} missing") from None
+    except OSError as e:
+        raise DataError(f"{path}: {what} is not readable ({e.strerror or e})") from e
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except ValueError as e:  # no file system has such a name
+        raise FileNotFoundError(str(e)) from e
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+
+
+def read_bytes(path: Path, what: str, max_bytes: int) -> bytes:
+    """All of an ordinary file; see `opened`.
+
+    Raises:
+        DataError: it cannot be read, or has more than `max_bytes`.
+    """
+    with opened(path, what) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise DataError(f"{path}: {what} is not read: its {size:,} bytes are more than {max_bytes:,}")
+        try:
+            return file.read(size)
+        except MemoryError:
+            raise DataError(f"{path}: {what} is not read: its {size:,} bytes do not fit into memory") from None
 
 
 def file_sha256(path: Path) -> str:
-    """The file's sha256 in hex."""
+    """The file's sha256 in hex.
+
+    Raises:
+        DataError: it is missing, cannot be read, or is no regular file.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with opened(path, "file") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -71,15 +128,11 @@ def read_arrays(path: Path, what: str, max_bytes: int = MAX_ARRAYS) -> dict[str,
     Raises:
         DataError: the file is missing, no npz, or holds more than `max_bytes`, which is known before they are read.
     """
-    try:
-        return arrays_of(path, str(path), what, max_bytes)
-    except FileNotFoundError:
-        raise DataError(f"{path}: {what} missing") from None
-    except OSError as e:
-        raise DataError(f"{path}: {what} is not readable ({e.strerror or e})") from e
+    with opened(path, what) as file:
+        return arrays_of(file, str(path), what, max_bytes)
 
 
-def arrays_of(file: Path | IO[bytes], source: str, what: str, max_bytes: int = MAX_ARRAYS) -> dict[str, Array]:
+def arrays_of(file: IO[bytes], source: str, what: str, max_bytes: int = MAX_ARRAYS) -> dict[str, Array]:
     """As `read_arrays`, of a file that is open already; `source` names it.
 
     Raises:
@@ -100,10 +153,11 @@ def arrays_of(file: Path | IO[bytes], source: str, what: str, max_bytes: int = M
     except DataError as e:
         raise DataError(f"{source}: {e}") from None
     except (
-        ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile,
-        zlib.error, lzma.LZMAError,
+        ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, OverflowError,
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError,
     ) as e:  # fmt: skip
-        kind = describe_content(_head(file))
+        file.seek(0)
+        kind = describe_content(file.read(_HEAD))
         said = f"truncated perhaps ({e})" if kind in (None, "a zip archive") else f"it is {kind}"
         raise DataError(f"{source}: {what} is not a readable npz, {said}") from e
     return arrays
@@ -115,13 +169,16 @@ def read_npy(path: Path, what: str) -> Array:
     Raises:
         DataError: the file cannot be read, holds objects, or declares more than it holds.
     """
-    try:
-        with path.open("rb") as file:
-            array = _read_npy(file, path.stat().st_size, MAX_ARRAYS, what)
-    except DataError as e:
-        raise DataError(f"{path}: {e}") from None
-    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError) as e:
-        raise DataError(f"{path}: {what} is not a readable npy, truncated perhaps ({e})") from e
+    with opened(path, what) as file:
+        try:
+            array = _read_npy(file, os.fstat(file.fileno()).st_size, MAX_ARRAYS, what)
+        except DataError as e:
+            raise DataError(f"{path}: {e}") from None
+        except (ValueError, EOFError, RuntimeError, MemoryError, OverflowError) as e:
+            file.seek(0)
+            kind = describe_content(file.read(_HEAD))
+            said = f"it is {kind}" if kind not in (None, _NPY) else f"truncated perhaps ({e})"
+            raise DataError(f"{path}: {what} is not a readable npy, {said}") from e
     if array is None:
         raise DataError(f"{path}: {what} holds Python objects, which are not read")
     return array
@@ -132,13 +189,17 @@ def _read_npy(file: Any, size: int, room: int, name: str) -> Array | None:
     version = np.lib.format.read_magic(file)
     if version not in _NPY_HEADERS:
         raise ValueError(f"{name}: version {version} of the format")
+    read_header, size_bytes = _NPY_HEADERS[version]
+    length = file.read(size_bytes)
+    if (count := int.from_bytes(length, "little")) > _MAX_HEADER:
+        raise DataError(f"{name} declares a header of {count:,} bytes; the file is damaged or hostile")
     try:
-        shape, fortran, dtype = _NPY_HEADERS[version](file)
+        shape, fortran, dtype = read_header(io.BytesIO(length + file.read(count)))
     except Exception as e:  # NumPy's parser of the header fails in every way there is, tokenize's errors among them
         raise ValueError(f"{name}: its header cannot be read ({type(e).__name__}: {str(e)[:100]})") from e
     if dtype.hasobject:
         return None
-    declared, held = dtype.itemsize * math.prod(shape), size - file.tell()
+    declared, held = max(1, dtype.itemsize) * math.prod(shape), size - file.tell()
     if declared > held or min(shape, default=0) < 0:
         raise DataError(
             f"{name} declares {shape} {dtype}, {declared} bytes, and holds {held}; the file is cut or hostile"
@@ -161,21 +222,13 @@ def _read_npy(file: Any, size: int, room: int, name: str) -> Array | None:
 
 
 _NPY_HEADERS: dict[tuple[int, int], Any] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
+    (1, 0): (np.lib.format.read_array_header_1_0, 2),
+    (2, 0): (np.lib.format.read_array_header_2_0, 4),
 }
+_MAX_HEADER = 10_000  # bytes; NumPy, which takes no longer one either, reads it whole before it says so
 
 
-def _head(file: Path | IO[bytes]) -> bytes:
-    """How a file begins."""
-    try:
-        if isinstance(file, Path):
-            with file.open("rb") as opened:
-                return opened.read(512)
-        file.seek(0)
-        return file.read(512)
-    except (OSError, ValueError):
-        return b""
+_NPY, _JSON = "a NumPy array (.npy)", "a JSON text"
 
 
 def describe_content(head: bytes) -> str | None:
@@ -197,7 +250,7 @@ def describe_content(head: bytes) -> str | None:
     ):
         return "an ONNX model"
     signs = (
-        (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", "a NumPy array (.npy)"), (b"PK", "a zip archive"),
+        (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", _NPY), (b"PK", "a zip archive"),
         (b"\x1f\x8b", "a gzip archive"), (b"%PDF", "a PDF"), (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG"),
         (b"GGUF", "a GGUF file"), (b"7z\xbc\xaf", "a 7z archive"), (b"Rar!", "a RAR archive"),
     )  # fmt: skip
@@ -205,7 +258,7 @@ def describe_content(head: bytes) -> str | None:
     if kind is None and not head:
         return "an empty file"
     if kind is None and start[:1] in (b"{", b"["):
-        return "a JSON text"
+        return _JSON
     return kind
 
 
@@ -213,21 +266,33 @@ def read_json(path: Path, what: str) -> Any:
     """What a JSON file holds; `what` names it in the message.
 
     Raises:
-        DataError: the file is missing, or no JSON.
+        DataError: the file is missing, no JSON, or larger than `MAX_JSON`; says what it is instead, if known.
     """
+    content = read_bytes(path, what, MAX_JSON)
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: {what} missing") from None
+        return json.loads(content)
     except RecursionError:
         raise DataError(f"{path}: {what} is JSON nested too deep") from None
-    except (ValueError, OSError) as e:
-        raise DataError(f"{path}: {what} is not readable JSON, truncated perhaps ({e})") from e
+    except MemoryError:
+        raise DataError(f"{path}: {what} holds more than fits into memory") from None
+    except ValueError as e:
+        kind = describe_content(content[:_HEAD])
+        said = f"truncated perhaps ({e})" if kind in (None, _JSON) else f"it is {kind}"
+        raise DataError(f"{path}: {what} is not readable JSON, {said}") from e
 
 
 def to_json(value: Any) -> str:
-    """JSON text of rows; a number that does not exist is null, never NaN."""
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    """JSON text of rows; a number that does not exist is null, never NaN, and half of a character an escape."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # which UTF-8 has not; JSON's escapes and odd names of files have
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; half of a character becomes a question mark."""
+    write_atomic(path, text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,26 +8,24 @@ in the ViTPose repository, Apache-2.0). Everything ends in percent.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from hmrbench.errors import DataError, HmrbenchError
-from hmrbench.files.coco_json import Result, area_source, check_coco, make_coco, mask_area, person_category
+from hmrbench.files.coco_json import Result, check_coco, person_category
 from hmrbench.metrics import phi
+from hmrbench.metrics.coco_eval import STATS as STATS
+from hmrbench.metrics.coco_eval import Matching, match_results, stats
 from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint, resample
 from hmrbench.metrics.pck import MEASURES as PCK_MEASURES
 from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction, Sample
 from hmrbench.skeletons import COCO17, Skeleton
 
-STATS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")  # in pycocotools' order
 MEASURES = tuple(Measure(name, "%", True, shown=name in ("AP", "AR"), change_shown=name == "AP") for name in STATS)
 JOINT_THRESHOLD = 0.2  # joints above it make up a person's score
 NMS_THRESHOLD = 0.9  # OKS above which the lower of two scores is dropped
@@ -69,8 +67,13 @@ def rescore(scores: Array, box_scores: Array, threshold: float = JOINT_THRESHOLD
     Returns:
         (N,) float64.
     """
-    counted = [row[row > threshold] for row in np.asarray(scores)]
-    means = np.array([row.mean() if len(row) else 0.0 for row in counted], np.float64)
+    scores = np.asarray(scores)
+    counted = scores > threshold
+    number = counted.sum(1)
+    means = np.zeros(len(scores))
+    for count in np.unique(number[number > 0]):  # rows of one length, which add up as each does alone
+        rows = number == count
+        means[rows] = scores[rows][counted[rows]].reshape(-1, count).mean(1)
     rescored: Array = means * np.asarray(box_scores, np.float64)
     return rescored
 
@@ -95,7 +98,10 @@ def oks_nms(
         (M,) indices of those kept, best first.
     """
     keypoints, areas = np.asarray(keypoints_px, np.float64), np.asarray(areas_px2, np.float64)
-    alike = oks(keypoints[:, None], keypoints[None], None, (areas[:, None] + areas[None]) / 2, sigmas) > threshold
+    alike = np.zeros((len(areas), len(areas)), bool)
+    one, other = np.triu_indices(len(areas), 1)
+    near = oks(keypoints[one], keypoints[other], None, (areas[one] + areas[other]) / 2, sigmas) > threshold
+    alike[one, other] = alike[other, one] = near
     left = np.argsort(scores, kind="stable")[::-1]
     keep = []
     while len(left):
@@ -166,11 +172,12 @@ def coco_results(
                 f"sample {sample.id}: keypoints {np.shape(prediction.keypoints_px)} and scores "
                 f"{np.shape(prediction.scores)} do not fit the {joints} joints of {skeleton.name}"
             )
-        if not (np.isfinite(prediction.keypoints_px).all() and np.isfinite(prediction.scores).all()):
-            raise HmrbenchError(f"sample {sample.id}: the prediction is not finite")
 
     keypoints = np.stack([prediction.keypoints_px for prediction in predictions])  # (N, K, 2)
     joint_scores = np.stack([prediction.scores for prediction in predictions])  # (N, K)
+    finite = np.isfinite(keypoints).all((1, 2)) & np.isfinite(joint_scores).all(1)
+    if not finite.all():
+        raise HmrbenchError(f"sample {samples[int(np.argmin(finite))].id}: the prediction is not finite")
     scores = rescore(joint_scores, np.array([sample.score for sample in samples]), score_threshold)
     boxes = np.array([sample.box_xywh_px for sample in samples])
     areas = crop_areas(boxes, aspect, np.where([sample.padded for sample in samples], 1.0, padding))
@@ -213,7 +220,7 @@ def unpredicted(coco: COCO, results: Sequence[Result]) -> tuple[int, int]:
 
 
 def evaluate_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17) -> dict[str, float]:
-    """The ten numbers of COCO's keypoint task, straight from pycocotools, in percent.
+    """The ten numbers of COCO's keypoint task, those of pycocotools digit by digit, in percent.
 
     Args:
         coco: the ground truth; every image in it counts, predicted or not.
@@ -227,7 +234,7 @@ def evaluate_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton =
     Raises:
         DataError: see `check_coco`.
     """
-    return _stats(_run_cocoeval(coco, results, skeleton))
+    return stats(_match(coco, results, skeleton))
 
 
 def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17) -> Measurement:
@@ -244,53 +251,21 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
     Raises:
         DataError: see `check_coco`.
     """
-    evaluator = _run_cocoeval(coco, results, skeleton)
-    values = _stats(evaluator)
+    found = _match(coco, results, skeleton)
+    values = stats(found)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
     with np.errstate(over="ignore"):
-        by_joint = per_joint(evaluator, skeleton)
+        by_joint = per_joint(found, skeleton)
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
     named = {m.name: m for m in (*MEASURES, *phi.MEASURES, *PCK_MEASURES)}
     scores = tuple(named[name].score(value) for name, value in values.items())
-    return Measurement(scores, by_joint, matches(evaluator))
+    return Measurement(scores, by_joint, matches(found))
 
 
-def _run_cocoeval(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> COCOeval:
-    """pycocotools on copies, since it writes into what it is given; without its messages."""
+def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> Matching:
     check_coco(coco, results, skeleton)
-    used = {
-        "images": ("id",),
-        "annotations": ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "keypoints", "num_keypoints"),
-        "categories": ("id",),
-    }
-    truth = make_coco({kind: _only(coco.dataset[kind], keys) for kind, keys in used.items()})
-    area_of = area_source(results)
-    keys = ("image_id", "category_id", "keypoints", "score", *(["bbox"] if area_of == "bbox" else []))
-    given = _only(results, keys)
-    for copy in given:  # whole numbers would be squared as such, and wrap
-        copy["keypoints"] = np.array(copy["keypoints"], np.float64).tolist()
-    with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
-        found = truth.loadRes(given)
-        if area_of == "segmentation":
-            for result, copy in zip(results, found.dataset["annotations"], strict=True):
-                copy["area"] = mask_area("result", result)
-        evaluator = COCOeval(truth, found, "keypoints")
-        evaluator.params.catIds = [person_category(coco)]
-        if skeleton.name != COCO17.name:  # pycocotools' own constants differ from the literals by a rounding
-            evaluator.params.kpt_oks_sigmas = np.array(skeleton.sigmas)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator
-
-
-def _only(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    return [{key: entry[key] for key in keys if key in entry} for entry in entries]
-
-
-def _stats(evaluator: COCOeval) -> dict[str, float]:
-    return {name: float(value) * 100 for name, value in zip(STATS, evaluator.stats, strict=True) if value > -1}
+    return match_results(coco, results, skeleton)
 
 
 def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: Skeleton = COCO17) -> Metric:

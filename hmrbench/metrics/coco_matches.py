@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 from hmrbench.errors import DataError
+from hmrbench.metrics.coco_eval import Matching
 from hmrbench.records import Array
 from hmrbench.skeletons import Skeleton
 
@@ -27,40 +26,27 @@ def keypoint_similarity(pred_px: Array, gt_px: Array, area_px2: Array, sigmas: S
     Returns:
         (..., K) in 0..1. Leading dimensions broadcast.
     """
-    squared = ((np.asarray(pred_px, np.float64) - np.asarray(gt_px, np.float64)) ** 2).sum(-1)
+    apart = np.asarray(pred_px, np.float64) - np.asarray(gt_px, np.float64)
+    squared = apart[..., 0] ** 2 + apart[..., 1] ** 2
     area = np.asarray(area_px2, np.float64)[..., None] + np.spacing(1)
     similarity: Array = np.exp(-(squared / (2 * np.asarray(sigmas)) ** 2 / area / 2))
     return similarity
 
 
-def _of_all_areas(evaluator: COCOeval) -> list[dict[str, Any] | None]:
-    """COCOeval's findings per image at area `all`, which comes first; None for images without people or
-    results."""
-    found: list[dict[str, Any] | None] = evaluator.evalImgs[: len(evaluator.params.imgIds)]
-    return found
-
-
-def per_joint(evaluator: COCOeval, skeleton: Skeleton) -> dict[str, dict[str, float]]:
-    truths, matches = [], []
-    for found in _of_all_areas(evaluator):
-        if found is None:
-            continue
-        for truth_id, match, ignored in zip(found["gtIds"], found["gtMatches"][0], found["gtIgnore"], strict=True):
-            if not ignored:
-                truths.append(evaluator.cocoGt.anns[truth_id])
-                matches.append(int(match))
-    joints = len(skeleton.joints)
-    nobody = np.zeros(3 * joints)
-    keypoints = np.array([truth["keypoints"] for truth in truths], np.float64).reshape(-1, joints, 3)  # (M, K, 3)
-    predicted = [evaluator.cocoDt.anns[match]["keypoints"] if match else nobody for match in matches]
-    pred = np.array(predicted, np.float64).reshape(-1, joints, 3)
-    area = np.array([truth["area"] for truth in truths])  # (M,)
-    size = np.array([max(truth["bbox"][2:]) for truth in truths])  # (M,)
-    hit = np.array(matches) > 0  # (M,)
+def per_joint(found: Matching, skeleton: Skeleton) -> dict[str, dict[str, float]]:
+    """OKS and PCK in percent of each joint over everybody who counts, found at the lowest threshold or missed."""
+    match = found.match[0, 0]  # (D,)
+    finder = np.full(len(found.truth_image), -1)
+    finder[match[match >= 0]] = np.flatnonzero(match >= 0)
+    counted = ~found.truth_ignored[0]
+    finder, keypoints = finder[counted], found.truth_keypoints[counted]
+    hit = finder >= 0  # (M,)
+    pred = np.where(hit[:, None, None], found.keypoints_px[finder], 0.0)  # (M, K, 2)
+    size = found.truth_box_xywh_px[counted, 2:].max(1)  # (M,)
 
     gt, labelled = keypoints[..., :2], keypoints[..., 2] > 0
-    similarity = keypoint_similarity(pred[..., :2], gt, area, skeleton.sigmas) * hit[:, None]  # (M, K)
-    distance = np.linalg.norm(pred[..., :2] - gt, axis=-1)
+    similarity = keypoint_similarity(pred, gt, found.truth_area_px2[counted], skeleton.sigmas) * hit[:, None]  # (M, K)
+    distance = np.linalg.norm(pred - gt, axis=-1)
     found_at = {f"PCK@{t}": (distance < t * size[:, None]) & hit[:, None] for t in PCK_THRESHOLDS}
     return {
         name: {
@@ -75,32 +61,21 @@ def per_joint(evaluator: COCOeval, skeleton: Skeleton) -> dict[str, dict[str, fl
 # --- resampling
 
 
-def matches(evaluator: COCOeval) -> dict[str, Array]:
+def matches(found: Matching) -> dict[str, Array]:
     """What AP is made of, at area `all` and 20 results per image; detections sorted as pycocotools sorts
     them.
 
     image_ids (I,), truths (I,) people that count per image, detection_image (D,) index into image_ids,
     detection_score (D,), matched (D, 10) and ignored (D, 10) at each OKS threshold.
     """
-    thresholds = len(evaluator.params.iouThrs)
-    truths, image, score = [], [], [np.zeros(0)]
-    matched, ignored = [np.zeros((0, thresholds), bool)], [np.zeros((0, thresholds), bool)]
-    for index, found in enumerate(_of_all_areas(evaluator)):
-        truths.append(int(np.count_nonzero(found["gtIgnore"] == 0)) if found else 0)
-        if found:
-            image += [index] * len(found["dtScores"])
-            score.append(np.array(found["dtScores"], np.float64))
-            matched.append(found["dtMatches"].T != 0)
-            ignored.append(found["dtIgnore"].T > 0)
-    scores = np.concatenate(score)
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-found.score, kind="stable")
     return {
-        "image_ids": np.array(evaluator.params.imgIds),
-        "truths": np.array(truths, np.int64),
-        "detection_image": np.array(image, np.int64)[order],
-        "detection_score": scores[order],
-        "matched": np.concatenate(matched)[order],
-        "ignored": np.concatenate(ignored)[order],
+        "image_ids": found.image_ids,
+        "truths": np.bincount(found.truth_image[~found.truth_ignored[0]], minlength=len(found.image_ids)),
+        "detection_image": found.image[order],
+        "detection_score": found.score[order],
+        "matched": (found.match[0] >= 0).T[order],
+        "ignored": found.ignored[0].T[order],
     }
 
 
@@ -116,38 +91,51 @@ def ap_from_matches(per_sample: Mapping[str, Array], image_counts: Array | None 
         AP in percent.
 
     Raises:
+        DataError: see `ap_of_resamples`.
+    """
+    counts = np.ones(len(per_sample["truths"])) if image_counts is None else np.asarray(image_counts)
+    return float(ap_of_resamples(per_sample, counts[None]).mean())
+
+
+def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array) -> Array:
+    """AP at each OKS threshold, (R, T) in percent, when images are taken so many times, (R, I) whole numbers.
+
+    Raises:
         DataError: the counts do not fit, or no person that counts is in the images taken.
     """
     truths, image = per_sample["truths"], per_sample["detection_image"]
-    counts = np.ones(len(truths)) if image_counts is None else np.asarray(image_counts, np.float64)
-    if counts.shape != truths.shape:
-        raise DataError(f"{counts.shape} counts for {len(truths)} images")
-    people = counts @ truths
-    if not people > 0:
+    counts = np.asarray(image_counts, np.float64)
+    if counts.shape[1:] != truths.shape:
+        raise DataError(f"{counts.shape[1:]} counts for {len(truths)} images")
+    people = counts @ truths  # (R,)
+    if not (people > 0).all():
         raise DataError("no person that counts is in the images taken")
-    weight = counts[image]  # (D,)
-    recalls = np.linspace(0.0, 1.0, 101)
-    precisions = []
+    found = []  # at each threshold: hits, ignored detections, and how many of these come before each hit
     for matched, ignored in zip(per_sample["matched"].T, per_sample["ignored"].T, strict=True):
-        hits = np.flatnonzero(matched & ~ignored)  # precision can only peak, recall only rise, at a hit
-        right = np.cumsum(weight[hits])
-        precision = right / (np.cumsum(weight * ~ignored)[hits] + np.spacing(1))
-        best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-        at = np.searchsorted(right / people, recalls, side="left")
-        precisions.append(np.append(best_from_here, 0.0)[at])  # 0 at a recall never reached
-    return float(np.mean(precisions)) * 100
+        hits, skipped = np.flatnonzero(matched & ~ignored), np.flatnonzero(ignored)
+        found.append((hits, skipped, np.searchsorted(skipped, hits)))
+    recalls = np.linspace(0.0, 1.0, 101)
+    scores = np.empty((len(counts), len(found)))
+    for row, (each, of) in enumerate(zip(counts, people, strict=True)):
+        weight = each[image]  # (D,)
+        so_far = np.cumsum(weight)
+        for column, (hits, skipped, before) in enumerate(found):
+            right = np.cumsum(weight[hits])  # precision can only peak, recall only rise, at a hit
+            given = so_far[hits] - np.append(0.0, np.cumsum(weight[skipped]))[before]
+            precision = right / (given + np.spacing(1))
+            best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+            at = np.searchsorted(right / of, recalls, side="left")
+            scores[row, column] = np.append(best_from_here, 0.0)[at].mean()  # 0 at a recall never reached
+    return 100 * scores
 
 
 def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
     """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
     if "truths" not in arrays:
         return {}
-    thresholds = arrays["matched"].shape[1]
-    at = [{**arrays, **{k: arrays[k][:, [t]] for k in ("matched", "ignored")}} for t in range(thresholds)]
-    precision = np.array([[ap_from_matches(part, row) for part in at] for row in counts])  # (R, T)
+    precision = ap_of_resamples(arrays, counts)  # (R, T)
     hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
-    per_image = np.zeros((counts.shape[1], thresholds))
-    np.add.at(per_image, arrays["detection_image"], hits)
+    per_image = np.array([np.bincount(arrays["detection_image"], h, counts.shape[1]) for h in hits.T]).T  # (I, T)
     recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
     scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
     scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}

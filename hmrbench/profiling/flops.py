@@ -33,6 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hmrbench.errors import said
 from hmrbench.nets.encoders.selective_scan import selective_scan_macs
 from hmrbench.nets.fusion import fuse
 
@@ -116,11 +117,6 @@ def count(net: nn.Module, input_shape: Sequence[int]) -> Costs:
         # A network that looks at numbers, or holds tensors of its own, does not run without data.
         costs = _count(_twin(net), torch.zeros(*input_shape, device=device))
         return replace(costs, not_on_meta=said(e))
-
-
-def said(error: Exception) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
 
 
 @cache

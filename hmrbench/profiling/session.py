@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hmrbench import device as devices
 from hmrbench import environment, zoo
-from hmrbench.errors import HmrbenchError
+from hmrbench.errors import HmrbenchError, said
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
@@ -79,7 +79,7 @@ class Session:
                     known |= measured
         except Exception as e:
             known["status"] = "out of memory" if devices.is_out_of_memory(e) else "failed"
-            known["error"] = str(e) if isinstance(e, HmrbenchError) else f"{type(e).__name__}: {e}"
+            known["error"] = str(e) if isinstance(e, HmrbenchError) else said(e)
         if known["status"] != "ok":  # the error held what was in memory
             devices.free(self.device)
         more = {
@@ -114,7 +114,7 @@ class Session:
             return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
         net, costs = self._counted_net()
         if isinstance(costs, Exception):
-            return {**zoo.parameters_by_part(net), "count_error": flops.said(costs), "backend": None}
+            return {**zoo.parameters_by_part(net), "count_error": said(costs), "backend": None}
         scans = "selective_scan" in costs.by_operator
         modules = {name: list(both) for name, both in costs.by_module.items()}
         return {

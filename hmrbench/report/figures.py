@@ -34,6 +34,8 @@ _OTHERS = Family("others", "others", ("#595959", "#C8C8C8"))
 _MORE_COLOURS = (("#E69F00", "#E69F00"), ("#56B4E9", "#BBDDF5"), ("#000000", "#F0E442"), ("#A6761D", "#A6761D"))
 _AREA_PT2 = (22.0, 300.0)  # smallest and largest marker
 _PLAIN_AREA_PT2 = 48.0
+_FEW = 6  # so many points are not spread over the whole plot: a difference of a thousandth is drawn as one
+_SIZES_TELL = 1.5  # the largest size is so many times the smallest, or sizes say nothing
 _AUTO_LABELS = 45  # more points than that: only those on a front get a label
 _DASHES: tuple[Any, Any] = ("solid", (0, (3, 2)))  # of the front of measured and of published points
 _DPI = 100.0  # of the layout; labels are placed in these pixels
@@ -123,30 +125,55 @@ def accuracy_cost(
         remarks.append(f"{len(points) - len(inside)} points lie beyond the accuracy axis")
     if not inside:
         raise DataError("there is nothing to draw: no model has both numbers")
-    ink = "#d8dbe0" if dark else "#222222"
+    ink, back = ("#d8dbe0", "#16181d") if dark else ("#222222", "#ffffff")
     colours = _family_colours(inside, dark)
     figure = Figure(figsize=(width_in, height_in), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.patch.set_alpha(0.0 if dark else 1.0)
     axes = figure.add_subplot()
     _style(axes, inside, x, y, ink, y_range)
-    areas = _areas(inside)
+    sized = size is not None and _sizes_tell(inside)
+    areas = _areas(inside) if sized else np.full(len(inside), _PLAIN_AREA_PT2)
     at = np.array([(p.x / x.scale, p.y / y.scale) for p in inside])
-    on_front = np.zeros(len(inside), bool)
+    on_front, corners = _fronts(axes, inside, at, x, y, ink if front else None)
+    _draw_points(axes, inside, at, areas, colours, back)
+    _legend(axes, inside, colours, size if sized else None, front, ink)
+    chosen = labels if labels != "auto" else "all" if len(inside) <= _AUTO_LABELS else "front"
+    wanted = [] if chosen == "none" else [i for i in range(len(inside)) if chosen == "all" or on_front[i]]
+    measured = {inside[i].label for i in wanted if not inside[i].published}
+    wanted = [i for i in wanted if not (inside[i].published and inside[i].label in measured)]
+    if labels == "auto" and chosen == "front":
+        remarks.append(f"{len(inside)} points: labels only on the front")
+    remarks += _write_labels(axes, inside, at, areas, wanted, corners, ink, back)
+    if sized and any(p.size is None for p in inside):
+        remarks.append("drawn smallest where the size is not known")
+    return figure, remarks
+
+
+def _fronts(
+    axes: Axes, points: Sequence[Point], at: Array, x: Axis, y: Axis, ink: str | None
+) -> tuple[Array, list[Array]]:
+    """Which points are on the front of their kind, and the corners of the fronts, drawn in `ink` (None: not drawn)."""
+    on_front = np.zeros(len(points), bool)
     corners = []
     for published in (False, True):
-        rows = np.array([i for i, p in enumerate(inside) if p.published == published], np.intp)
+        rows = np.array([i for i, p in enumerate(points) if p.published == published], np.intp)
         if not len(rows):
             continue
         higher = (x.higher_is_better is True, y.higher_is_better is not False)
         members = rows[pareto_front(at[rows, 0], at[rows, 1], *higher)]
         on_front[members] = True
-        if front and len(members) > 1:
+        if ink is not None and len(members) > 1:
             corners.append(_draw_front(axes, at[members], higher[0], published, ink))
-    back = "#16181d" if dark else "#ffffff"
-    measured_last = np.lexsort((-areas, np.array([not p.published for p in inside])))
-    for i in measured_last:  # a ring round the disc where both are known
-        p, colour = inside[i], colours[inside[i].family]
+    return on_front, corners
+
+
+def _draw_points(
+    axes: Axes, points: Sequence[Point], at: Array, areas: Array, colours: Mapping[str, str], back: str
+) -> None:
+    """The markers, those of measured points last: a ring round the disc where both are known."""
+    for i in np.lexsort((-areas, np.array([not p.published for p in points]))):
+        p, colour = points[i], colours[points[i].family]
         axes.scatter(
             at[i, 0],
             at[i, 1],
@@ -157,17 +184,18 @@ def accuracy_cost(
             linewidths=1.3 if p.published else 0.7,
             zorder=3,
         )
-    _legend(axes, inside, colours, size, front, ink)
-    chosen = labels if labels != "auto" else "all" if len(inside) <= _AUTO_LABELS else "front"
-    wanted = [] if chosen == "none" else [i for i in range(len(inside)) if chosen == "all" or on_front[i]]
-    measured = {inside[i].label for i in wanted if not inside[i].published}
-    wanted = [i for i in wanted if not (inside[i].published and inside[i].label in measured)]
-    if labels == "auto" and chosen == "front":
-        remarks.append(f"{len(inside)} points: labels only on the front")
-    remarks += _write_labels(axes, inside, at, areas, wanted, corners, ink, back)
-    if any(p.size is None for p in inside) and any(p.size is not None for p in inside):
-        remarks.append("drawn smallest where the size is not known")
-    return figure, remarks
+
+
+def places(figure: Figure, points: Sequence[Point], x: Axis, y: Axis) -> list[tuple[float, float]]:
+    """Where points lie in a figure of `accuracy_cost`: shares of its width from the left and height from the top.
+
+    Args:
+        points: those that were drawn, or some of them.
+    """
+    figure.draw_without_rendering()  # settles the layout
+    at = figure.axes[0].transData.transform([(p.x / x.scale, p.y / y.scale) for p in points])
+    shares = figure.transFigure.inverted().transform(at)
+    return [(float(left), 1 - float(bottom)) for left, bottom in shares]
 
 
 def to_bytes(figure: Figure, format: str, dpi: int = 300, outlines: bool = True) -> bytes:
@@ -207,13 +235,16 @@ def _filling(cut: str) -> float:
     return _FILLING[MARKERS.get(cut, "P")]
 
 
+def _sizes_tell(points: Sequence[Point]) -> bool:
+    """Whether the third quantity differs enough to be seen as sizes."""
+    known = [p.size for p in points if p.size]
+    return bool(known) and max(known) >= _SIZES_TELL * min(known)
+
+
 def _areas(points: Sequence[Point]) -> Array:
     """Marker areas in square points, in proportion to the third quantity."""
-    known = [p.size for p in points if p.size]
-    if not known:
-        return np.full(len(points), _PLAIN_AREA_PT2)
-    smallest, largest = _AREA_PT2
-    return np.array([max(smallest, largest * (p.size or 0) / max(known)) for p in points])
+    largest = max(p.size or 0 for p in points)
+    return np.array([max(_AREA_PT2[0], _AREA_PT2[1] * (p.size or 0) / largest) for p in points])
 
 
 def _style(
@@ -229,6 +260,7 @@ def _style(
     axes.patch.set_alpha(0.0)
     costs = np.array([p.x / x.scale for p in points])
     scores = np.array([p.y / y.scale for p in points])
+    few = len(points) <= _FEW
     if costs.min() > 0 and costs.max() / costs.min() > 6:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=30))
@@ -236,14 +268,16 @@ def _style(
         axes.xaxis.set_minor_locator(NullLocator())
         span = np.log(costs.max() / costs.min())
         axes.set_xlim(costs.min() / np.exp(0.09 * span), costs.max() * np.exp(0.2 * span))
+    elif few and costs.min() >= 0:
+        axes.set_xlim(0, 1.25 * costs.max() or 1.0)
     else:
         span = np.ptp(costs) or abs(costs[0]) or 1.0
         axes.set_xlim(costs.min() - 0.09 * span, costs.max() + 0.2 * span)
     span = np.ptp(scores) or 1.0
+    least = 0.1 * np.abs(scores).max() if few else 0.0  # of the axis; a tenth of the score
+    room = max(0.1 * span, (least - span) / 2)
     low, high = y_range
-    axes.set_ylim(
-        scores.min() - 0.1 * span if low is None else low, scores.max() + 0.1 * span if high is None else high
-    )
+    axes.set_ylim(scores.min() - room if low is None else low, scores.max() + room if high is None else high)
     words = {True: ", higher is better", False: ", lower is better", None: ""}
     axes.set_xlabel(x.title, color=ink, fontsize=9)
     axes.set_ylabel(y.title + (words[y.higher_is_better] if y.higher_is_better is False else ""), color=ink, fontsize=9)
@@ -311,8 +345,9 @@ def _legend(
             )
     if size is not None and any(p.size for p in points):
         head(size.title)
-        largest = max(p.size or 0 for p in points) / size.scale
-        for value in _round_sizes(largest):
+        known = [p.size / size.scale for p in points if p.size]
+        largest = max(known)
+        for value in _round_sizes(min(known), largest):
             mark(f"{value:g}", area=_AREA_PT2[1] * value / largest, hollow=True)
     column = VPacker(children=rows, pad=0, sep=3.5, align="left")
     axes.add_artist(
@@ -327,11 +362,11 @@ def _legend(
     )
 
 
-def _round_sizes(largest: float) -> list[float]:
-    """Three round numbers for the legend, the last of them the largest cut to one digit."""
+def _round_sizes(smallest: float, largest: float) -> list[float]:
+    """Up to three round numbers for the legend, the last of them the largest cut to one digit."""
     step = 10.0 ** np.floor(np.log10(largest))
     top = float(np.floor(largest / step) * step)
-    return [top / 10, top / 2, top]
+    return [value for value in (top / 10, top / 2, top) if value >= smallest / 2]
 
 
 def _write_labels(

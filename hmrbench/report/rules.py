@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hmrbench.evaluation.protocols import OWN
-from hmrbench.report.tables import View
+from hmrbench.report.views import View
 
 _NUMBERS = ("MPJPE", "PA-MPJPE", "PVE")
 _SAID = {

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from hmrbench import environment
 from hmrbench.errors import DataError, HmrbenchError
-from hmrbench.files import plain, read_arrays, write_arrays, write_json
+from hmrbench.files import plain, read_arrays, read_json, write_arrays, write_json
 from hmrbench.records import Array, EvalResult, Prediction, ProfileResult, whole_row
 
 _log = logging.getLogger(__name__)
@@ -158,8 +158,8 @@ def load_run(path: Path) -> Run:
     Raises:
         DataError: missing, not a run, or written by a newer version.
     """
+    content = read_json(path, "run")
     try:
-        content = json.loads(path.read_bytes())
         if content["schema"] > SCHEMA:
             raise DataError(
                 f"{path}: written by a newer hmrbench (schema {content['schema']}, this one reads {SCHEMA})"
@@ -167,13 +167,11 @@ def load_run(path: Path) -> Run:
         kind, key, created = (_text(content[name], name) for name in ("kind", "key", "created"))
         environment = content.get("environment")
         return Run(path, kind, key, created, _row(kind, content["row"]), environment if _is_map(environment) else {})
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such run") from None
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, ("row", *first["loc"])))
         raise DataError(f"{path}: not a run of hmrbench ({where}: {first['msg']})") from e
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise DataError(f"{path}: not a run of hmrbench ({e!r})") from e
 
 

@@ -24,7 +24,7 @@ from pycocotools.coco import COCO
 from hmrbench.codecs import Codec
 from hmrbench.data.crop import crops_of, warp
 from hmrbench.data.images import check_size, read_image
-from hmrbench.errors import DataError
+from hmrbench.errors import DataError, blamed_on
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import ModelCard
 from hmrbench.skeletons import COCO17, HMR44
@@ -114,7 +114,8 @@ def pose_example(
     order = COCO17.flip_order if view.mirrored else None
     points = turn_keypoints(keypoints_px, matrix, order)
     seen = visible if order is None else visible[order]
-    target, weight = codec.encode(points[None], seen[None], card.input)
+    with blamed_on(f"{card.where}: codec '{codec.name}'"):
+        target, weight = codec.encode(points[None], seen[None], card.input)
     return {**look(image, view, matrix, card), "target": target[0], "weight": weight[0]}
 
 

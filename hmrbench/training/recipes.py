@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hmrbench.errors import UsageError, unknown_name
-from hmrbench.schema import ModelCard, read_yaml, share_dir, validate
+from hmrbench.schema import ModelCard, Pixels, kind_of, read_yaml, share_dir, validate
 
 DEFAULTS = {"hpe": "vitpose", "hmr": "hmr2"}
 
@@ -109,12 +109,12 @@ class Recipe(_Frozen):
     name: str
     task: Literal["hpe", "hmr"]
     title: str = ""
-    epochs: float | None = None
-    steps: int | None = None
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    steps: int | None = Field(default=None, gt=0)
     batch_size: int = Field(gt=0)
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     init: str = "random"
-    input: tuple[int, int] | None = None
+    input: tuple[Pixels, Pixels] | None = None
     drop_path: float = 0.0
     frozen_stages: int = Field(default=0, ge=0)
     clip: float = 0.0
@@ -124,7 +124,7 @@ class Recipe(_Frozen):
     augment: Augment = Augment()
     loss: Loss = Loss()
     best: str = "AP"
-    validate_every: float = 1.0  # epochs
+    validate_every: float = Field(default=1.0, gt=0)  # epochs
     save_minutes: float = 10.0
     log_every: int = Field(default=50, gt=0)  # steps
     sources: tuple[str, ...] = ()
@@ -149,10 +149,16 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     """
     path = _find(str(name or DEFAULTS[card.task]))
     content = dict(read_yaml(path))
-    if "extends" in content:
-        content = _merge(read_yaml(_find(str(content.pop("extends")))), content)
+    base = content.pop("extends", None)
+    if base is not None and not isinstance(base, str):
+        raise UsageError(f"{path}: 'extends' must be a recipe's name or file, not {kind_of(base)}")
+    if base is not None:
+        content = _merge(read_yaml(_find(base)), content)
     sizes = content.pop("sizes", None) or {}
-    fields = _merge(content, sizes.get(card.size) or {})
+    own = sizes.get(card.size) or {} if isinstance(sizes, Mapping) else None
+    if not isinstance(own, Mapping):
+        raise UsageError(f"{path}: 'sizes' must map size letters to fields that replace the recipe's")
+    fields = _merge(content, own)
     given = {k: v for k, v in overrides.items() if v is not None}
     if "lr" in given:
         fields = _merge(fields, {"optimizer": {"lr": given.pop("lr")}})
@@ -164,7 +170,7 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
 
 
 def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    if name.endswith((".yaml", ".yml")) or "/" in name or Path(name).is_file():
         return Path(name)
     known = {p.stem.lower(): p for p in recipe_dir().glob("*.yaml")}
     if name.lower() not in known:
@@ -185,13 +191,17 @@ def _set_length(fields: dict[str, Any], given: Mapping[str, Any], path: Path) ->
     if given.get("epochs") and given.get("steps"):
         raise UsageError("give --epochs or --steps, not both")
     whole = fields.get("epochs") or fields.get("steps")
-    schedule = dict(fields.get("schedule") or {})
-    if schedule.get("milestones"):
-        if not whole:
-            raise UsageError(f"{path}: milestones need a length, 'epochs' or 'steps'")
-        schedule["milestones"] = [m / whole for m in schedule["milestones"]]
-        fields["schedule"] = schedule
+    schedule = fields.get("schedule")
+    milestones = schedule.get("milestones") if isinstance(schedule, Mapping) else None
+    if milestones and not whole:
+        raise UsageError(f"{path}: milestones need a length, 'epochs' or 'steps'")
+    if isinstance(milestones, list) and all(map(_is_number, [whole, *milestones])):  # else validation finds the fault
+        fields["schedule"] = {**(schedule or {}), "milestones": [m / whole for m in milestones]}
     if given.get("epochs") or given.get("steps"):
         fields["epochs"] = fields["steps"] = None
     elif not whole:
         raise UsageError(f"{path}: a recipe needs a length, 'epochs' or 'steps'")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

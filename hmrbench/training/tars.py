@@ -26,14 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from hmrbench.data import Check
+from hmrbench.data.images import decode_image
 from hmrbench.errors import DataError, UsageError
+from hmrbench.fetch.archives import StrictTarInfo
 from hmrbench.fetch.fetch import cache_dir
-from hmrbench.files import arrays_of, read_arrays, write_arrays
+from hmrbench.files import arrays_of, opened, read_arrays, write_arrays
 from hmrbench.files.unpickle import read_data
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array, Dataset, Sample
@@ -107,7 +108,7 @@ def examples(
             row = int(rng.integers(len(indexes[part])))
         shard, image_at, image_size, people_at, people_size, number = map(int, indexes[part][row])
         path = shards[part][shard]
-        image = _decode(_slice(path, image_at, image_size), f"{path} at {image_at}")
+        image = decode_image(_slice(path, image_at, image_size), f"{path} at {image_at}")
         data = clean(_people(_slice(path, people_at, people_size), f"{path} at {people_at}")[number], filters)
         sample, truth = as_truth(data, path)
         return mesh_example(image, sample, truth, rng, card, recipe.augment, recipe.loss.unused_joints_3d)
@@ -197,7 +198,7 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """Keys of a tar with the offset and size of each of their files; the files of a key stand together."""
     current, parts = "", dict[str, tuple[int, int]]()
     try:
-        with tarfile.open(path, "r:") as tar:
+        with opened(path, "tar") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=StrictTarInfo) as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -220,22 +221,12 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
 
 
 def _slice(path: Path, at: int, size: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(at)
-            content = file.read(size)
-    except OSError as e:
-        raise DataError(f"{path}: not readable ({e.strerror})") from e
+    with opened(path, "tar") as file:
+        file.seek(at)
+        content = file.read(size)
     if len(content) != size:
         raise DataError(f"{path}: ends in the middle of a file, it is truncated")
     return content
-
-
-def _decode(content: bytes, source: str) -> Array:
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if image is None:
-        raise DataError(f"{source}: corrupt image, it cannot be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 # --------------------------------------------------------------------------- people

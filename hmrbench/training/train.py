@@ -13,7 +13,7 @@ import torch
 
 from hmrbench import data, distributed, evaluation, zoo
 from hmrbench.device import pick_device
-from hmrbench.errors import UsageError
+from hmrbench.errors import UsageError, blamed_on
 from hmrbench.records import Array
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
@@ -164,7 +164,9 @@ def _open_examples(
     if hasattr(reader, "examples"):
         if cache:
             raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
-        own, sha256 = reader.examples(spec, data.find_folder(spec, data_root), card, recipe, limit)
+        folder = data.find_folder(spec, data_root)
+        with blamed_on(f"{spec.name}: reader '{spec.reader}'"):
+            own, sha256 = reader.examples(spec, folder, card, recipe, limit)
         return own, sha256, None
     boxes = "gt" if "gt" in spec.boxes else None
     dataset = data.open_dataset(spec, data_root, boxes, limit)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hmrbench import checkpoints, distributed, environment, evaluation, files
 from hmrbench.device import Normalize, device_name
-from hmrbench.errors import HmrbenchError, Stopped, UsageError
+from hmrbench.errors import HmrbenchError, Stopped, UsageError, blamed_on
 from hmrbench.records import Array
 from hmrbench.training import checkpoint, start
 from hmrbench.training.engine import caught_signals, make_engine
@@ -52,15 +52,16 @@ class Trainer:
         self.job, self.recipe, self.out, self.progress, self.half = job, job.recipe, out, progress, half
         self.first = distributed.is_first()
         self.fabric = make_engine(job.device, job.recipe.dtype)
-        self.net, self.started_from, whole = start.start_net(
-            job.card, self.recipe.init, self.recipe.drop_path, job.seed
-        )
-        if job.body is not None and not whole:
-            start.set_mean_parameters(self.net, job.mean_params)
-        freeze_stages(self.net, self.recipe.frozen_stages)
         self.optimizers: list[Any]
         self.wrapped: Any
-        self.wrapped, *self.optimizers = self.fabric.setup(self.net, *make_optimizers(self.net, self.recipe.optimizer))
+        with blamed_on(job.card.where):
+            started = start.start_net(job.card, self.recipe.init, self.recipe.drop_path, job.seed)
+            self.net, self.started_from, whole = started
+            if job.body is not None and not whole:
+                start.set_mean_parameters(self.net, job.mean_params)
+            freeze_stages(self.net, self.recipe.frozen_stages)
+            optimizers = make_optimizers(self.net, self.recipe.optimizer)
+            self.wrapped, *self.optimizers = self.fabric.setup(self.net, *optimizers)
         self.average = Average(self.net, self.recipe.ema) if self.recipe.ema else None
         self.prior = None
         if job.real_bodies is not None:
@@ -154,7 +155,8 @@ class Trainer:
         set_training(self.net)
         with caught_signals() as interrupted, closing(feed.batches(self.step)) as batches:
             while self.step < job.steps:
-                self.train_step(next(batches))
+                with blamed_on(f"{job.card.where}: step {self.step + 1}"):
+                    self.train_step(next(batches))
                 self.step += 1
                 last = self.step == job.steps
                 self.seconds = before + time.monotonic() - began

@@ -22,6 +22,7 @@ from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
 
 PATCH = 16  # pixels
+MAX_PATCHES = 1 << 16  # 4096 x 4096 pixels; each has a position embedding, which takes memory before anything else does
 
 
 class Attention(nn.Module):
@@ -73,7 +74,7 @@ class ViT(nn.Module):
         drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
 
     Raises:
-        UsageError: `image_size` is not made of multiples of 16.
+        UsageError: `image_size` is not made of multiples of 16, or makes more than `MAX_PATCHES` patches.
     """
 
     strides = (PATCH,)
@@ -87,11 +88,17 @@ class ViT(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if image_size[0] % PATCH or image_size[1] % PATCH:
-            raise UsageError(f"a ViT needs an image size in multiples of {PATCH}, not {image_size}")
+        if len(image_size) != 2 or any(not isinstance(n, int) or n < PATCH or n % PATCH for n in image_size):
+            raise UsageError(
+                f"a ViT needs an image size (height, width) in multiples of {PATCH}, not {image_size!r:.60}"
+            )
         self.widths = (width,)
         self.image_size = (image_size[0], image_size[1])
         patches = (image_size[0] // PATCH) * (image_size[1] // PATCH)
+        if patches > MAX_PATCHES:
+            raise UsageError(
+                f"a ViT for images of {image_size!r:.60} has {patches:,} patches; {MAX_PATCHES:,} is the bound"
+            )
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, width, PATCH, stride=PATCH, padding=2)))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + patches, width))
         self.blocks = nn.ModuleList(Block(width, num_heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))
