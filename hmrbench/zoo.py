@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -241,6 +242,15 @@ def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
     counts = {"params": _count(net)}
     counts |= {f"params_{part}": _count(getattr(net, part, None)) for part in ("encoder", "neck", "head")}
     return {name: number if counts["params"] else None for name, number in counts.items()}
+
+
+def unread_parameters(card: ModelCard, net: nn.Module) -> int:
+    """Parameters that no forward reads, of those that `params` counts: official files and published numbers have them."""
+    record = find_network(card)
+    if record is None or not record.layout.never_read:
+        return 0
+    pattern = re.compile(record.layout.never_read)
+    return sum(p.numel() for name, p in net.named_parameters() if pattern.search(name))
 
 
 def _count(module: Any) -> int:

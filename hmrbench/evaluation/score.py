@@ -216,13 +216,13 @@ def _measurable(path: Path, one: Prediction, spec: DatasetSpec) -> tuple[Dataset
     Raises:
         DataError: it suffices for none.
     """
-    lacks = {"pck": [] if one.keypoints_px.size else ["keypoints_px"]}
-    lacks["mpjpe"] = [] if one.joints_m is not None else ["joints_m or vertices_m"]
-    left = tuple(name for name in spec.metrics if not lacks.get(name))
+    lacks = {} if one.keypoints_px.size else {"pck": "keypoints_px"}
+    if one.joints_m is None and (spec.options.get("protocol") == "all" or not one.keypoints_px.size):
+        lacks["mpjpe"] = "joints_m or vertices_m"
+    left = tuple(name for name in spec.metrics if name not in lacks)
     if not left:
-        names = [what for name in spec.metrics for what in lacks.get(name, ())]
-        raise DataError(f"{path}: file of predictions lacks {', '.join(names)}")
-    remarks = [f"no {name}: the file lacks {lacks[name][0]}" for name in spec.metrics if lacks.get(name)]
+        raise DataError(f"{path}: file of predictions lacks {', '.join(lacks[name] for name in spec.metrics)}")
+    remarks = [f"no {name}: the file lacks {lacks[name]}" for name in spec.metrics if name in lacks]
     return spec.model_copy(update={"metrics": left}), remarks
 
 

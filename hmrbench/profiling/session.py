@@ -113,12 +113,15 @@ class Session:
         if self.card is not None and backend is not None:  # whose work PyTorch does not see
             return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
         net, costs = self._counted_net()
+        parameters: dict[str, Any] = zoo.parameters_by_part(net)
+        if self.card is not None and (unread := zoo.unread_parameters(self.card, net)):
+            parameters["params_unread"] = unread
         if isinstance(costs, Exception):
-            return {**zoo.parameters_by_part(net), "count_error": said(costs), "backend": None}
+            return {**parameters, "count_error": said(costs), "backend": None}
         scans = "selective_scan" in costs.by_operator
         modules = {name: list(both) for name, both in costs.by_module.items()}
         return {
-            **zoo.parameters_by_part(net),
+            **parameters,
             "macs": costs.macs,
             "flops": 2 * costs.macs,
             "activations": costs.activations,
