@@ -100,17 +100,44 @@ def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, 
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[Array]] = {}
     for start in range(0, resamples, _CHUNK):
-        counts = rng.multinomial(count_a, np.full(count_a, 1 / count_a), size=min(_CHUNK, resamples - start))
+        counts = _drawn(rng, count_a, min(_CHUNK, resamples - start))
         first, second = score_a(counts), score_b(counts)
         for name in first.keys() & second.keys():
             drawn.setdefault(name, []).append(second[name] - first[name])
-    tail = 100 * (1 - confidence) / 2
     found = []
     for name, value in a.row["metrics"].items():
         if name in b.row["metrics"]:
-            ends = np.nanpercentile(np.concatenate(drawn[name]), [tail, 100 - tail]) if name in drawn else None
+            ends = np.nanpercentile(np.concatenate(drawn[name]), _tails(confidence)) if name in drawn else None
             found.append(_difference(name, value, b.row["metrics"][name], ends))
     return found
+
+
+def intervals(
+    run: Run, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """The bootstrap interval of each score of one run, as far as what lies beside it gives them; see `compare`.
+
+    Raises:
+        DataError: the arrays beside the run are missing.
+    """
+    count, _, score = _scorer(run)
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[Array]] = {}
+    for start in range(0, resamples, _CHUNK):
+        for name, values in score(_drawn(rng, count, min(_CHUNK, resamples - start))).items():
+            drawn.setdefault(name, []).append(values)
+    ends = {name: np.nanpercentile(np.concatenate(found), _tails(confidence)) for name, found in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def _drawn(rng: np.random.Generator, count: int, resamples: int) -> Array:
+    """How often each of `count` things is drawn (resamples, count)."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
+def _tails(confidence: float) -> list[float]:
+    tail = 100 * (1 - confidence) / 2
+    return [tail, 100 - tail]
 
 
 def _difference(name: str, a: float, b: float, ends: Array | None) -> Difference:

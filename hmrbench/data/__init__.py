@@ -110,6 +110,18 @@ def open_dataset(
     return dataset
 
 
+def lacking(spec: DatasetSpec, dataset: Dataset) -> str:
+    """How much of the standard set is not in an opened one, in words; empty where it is whole or nobody knows."""
+    images = getattr(dataset.truth, "imgs", None)  # of a truth in COCO's form
+    found = {"images": None if images is None else len(images)}
+    found |= {"people": len(dataset.samples) if "people" in spec.counts else None}
+    found |= {"boxes": len(dataset.samples) if dataset.boxes == "det" else None}
+    for unit, number in found.items():
+        if number is not None and spec.counts.get(unit, number) != number:
+            return f"the data here have {number:,} of the {spec.counts[unit]:,} {unit}"
+    return ""
+
+
 def open_truth(spec: DatasetSpec, data_root: Path | None, boxes: str | None = None) -> Dataset:
     """What scoring predictions out of a file needs: no picture is looked at, and where the predictions say themselves
     which image they are for, no boxes either, and there are no samples.
