@@ -54,7 +54,7 @@ def made_body(shift: float = 0.0) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with a made SMPL and mesh assets, and a data set of three people in two pictures, the truth that body's."""
+    """A cache with a made SMPL and mesh assets, and a data set of three people in two pictures: that body's truth."""
     root = tmp_path_factory.mktemp("home")
     bodies = root / "cache" / "bodies"
     install_body(made_body(), bodies)

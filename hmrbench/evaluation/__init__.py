@@ -3,7 +3,7 @@
 from hmrbench.evaluation.job import EvaluationSettings, Job, card_and_spec, prepare, prepare_pictures
 from hmrbench.evaluation.loop import predict
 from hmrbench.evaluation.outputs import try_outputs, write_predictions
-from hmrbench.evaluation.protocols import body_of, with_protocol
+from hmrbench.evaluation.protocols import body_of, rule_of, with_protocol
 from hmrbench.evaluation.rows import evaluate, run
 from hmrbench.evaluation.score import measure, score_file
 from hmrbench.evaluation.unfinished import predict_all
@@ -19,6 +19,7 @@ __all__ = [
     "predict_all",
     "prepare",
     "prepare_pictures",
+    "rule_of",
     "run",
     "score_file",
     "try_outputs",

@@ -42,6 +42,12 @@ def with_protocol(spec: DatasetSpec, protocol: str | None) -> DatasetSpec:
     )
 
 
+def rule_of(metric: str) -> str | None:
+    """The rule that a score is named after, such as `metro` of `MPJPE@metro`; None for 4D-Humans' own."""
+    name = metric.rpartition("@")[2]
+    return name if name in RULES else None
+
+
 def rules_of(spec: DatasetSpec) -> list[Rule]:
     """The rules of other families among a data set's metrics."""
     return [RULES[name] for name in spec.metrics if name in RULES]
