@@ -245,7 +245,8 @@ def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
 
 
 def unread_parameters(card: ModelCard, net: nn.Module) -> int:
-    """Parameters that no forward reads, of those that `params` counts: official files and published numbers have them."""
+    """Of the parameters that `params` counts, those that no forward reads: official files and published numbers have
+    them."""
     record = find_network(card)
     if record is None or not record.layout.never_read:
         return 0

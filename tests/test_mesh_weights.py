@@ -40,8 +40,9 @@ def load(name: str, state: dict[str, torch.Tensor]) -> checkpoints.LoadReport:
     with (
         torch.device("meta"),
         pytest.MonkeyPatch.context() as patch,
-        warnings.catch_warnings(action="ignore"),
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore")
         patch.setattr(checkpoints, "cannot_be_meant", lambda *_: "")
         return checkpoints.load_network(zoo.build_net(load_card(name)), state, "file.bin", NETS[name].layout)
 

@@ -80,7 +80,9 @@ class Rule:
 
 def metric_of(rule: Rule) -> Metric:
     """A rule as a metric."""
-    measures = tuple(Measure(f"{name}@{rule.name}", "mm", False, shown=False, change_shown=False) for name in NAMES)
+    measures = tuple(
+        Measure(f"{name}@{rule.name}", "mm", False, shown=name != "PVE", change_shown=False) for name in NAMES
+    )
     return Metric(rule.name, "mm", False, partial(_compute, rule, measures), measures=measures)
 
 
