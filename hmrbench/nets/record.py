@@ -116,11 +116,6 @@ def find_records(package: str, name: str) -> Iterator[Any]:
         yield from getattr(importlib.import_module(f"{package}.{module.name}"), name, ())
 
 
-def network_families() -> dict[str, Family]:
-    """The families of the whole networks by name."""
-    return {net.family.name: net.family for net in known_networks().values()}
-
-
 @cache
 def known_networks() -> dict[str, Net]:
     """The whole networks of this package by name."""

@@ -19,7 +19,6 @@ import numpy as np
 
 from hmrbench.errors import DataError, UsageError
 from hmrbench.nets.encoders.record import Family, known_families
-from hmrbench.nets.record import network_families
 from hmrbench.records import Array
 
 if TYPE_CHECKING:
@@ -221,14 +220,9 @@ def to_bytes(figure: Figure, format: str, dpi: int = 300, outlines: bool = True)
     return buffer.getvalue()
 
 
-def _families() -> dict[str, Family]:
-    """Of encoders and of whole networks, by name; encoders first."""
-    return {**known_families(), **{k: v for k, v in network_families().items() if k not in known_families()}}
-
-
 def _family_colours(points: Sequence[Point], dark: bool) -> dict[str, str]:
     """The colour of each family in the points, families with a colour of their own first."""
-    known = _families() | {_OTHERS.name: _OTHERS}
+    known = known_families() | {_OTHERS.name: _OTHERS}
     families = sorted(
         {p.family for p in points}, key=lambda f: (f not in known, list(known).index(f) if f in known else 0, f)
     )
@@ -333,7 +327,7 @@ def _legend(
 
     head("backbone")
     for family, colour in colours.items():
-        mark(_families()[family].title if family in _families() else family, colour=colour)
+        mark(known_families()[family].title if family in known_families() else family, colour=colour)
     cuts = [c for c in MARKERS if any(p.cut == c for p in points)]
     if cuts != [""]:
         head("stages kept")

@@ -178,7 +178,7 @@ def _record(size: str, backbone: str, parameters: bool = False) -> Net:
     )
 
 
-FAMILY = Family("fastmetro", "FastMETRO", ("#C51B7D", "#E9A3C9"))
+FAMILY = Family("fastmetro", "FastMETRO")
 NETWORKS = (
     *(_record(size, backbone) for size in DEPTHS for backbone in ("r50", "h64")),
     _record("l", "h64", parameters=True),

@@ -61,7 +61,7 @@ def official_layout() -> OfficialLayout:
     return OfficialLayout(graph + HRNET_RENAMES + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}")
 
 
-FAMILY = Family("graphormer", "Mesh Graphormer", ("#01665E", "#5AB4AC"))
+FAMILY = Family("graphormer", "Mesh Graphormer")
 NETWORKS = (
     Net(
         name="graphormer-h64",

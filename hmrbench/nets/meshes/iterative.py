@@ -131,7 +131,7 @@ def cliff_layout() -> OfficialLayout:
     return OfficialLayout(TO_HEAD, wrapper="model", name="cliff")
 
 
-SPIN, CLIFF = Family("spin", "SPIN", ("#7F7F7F", "#BDBDBD")), Family("cliff", "CLIFF", ("#B2182B", "#EF8A62"))
+SPIN, CLIFF = Family("spin", "SPIN"), Family("cliff", "CLIFF")
 NETWORKS = (
     Net("spin-r50", partial(spin, "r50"), SPIN, (SPIN_SIZE,), ResNet50.widths, "mesh", layout=spin_layout()),
     Net("cliff-r50", partial(cliff, "r50"), CLIFF, (CLIFF_SIZE,), ResNet50.widths, "mesh", layout=cliff_layout()),

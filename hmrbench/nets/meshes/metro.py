@@ -116,7 +116,7 @@ def official_layout(backbone: str) -> OfficialLayout:
     return OfficialLayout(renames + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}", name="metro")
 
 
-FAMILY = Family("metro", "METRO", ("#8C510A", "#D8B365"))
+FAMILY = Family("metro", "METRO")
 NETWORKS = tuple(
     Net(
         name=f"metro-{backbone}",

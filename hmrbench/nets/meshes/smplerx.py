@@ -303,7 +303,7 @@ def official_layout() -> OfficialLayout:
     return OfficialLayout(older + TO_HEAD, unused=r"^smplx_layer\.", wrapper="network", name="smplerx")
 
 
-FAMILY = Family("smplerx", "SMPLer-X", ("#2166AC", "#92C5DE"))
+FAMILY = Family("smplerx", "SMPLer-X")
 NETWORKS = tuple(
     Net(
         name=f"smplerx-{size}",

@@ -166,7 +166,7 @@ def official_layout(backbone: str) -> OfficialLayout:
     return OfficialLayout(renames + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}", name="tore")
 
 
-FAMILY = Family("tore", "TORE", ("#542788", "#998EC3"))
+FAMILY = Family("tore", "TORE")
 NETWORKS = (
     *(
         Net(
