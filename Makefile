@@ -3,17 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-oldest commands-oldest check bench format clean
+.PHONY: setup demo docs test test-oldest commands-oldest check bench format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
 $(VENV)/installed: pyproject.toml synth/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable synth
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' --editable synth
 	@touch $@
 
 demo: setup  ## the main job, on pictures made on the spot
 	$(BIN)/python -m hmrbench demo
+
+docs: setup  ## the pages, into build/docs; nothing is loaded from a network
+	$(BIN)/mkdocs build --strict
 
 test: setup  ## the gates on this project's own costs and demo accuracies, then all tests
 	$(BIN)/python -m hmrbench check --baseline baselines/costs.json --costs

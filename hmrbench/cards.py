@@ -24,7 +24,7 @@ from hmrbench.schema import (
 )
 
 
-def load_cards(models_dirs: Sequence[Path] = ()) -> dict[str, ModelCard]:
+def load_cards(models_dirs: Sequence[str | Path] = ()) -> dict[str, ModelCard]:
     """All cards by name: our own, then those of `models_dirs`, in the order of their files.
 
     Args:
@@ -54,9 +54,9 @@ def load_cards(models_dirs: Sequence[Path] = ()) -> dict[str, ModelCard]:
     return cards
 
 
-def _models_folder(given: Path) -> Path:
+def _models_folder(named: str | Path) -> Path:
     """The folder of cards that a path, or the name of an installed package, stands for."""
-    name = str(given)
+    given, name = Path(named), str(named)
     if not given.is_dir() and all(part.isidentifier() for part in name.split(".")):
         try:
             found = importlib.util.find_spec(name)
@@ -96,7 +96,7 @@ def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Sour
         if isinstance(own, Mapping):
             size = {**(defaults or {}), **own}.get("size")
             of_size = (sizes or {}).get(size) if isinstance(size, str) else None
-            own = {"family": family, **(defaults or {}), **(of_size or {}), **own}
+            own = {**({} if family is None else {"family": family}), **(defaults or {}), **(of_size or {}), **own}
         entries[name] = own
     cards, wrong_cards = validate_all(ModelCard, entries)
     stated = {name: {"sources": given} for name, given in (encoders or {}).items()}
@@ -130,7 +130,7 @@ def find_cards(names: Sequence[str], cards: Mapping[str, ModelCard]) -> list[Mod
     return list(found.values())
 
 
-def load_card(name: str, models_dirs: Sequence[Path] = ()) -> ModelCard:
+def load_card(name: str, models_dirs: Sequence[str | Path] = ()) -> ModelCard:
     """One card by its name or the paper's spelling."""
     cards = find_cards([name], load_cards(models_dirs))
     if len(cards) > 1:

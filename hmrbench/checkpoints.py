@@ -9,8 +9,9 @@ timm, GroupMixFormer, VMamba and 4D-Humans; the shapes are those of the files th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from hmrbench.errors import DataError, WeightsError
 from hmrbench.files import describe_content, in_place_of, opened
 from hmrbench.files.torch_files import Odd, Stored, as_tensor, read_torch
-from hmrbench.nets.record import OfficialLayout
+from hmrbench.nets.encoders.record import known_families
+from hmrbench.nets.encoders.vit import from_mmpretrain
+from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout
 
-# A stage of a hierarchical encoder: a cut leaves later ones out.
-_STAGE = re.compile(r"^(encoder\.)?(layers|patch_embed_layers|groupmixformer_backbone)\.\d+\.")
 # A repeated block: a file with more of them is of a deeper network, whatever the shapes say.
 _BLOCK = re.compile(r"(^|\.)(blocks|layers|gma_stage)\.\d+\.")
 
@@ -184,7 +185,7 @@ def _can_be_placed(state: dict[str, Any]) -> bool:
 
 def _known(state: Mapping[str, Any]) -> bool:
     """Whether the keys are of a known layout."""
-    return any(layout.fits(state) for layout in _LAYOUTS)
+    return any(layout.fits(state) for layout in _layouts())
 
 
 # --------------------------------------------------------------------------- layouts
@@ -193,40 +194,6 @@ def _known(state: Mapping[str, Any]) -> bool:
 def _drop(state: dict[str, Tensor], pattern: str) -> tuple[dict[str, Tensor], list[str]]:
     gone = [k for k in state if re.match(pattern, k)]
     return {k: v for k, v in state.items() if k not in set(gone)}, gone
-
-
-def _swin_microsoft(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Microsoft puts a stage's downsample at its end, timm at the start of the next one."""
-    return {
-        re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", k): v
-        for k, v in state.items()
-    }
-
-
-def _mmpretrain_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """mmpretrain's VisionTransformer (mmpose 1.x) -> ViTPose's names.
-
-    It has no class position: entry 0 of ours, which is added to every patch, becomes zero.
-    """
-    names = (
-        (r"^patch_embed\.projection\.", "patch_embed.proj."),
-        (r"^ln1\.", "last_norm."),
-        (r"^layers\.(\d+)\.ln(\d)\.", r"blocks.\1.norm\2."),
-        (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
-        (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
-        (r"^layers\.(\d+)\.", r"blocks.\1."),
-    )
-    out: dict[str, Tensor] = {}
-    for key, value in state.items():
-        for pattern, new in names:
-            key, hits = re.subn(pattern, new, key)
-            if hits:
-                break
-        out[key] = value
-    pos = out["pos_embed"]
-    if pos.shape[1] % 2 == 0:  # 16 x 12 patches without a class position
-        out["pos_embed"] = torch.cat([torch.zeros_like(pos[:, :1]), pos], dim=1)
-    return out
 
 
 def _network_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -243,61 +210,47 @@ def _network_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _mmpose1(state: dict[str, Tensor]) -> dict[str, Tensor]:
     backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     rest = {k: v for k, v in state.items() if not k.startswith("backbone.")}
-    return {**{f"encoder.{k}": v for k, v in _mmpretrain_vit(backbone).items()}, **_network_prefixes(rest)}
+    return {**{f"encoder.{k}": v for k, v in from_mmpretrain(backbone).items()}, **_network_prefixes(rest)}
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """A way to name weights. `classifier` matches keys that only ImageNet classification needs."""
-
-    name: str
-    whole: bool  # a whole network with its head, or an encoder alone
-    marks: tuple[str, ...]  # keys that must be there (regular expressions)
-    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    classifier: str = r"(?!)"
-    optional: str = r"(?!)"  # keys of ours that the layout lacks: they keep their initial value
-
-    def fits(self, keys: Iterable[str]) -> bool:
-        """Whether the marks are all there."""
-        names = list(keys)
-        return all(any(re.match(mark, key) for key in names) for mark in self.marks)
-
-
-def _same(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state
-
-
-_LAYOUTS = (
-    _Layout("hmrbench", True, (r"encoder\.", r"head\."), _same),
-    _Layout("hmr2", True, (r"backbone\.", r"smpl_head\."), _network_prefixes, r"(smpl|discriminator)\."),
-    _Layout("mmpose-1.x", True, (r"backbone\.layers\.0\.ln1", r"head\."), _mmpose1),
-    _Layout("vitpose", True, (r"backbone\.", r"keypoint_head\."), _network_prefixes, r"associate_keypoint_heads\."),
-    _Layout(
-        "swin-microsoft", False, (r"layers\.0\.downsample\.reduction", r"patch_embed\.proj\."), _swin_microsoft,
-        r"(norm|head)\.",
+# Of whole networks. Those of encoders alone stand with the encoders.
+_OWN = WeightsLayout("hmrbench", (r"encoder\.", r"head\."), whole=True)
+_WHOLE = (
+    _OWN,
+    WeightsLayout("hmr2", (r"backbone\.", r"smpl_head\."), _network_prefixes, r"(smpl|discriminator)\.", whole=True),
+    WeightsLayout("mmpose-1.x", (r"backbone\.layers\.0\.ln1", r"head\."), _mmpose1, whole=True),
+    WeightsLayout(
+        "vitpose", (r"backbone\.", r"keypoint_head\."), _network_prefixes, r"associate_keypoint_heads\.", whole=True
     ),
-    _Layout("swin-timm", False, (r"layers\.1\.downsample\.reduction", r"patch_embed\.proj\."), _same, r"(norm|head)\."),
-    _Layout("groupmixformer", False, (r"conv_stem\.", r"groupmixformer_backbone\."), _same, r"(norm4|head)\."),
-    _Layout("vmamba", False, (r"patch_embed\.0\.", r"layers\.0\.blocks\.0\.op\."), _same, r"(classifier|outnorm\d)\."),
-    _Layout("mmpretrain-vit", False, (r"layers\.0\.ln1\.", r"pos_embed"), _mmpretrain_vit, r"cls_token|head\."),
-    _Layout(
-        "mae", False, (r"cls_token", r"blocks\.0\.attn\.qkv", r"pos_embed"), _same,
-        r"cls_token|mask_token|decoder_|norm\.|fc_norm\.|head\.", optional=r"last_norm\.",
-    ),
-    _Layout("vit", False, (r"blocks\.0\.attn\.qkv", r"pos_embed"), _same, r"head\.", optional=r"last_norm\."),
-)  # fmt: skip
+)
 
 
-def find_layout(state: Mapping[str, Tensor], source: str = "weights") -> _Layout:
+@cache
+def _layouts() -> tuple[WeightsLayout, ...]:
+    return (*_WHOLE, *(layout for family in known_families().values() for layout in family.layouts))
+
+
+@cache
+def _depths() -> tuple[Depth, ...]:
+    return tuple(family.depth for family in known_families().values() if family.depth)
+
+
+def _place(key: str) -> tuple[int, int | None] | None:
+    """Stage and block of a key of whatever encoder, as its record says."""
+    places = (depth.place(key.removeprefix("encoder.")) for depth in _depths())
+    return next((place for place in places if place), None)
+
+
+def find_layout(state: Mapping[str, Tensor], source: str = "weights") -> WeightsLayout:
     """The layout whose marks are all there; `source` names the file in messages.
 
     Raises:
         WeightsError: no known layout; some of the keys are listed.
     """
-    for layout in _LAYOUTS:
+    for layout in _layouts():
         if layout.fits(state):
             return layout
-    some, known = ", ".join(list(state)[:5]), ", ".join(x.name for x in _LAYOUTS)
+    some, known = ", ".join(list(state)[:5]), ", ".join(x.name for x in _layouts())
     raise WeightsError(
         f"{source}: unknown checkpoint layout (keys begin: {some}); known: {known}, or the keys of the network itself"
     )
@@ -340,8 +293,8 @@ def load_network(
         WeightsError: unknown layout; weights of an encoder alone; a key missing or of another shape.
     """
     if (same := as_own(net, state)) is not None:
-        name = "hmrbench" if _LAYOUTS[0].fits(same) else "the network's own"
-        return _load(net, same, _Layout(name, True, (), _same), source, state)
+        name = "hmrbench" if _OWN.fits(same) else "the network's own"
+        return _load(net, same, WeightsLayout(name, whole=True), source, state)
     if official is not None:
         layout = _official(official)
         # A prefix that was taken off as a wrapper's may have been the official layout's own.
@@ -349,7 +302,10 @@ def load_network(
         return _load(
             net, max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys())), layout, source, state
         )
-    layout = find_layout(state, source)
+    try:
+        layout = find_layout(state, source)
+    except WeightsError as e:
+        raise WeightsError(f"{e}. {_how_to_map(net, state)}") from None
     if not layout.whole:
         raise WeightsError(
             f"{source}: these are weights of an encoder alone ({layout.name}), a start for training, "
@@ -358,12 +314,24 @@ def load_network(
     return _load(net, state, layout, source, state)
 
 
-def _official(given: OfficialLayout) -> _Layout:
+def _how_to_map(net: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What keys of the network a file lacks, and how to make it load."""
+    own = [k for k in net.state_dict() if not _COMPUTED.search(k)]
+    missing = [k for k in own if k not in state]
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return (
+        f"Of the network's {len(own)} keys {len(missing)} are missing: {', '.join(missing[:5])}{more}. Save the "
+        "state_dict of the network itself, with its keys as they are, or give the network a method load_weights(path), "
+        "which then reads the file"
+    )
+
+
+def _official(given: OfficialLayout) -> WeightsLayout:
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {ours: v for k, v in state.items() if (ours := given.ours(k)) is not None}
 
     unused, never_read = (f".*(?:{x})" if x else r"(?!)" for x in (given.unused, given.never_read))
-    return _Layout(given.name, True, (), rename, unused, never_read)
+    return WeightsLayout(given.name, (), rename, unused, never_read, whole=True)
 
 
 def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -381,17 +349,17 @@ def load_encoder(encoder: nn.Module, state: dict[str, Tensor], source: str = "we
     """Load an encoder in place from its official file, or from a whole network's; strictly for the stages it has."""
     given, bare = state, _bare_encoder(state)
     if not _known(bare) and (same := as_own(encoder, bare)) is not None:
-        return _load(encoder, same, _Layout("the encoder's own", False, (), _same), source, given)
+        return _load(encoder, same, WeightsLayout("the encoder's own"), source, given)
     layout = find_layout(bare, source)
     if layout.whole:
         part = layout.rename(bare)
         bare = {k.removeprefix("encoder."): v for k, v in part.items() if k.startswith("encoder.")}
-        layout = _Layout(layout.name, False, (), _same)
+        layout = WeightsLayout(layout.name)
     return _load(encoder, bare, layout, source, given)
 
 
 def _load(
-    net: nn.Module, state: dict[str, Tensor], layout: _Layout, source: str, given: Mapping[str, Tensor]
+    net: nn.Module, state: dict[str, Tensor], layout: WeightsLayout, source: str, given: Mapping[str, Tensor]
 ) -> LoadReport:
     state, unused = _drop(state, layout.classifier)
     renamed = {k: v for k, v in layout.rename(state).items() if not _COMPUTED.search(k)}
@@ -414,8 +382,9 @@ def _load(
             raise WeightsError(f"{source}: {key} {reason}: these are not weights of this network")
         ready[key] = found
     rest = [k for k in renamed if k not in own]
-    built = {m[0] for k in own if (m := _STAGE.match(k))}
-    later = [k for k in rest if (m := _STAGE.match(k)) and (m[0] not in built or ".downsample." in k)]
+    built = {place[0] for k in own if (place := _place(k))}
+    # A cut leaves later stages out, and what leads into them.
+    later = [k for k in rest if (place := _place(k)) and (place[0] not in built or (place[0] and place[1] is None))]
     surplus = [k for k in rest if k not in set(later) and _BLOCK.search(k)]
     if missing or misshapen or surplus:
         raise WeightsError(_complaint(source, layout.name, missing, misshapen, surplus))

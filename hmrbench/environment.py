@@ -45,6 +45,14 @@ def commit() -> str | None:
     return head + ("-dirty" if dirty else "")
 
 
+def usable_cpus() -> int:
+    """Processors that this process may use, which can be fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
 def cpu_name() -> str:
     """The processor's model, as the system names it."""
     try:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import difflib
 import signal
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class HmrbenchError(Exception):
@@ -44,9 +46,12 @@ class RegressionError(HmrbenchError):
 
 
 def said(error: BaseException) -> str:
-    """An error in one line, with its kind."""
+    """An error in one line, with its kind, and with its place where that is neither ours nor a library's."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR] if lines else type(error).__name__
+    text = f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR] if lines else type(error).__name__
+    inside = (str(Path(__file__).parent), "site-packages", "<frozen", str(Path(traceback.__file__).parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in inside)]
+    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
 
 
 _LONGEST_ERROR = 400  # characters

@@ -9,6 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hmrbench.skeletons import COCO17, Skeleton
+
 Array = NDArray[Any]
 
 
@@ -18,7 +20,8 @@ class Sample:
 
     `box_xywh_px` is the person's box as the data set gives it, in pixels of the image; `padded` says that it already
     holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes. `image_wh_px` is
-    the size that the data set says the image has, None where it says nothing.
+    the size that the data set says the image has, None where it says nothing. `annotation_id` is the id that the person
+    has in the annotation file (in one of arrays, its place there), None for a box that a detector found.
     """
 
     id: str
@@ -28,14 +31,16 @@ class Sample:
     score: float = 1.0
     padded: bool = False
     image_wh_px: tuple[float, float] | None = None
+    annotation_id: int | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
     """What a reader returns: the samples, and the truth in the form that the data set's metrics expect.
 
-    `total` is the number of samples before a `--limit`: with fewer samples than that it is a part only. `scoring` is
-    what a network's card says of how its people are scored, by the name of the argument of the metric that reads it.
+    `skeleton` are the joints of a pose data set. `total` is the number of samples before a `--limit`: with fewer
+    samples than that it is a part only. `scoring` is what a network's card says of how its people are scored, by the
+    name of the argument of the metric that reads it.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Dataset:
     annotations_sha256: str
     total: int
     scoring: Mapping[str, float] = field(default_factory=dict)
+    skeleton: Skeleton = COCO17
 
     @property
     def partial(self) -> bool:
@@ -134,7 +140,8 @@ class Metric:
 
     `resample` gives the scores of resampled data sets, for confidence intervals, out of a run's `per_sample` arrays and
     of how often each of R resamples takes each sample, (R, N); scores by name, each (R,), none where the arrays are not
-    this metric's. What is drawn are the samples, or the images where the arrays have `image_ids` (N,). A score whose
+    this metric's. What is drawn are the samples, or the images where the arrays have `image_ids` (N,); a metric of
+    another package always gets counts of samples. A score whose
     own name is that of an array (N,) is its mean and needs no function.
     """
 
@@ -147,6 +154,7 @@ class Metric:
     resample: Resample | None = None
 
 
+IMAGE_OF_SAMPLE = "samples.image"  # beside `image_ids`, the place there of each sample's image, (N,)
 ANY_BOXES = "of the file"  # the boxes of a row whose predictions a file gave, however many people it predicts
 
 

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from hmrbench.errors import UsageError, nearest
+from hmrbench.errors import HmrbenchError, UsageError, nearest, said
+from hmrbench.skeletons import COCO17, Skeleton, mirrored
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class _Entry(_Frozen):
+    """A card or a spec: something with a name, read from a file."""
+
+    name: str
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds it, in whose folder the modules may lie that it names; None if of no file."""
+        return self._file
+
+    @property
+    def where(self) -> str:
+        """The name, after the file that holds it where it was read from one: for messages."""
+        return f"{self._file}: '{self.name}'" if self._file else self.name
+
+
+def _with_defaults(fields: Any, source: str, names: Iterable[str]) -> Any:
+    """The fields with what some of them are where nothing is said: the same as another."""
+    if not isinstance(fields, Mapping):
+        return fields
+    given = {key: value for key, value in fields.items() if key not in names or value not in (None, "")}
+    return {**dict.fromkeys(names, fields.get(source)), **given}
+
+
+NOT_STATED = "not stated"
 
 # Sides of a network's input; the bound keeps a mistyped one from taking all memory.
 Pixels = Annotated[int, Field(ge=1, le=8192)]
@@ -124,19 +154,20 @@ class Backend(_Frozen):
     dtypes: tuple[str, ...] = ("fp32",)
 
 
-class ModelCard(_Frozen):
+class ModelCard(_Entry):
     """What a model is, where its weights are, and what was published about it.
 
-    The network is made of `encoder`, cut after `stages`, `neck` (which brings a map to stride 16, or none) and `head`;
-    or `build` is a whole one: the name of one of ours (`nets.record.known_networks`), or an import path.
-    `encoder_from` names the model with whose encoder training starts, where that is not the encoder's own pretraining.
+    `task` and either `encoder` or `build` say enough; the family and the paper's name are then the model's own. The
+    network is made of `encoder`, cut after `stages`, `neck` (which brings a map to stride 16, or none) and `head`; or
+    `build` is a whole one: the name of one of ours (`nets.record.known_networks`), or the import path of what makes it,
+    called with the card if it takes one. `encoder_from` names the model with whose encoder training starts, where that
+    is not the encoder's own pretraining.
     """
 
-    name: str
-    paper_name: str
+    paper_name: str = ""
     task: Literal["hpe", "hmr"]
-    family: str
-    size: str
+    family: str = ""
+    size: str = ""
     stages: int | None = None
     encoder: str | None = None
     build: str | None = None
@@ -144,11 +175,11 @@ class ModelCard(_Frozen):
     options: dict[str, Any] = Field(default_factory=dict)
     neck: Literal["stride16", "none"] = "stride16"
     head: Head = Head()
-    input: tuple[Pixels, Pixels]
+    input: tuple[Pixels, Pixels] = (256, 192)
     crop: Crop = Crop()
     codec: str = "udp"
     decode: Decode = Decode()
-    licence: str
+    licence: str = NOT_STATED
     weights: tuple[Source, ...] = ()
     demo_weights: Source | None = None
     encoder_weights: tuple[Source, ...] = ()
@@ -157,12 +188,11 @@ class ModelCard(_Frozen):
     assumed: tuple[str, ...] = ()
     notes: str = ""
     sources: tuple[str, ...] = ()
-    _file: Path | None = PrivateAttr(default=None)
 
-    @property
-    def where(self) -> str:
-        """The card's name, after the file that holds it where it was read from one: for messages."""
-        return f"{self._file}: '{self.name}'" if self._file else self.name
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: Any) -> Any:
+        return _with_defaults(fields, "name", ("paper_name", "family"))
 
     @property
     def foreign(self) -> bool:
@@ -204,30 +234,143 @@ class Part(_Frozen):
     folders: tuple[str, ...] = (".",)
 
 
-class DatasetSpec(_Frozen):
-    """Where a data set lies under the data root, who reads it, and what is measured on it.
+# What a data set of a task is read by and measured with where its spec says nothing.
+_USUAL: Mapping[str, Mapping[str, Any]] = {
+    "hpe": {"reader": "coco", "metrics": ("coco-keypoints",)},
+    "hmr": {"reader": "hmr-npz", "metrics": ("mpjpe", "pck")},
+}
 
-    `parts` are `annotations`, `images` and the names of `boxes` that are files. An `embedded` set lies in this package.
-    `default_weights` are those of cards that have such weights for this set.
+
+class JointSet(_Frozen):
+    """The joints of a pose data set that are not COCO's 17, in the order of its annotations.
+
+    `sigmas` are their OKS constants. `flip_pairs`, left and right by name or place, are those whose names differ in
+    `left` and `right` where nothing is said. `limbs` are drawn.
     """
 
-    name: str
+    joints: tuple[str, ...] = Field(min_length=1, max_length=1024)
+    sigmas: tuple[Annotated[float, Field(gt=0, lt=10)], ...]
+    flip_pairs: tuple[tuple[str | int, str | int], ...] | None = None
+    limbs: tuple[tuple[str | int, str | int], ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> JointSet:
+        if len(set(self.joints)) < len(self.joints):
+            raise ValueError("two joints have one name")
+        if len(self.sigmas) != len(self.joints):
+            raise ValueError(f"{len(self.sigmas)} sigmas for {len(self.joints)} joints")
+        flips = [i for pair in self._places("flip_pairs", self.flip_pairs or ()) for i in pair]
+        if len(set(flips)) < len(flips):
+            raise ValueError("flip_pairs: a joint stands in two of them, or twice in one")
+        self._places("limbs", self.limbs)
+        return self
+
+    def _places(self, what: str, pairs: Iterable[tuple[str | int, str | int]]) -> tuple[tuple[int, int], ...]:
+        known: dict[str | int, int] = {name: i for i, name in enumerate(self.joints)}
+        for joint in (joint for pair in pairs for joint in pair):
+            if joint not in known and not (isinstance(joint, int) and 0 <= joint < len(known)):
+                near = nearest(str(joint), self.joints, 1)
+                raise ValueError(f"{what}: there is no joint {joint}{f'; did you mean {near[0]}?' if near else ''}")
+        places = {**known, **{i: i for i in range(len(known))}}
+        return tuple((places[a], places[b]) for a, b in pairs)
+
+    def named(self, name: str) -> Skeleton:
+        """The joint set under a name."""
+        pairs = mirrored(self.joints) if self.flip_pairs is None else self._places("flip_pairs", self.flip_pairs)
+        return Skeleton(name, self.joints, pairs, self._places("limbs", self.limbs), self.sigmas)
+
+
+class DatasetSpec(_Entry):
+    """Where a data set lies under the data root, who reads it, and what is measured on it.
+
+    `task`, `annotations` and `images` say enough; reader and metrics are then those that are usual for the task.
+
+    `skeleton` are the joints of a pose data set, where they are not COCO's. `parts` are `annotations`, `images` and the
+    names of `boxes` that are files. An `embedded` set lies in this package. `default_weights` are those of cards that
+    have such weights for this set.
+    """
+
     task: Literal["hpe", "hmr"]
-    title: str
-    reader: str
+    title: str = ""
+    reader: str = ""
     embedded: bool = False
-    folder: str
+    folder: str = "."
     annotations: str
     images: str
     boxes: dict[str, str | None] = Field(default={"gt": None})
     default_boxes: str = "gt"
     default_weights: Literal["demo"] | None = None
-    metrics: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
-    licence: str
+    licence: str = NOT_STATED
     parts: dict[str, Part] = Field(default_factory=dict)
+    skeleton: JointSet | None = None
     notes: str = ""
+
+    @property
+    def joint_set(self) -> Skeleton:
+        """The joints of a pose data set: COCO's where nothing is said."""
+        return COCO17 if self.skeleton is None else self.skeleton.named(self.name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, fields: Any) -> Any:
+        given = _with_defaults(fields, "name", ("title",))
+        return {**_USUAL.get(str(given.get("task")), {}), **given} if isinstance(given, Mapping) else given
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def as_yaml(entry: ModelCard | DatasetSpec) -> str:
+    """A card or spec as a file of its own says it, with everything that may be said but what is empty."""
+    dumped = entry.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    fields = {k: v for k, v in dumped.items() if v not in ("", [], {})}
+    if isinstance(entry, DatasetSpec):
+        return _dumped({entry.name: {**fields, "boxes": dict(entry.boxes)}})  # of which none is no file
+    return _dumped({"family": fields.pop("family"), "models": {entry.name: fields}})
+
+
+def _dumped(content: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    return text
+
+
+def cards_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of a file of model cards, for editors."""
+    card, parts = _schema_of(ModelCard)
+    encoder, more = _schema_of(EncoderWeights)
+    some = {"type": "object", "properties": card["properties"], "additionalProperties": False}
+    properties = {
+        "family": {"type": "string"},
+        "defaults": {**some, "description": "What holds for all models of the file."},
+        "sizes": {"type": "object", "additionalProperties": some, "description": "What holds for those of one size."},
+        # What every card needs may stand above, for all.
+        "models": {"type": "object", "additionalProperties": {**card, "required": []}},
+        "encoders": {"type": "object", "additionalProperties": encoder["properties"]["sources"]},
+    }
+    return _schema("hmrbench model cards", {"properties": properties, "additionalProperties": False}, parts | more)
+
+
+def datasets_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of a file of data sets, for editors."""
+    spec, parts = _schema_of(DatasetSpec)
+    return _schema("hmrbench data sets", {"additionalProperties": spec}, parts)
+
+
+def _schema_of(kind: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of an entry, whose name is the key under which it stands, and those of its parts."""
+    found = kind.model_json_schema()
+    parts: dict[str, Any] = found.pop("$defs", {})
+    found["properties"].pop("name")
+    found["required"] = [key for key in found.get("required", ()) if key != "name"]
+    return found, parts
+
+
+def _schema(title: str, content: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "type": "object"}
+    return {**head, **content, "$defs": parts}
 
 
 # --------------------------------------------------------------------------- reading
@@ -441,16 +584,45 @@ def _models_in(kind: Any) -> Iterator[Any]:
         yield from _models_in(inner)
 
 
-def import_object(path: str, what: str) -> Any:
+@contextmanager
+def beside(file: Path | None) -> Iterator[None]:
+    """Inside, modules in the folder of a card's or spec's file can be imported; the import path is then as it was."""
+    before = list(sys.path)
+    if file is not None:
+        sys.path.insert(0, str(file.parent.resolve()))
+        importlib.invalidate_caches()  # the folder may have got files since it was last looked at
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def import_object(path: str, what: str, file: Path | None = None) -> Any:
     """The object at an import path, `package.module:name` or, for a whole module, `package.module`.
 
+    Args:
+        file: of the card or spec that names it; modules in its folder come first.
+
     Raises:
-        UsageError: the module or the name in it cannot be had.
+        UsageError: the module or the name in it cannot be had, or another module of that name is there already.
     """
     module, _, name = path.partition(":")
     try:
-        found = importlib.import_module(module)
-        return getattr(found, name) if name else found
+        with beside(file):
+            found = importlib.import_module(module)
+            _refuse_other_module(found, file)
+            return getattr(found, name) if name else found
+    except HmrbenchError as e:
+        raise UsageError(f"{what} '{path}' cannot be imported: {e}") from e
     except (Exception, SystemExit) as e:  # whatever a foreign module raises when it is run
-        words = " ".join(str(e).split()) or type(e).__name__
-        raise UsageError(f"{what} '{path}' cannot be imported: {words}") from e
+        raise UsageError(f"{what} '{path}' cannot be imported: {said(e)}") from e
+
+
+def _refuse_other_module(found: Any, file: Path | None) -> None:
+    """Python keeps one module of a name: that of another folder, or of a package, would be taken without a word."""
+    top = sys.modules[found.__name__.partition(".")[0]]
+    here = [] if file is None else [file.parent / f"{top.__name__}.py", file.parent / top.__name__ / "__init__.py"]
+    meant = next((path for path in here if path.is_file()), None)
+    loaded = getattr(top, "__file__", None)
+    if meant is not None and (loaded is None or not meant.samefile(loaded)):
+        raise UsageError(f"there is a module '{top.__name__}' already ({loaded or 'built in'}); rename {meant}")

@@ -110,6 +110,22 @@ HMR44_EVAL14 = (25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43)
 HMR44_PELVIS = 39
 
 
+def mirrored(joints: Iterable[str]) -> tuple[tuple[int, int], ...]:
+    """The pairs of joints whose names differ in left and right, or begin with l_ and r_."""
+    place = {name.lower(): i for i, name in enumerate(joints)}
+    pairs = []
+    for name, i in place.items():
+        other = name.replace("left", "right") if "left" in name else f"r{name[1:]}" if name.startswith("l_") else ""
+        if other in place:
+            pairs.append((i, place[other]))
+    return tuple(pairs)
+
+
+def skeleton_of(count: int) -> Skeleton:
+    """The joint set of that size that a pose network has, where no data set names its joints."""
+    return COCO17 if count == len(COCO17.joints) else Skeleton(f"{count} joints", joint_names(count), (), ())
+
+
 def joint_names(count: int, names: Iterable[str] | None = None) -> tuple[str, ...]:
     """Names for `count` joints: those given, else those of the joint set of that size, else the numbers."""
     if names is not None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from hmrbench.cards import find_cards, load_card, load_cards
 from hmrbench.codecs import Codec, find_codec
-from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, unknown_name
+from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, said, unknown_name
 from hmrbench.schema import (
     ModelCard,
+    beside,
     import_object,
     unknown_key,
 )
@@ -32,15 +33,18 @@ if TYPE_CHECKING:
 # --------------------------------------------------------------------------- networks
 
 
-def find_encoder(name: str) -> Encoder:
+def find_encoder(name: str, file: Path | None = None) -> Encoder:
     """The record of an encoder by its name, or the one at an import path such as `mypkg.encoder:TINY`.
+
+    Args:
+        file: of the card that names it, beside which the module may lie.
 
     Raises:
         UsageError: there is no encoder of that name, or the path leads to no Encoder.
     """
     from hmrbench.nets.encoders.record import Encoder, known_encoders
 
-    found = import_object(name, "encoder") if ":" in name else known_encoders().get(name.lower())
+    found = import_object(name, "encoder", file) if ":" in name else known_encoders().get(name.lower())
     if found is None:
         raise unknown_name("encoder", name, known_encoders())
     if not isinstance(found, Encoder):
@@ -60,7 +64,7 @@ def find_network(card: ModelCard) -> Net | None:
         return None
     found = known_networks().get(card.build)
     if found is None:
-        raise unknown_name(f"{card.where}: network in build", card.build, known_networks())
+        raise unknown_name(f"network in build of {card.where}", card.build, known_networks())
     return found
 
 
@@ -74,13 +78,16 @@ def codec_of(card: ModelCard, name: str | None = None) -> Codec:
     split = net.split if net is not None else card.head.split if card.head.kind in ("simcc", "rtmcc") else None
     bins = {} if split in (None, 2.0) else {"split": split}
     options = card.decode.codec_options if name in (None, card.codec) else {}
-    return find_codec(name or card.codec, {**bins, **options})
+    return find_codec(name or card.codec, {**bins, **options}, card.file)
 
 
-def _make_encoder(name: str, stages: int, **options: Any) -> nn.Module:
+def _make_encoder(
+    name: str, stages: int, options: Mapping[str, Any] | None = None, file: Path | None = None
+) -> nn.Module:
+    options = options or {}
     if stages not in (1, 2, 3, 4):
         raise UsageError(f"{name}: stages must be 1 to 4, not {stages}")
-    make = find_encoder(name).build
+    make = find_encoder(name, file).build
     known = list(inspect.signature(make).parameters)[1:]
     if wrong := [unknown_key(key, known) for key in options if key not in known]:
         raise UsageError(f"options of {name}: {'; '.join(wrong)}")
@@ -129,30 +136,36 @@ def build_net(card: ModelCard, mesh: MeshMatrices | None = None, **encoder_optio
             return _build_own(card, encoder_options)
     from torch import nn
 
-    build = import_object(card.build, f"{card.where}: build")
+    what = f"{card.where}: build '{card.build}'"
+    build = import_object(card.build, f"{card.where}: build", card.file)
     if not callable(build):
-        raise UsageError(f"{card.where}: build '{card.build}' is no function")
-    with blamed_on(f"{card.where}: build '{card.build}'"):
-        net = build(card)
+        raise UsageError(f"{what} is no function")
+    wanted = _wanted_of(build, card, what)
+    with blamed_on(what), beside(card.file):
+        net = build(*wanted)
     if not isinstance(net, nn.Module):
-        raise UsageError(f"{card.where}: build '{card.build}' gives a {type(net).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{what} gives a {type(net).__name__}, not a torch.nn.Module")
     return net
 
 
 def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module:
+    from torch import nn
+
     from hmrbench.nets.truncation import Network, make_neck
 
     if card.encoder is None:
         raise UsageError(f"{card.where}: a card needs 'encoder' or 'build'")
     stages = 4 if card.stages is None else card.stages
     try:
-        encoder: Any = _make_encoder(card.encoder, stages, **{**card.options, **encoder_options})
+        encoder: Any = _make_encoder(card.encoder, stages, {**card.options, **encoder_options}, card.file)
     except UsageError as e:
         raise UsageError(f"{card.where}: {e}") from e
     neck: nn.Module = nn.Identity()
     channels = encoder.widths[-1] if len(encoder.widths) == 1 else encoder.widths[stages - 1]
     if card.neck == "stride16":
-        neck, channels = make_neck(encoder.widths, stages, norm=find_encoder(card.encoder).family.output_norm)
+        neck, channels = make_neck(
+            encoder.widths, stages, norm=find_encoder(card.encoder, card.file).family.output_norm
+        )
     return Network(encoder, neck, _make_head(card, channels), side_crop=8 if card.head.kind == "smpl" else 0)
 
 
@@ -187,6 +200,19 @@ def _make_head(card: ModelCard, channels: int) -> nn.Module:
     if None in sizes.values():
         raise UsageError(f"{card.where}: an smpl head needs {', '.join(sizes)}")
     return SMPLHead(channels, **sizes)
+
+
+def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[ModelCard, ...]:
+    """The arguments of `build`: the card where it needs something or has a parameter `card`, else nothing."""
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):  # what is written in C may not tell
+        return (card,)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+        raise UsageError(f"{what} needs {', '.join(p.name for p in needed)}; it is called with nothing or the card")
+    first = next(iter(parameters), None)
+    return (card,) if needed or (first is not None and first.name == "card") else ()
 
 
 def backend_of(card: ModelCard) -> str | None:
@@ -227,10 +253,25 @@ def fit_backend(card: ModelCard, device: str, dtype: str) -> str:
 
 def count_parameters(card: ModelCard) -> dict[str, int | None]:
     """Parameters: `params`, `params_encoder`, `params_neck`, `params_head`; None if not known."""
+    return parameters_by_part(shape_of_net(card))
+
+
+def shape_of_net(card: ModelCard) -> nn.Module:
+    """The network of a card without values; one of another package that reads its values to be built has them.
+
+    Raises:
+        UsageError: it cannot be built; see `build_net`.
+    """
     import torch
 
-    with torch.device("meta"):
-        return parameters_by_part(build_net(card))
+    try:
+        with torch.device("meta"):
+            return build_net(card)
+    except HmrbenchError:
+        if not card.foreign:
+            raise
+        with torch.random.fork_rng(devices=[]):
+            return build_net(card)
 
 
 def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
@@ -267,7 +308,7 @@ def _count(module: Any) -> int:
 def load_model(
     name: str | ModelCard,
     weights: str | Path | None = None,
-    models_dirs: Sequence[Path] = (),
+    models_dirs: Sequence[str | Path] = (),
     *,
     mesh_assets: str | Path | None = None,
 ) -> nn.Module:
@@ -361,7 +402,7 @@ def _load_own_format(load: Callable[[Path], None], path: Path, name: str) -> Non
     except HmrbenchError:
         raise
     except Exception as e:  # whatever the other package raises
-        raise WeightsError(f"{name}: {path}: {' '.join(str(e).split()) or type(e).__name__}") from e
+        raise WeightsError(f"{name}: {path}: {said(e)}") from e
 
 
 def _check_decoder(card: ModelCard, found: Mapping[str, int], path: Path) -> None:
@@ -392,8 +433,9 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         rows.append({"part": part, "output": shape, "params": params - before})
         return params
 
-    with torch.device("meta"), torch.no_grad():
-        net: Any = build_net(card).eval()
+    net: Any = shape_of_net(card).eval()
+    device = next((p.device for p in net.parameters()), torch.device("meta"))
+    with device, torch.no_grad():
         image = torch.empty(1, 3, *card.input)
         try:
             output = net(image)
@@ -409,7 +451,7 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         below = 0
         staged = card.encoder is not None and len(net.encoder.widths) > 1
         for stage in range(1, (card.stages or 4) + 1) if staged else ():
-            cut = _make_encoder(str(card.encoder), stage, **card.options)
+            cut = _make_encoder(str(card.encoder), stage, card.options, card.file)
             below = note(f"stage {stage}", cut, cut(seen), below)
         features = net.encoder(seen)
         note("encoder", net.encoder, features)
@@ -426,7 +468,7 @@ def _shapes(output: Any) -> Any:
 
 
 def convert_weights(
-    source: Path, target: Path, name: str | None = None, models_dirs: Sequence[Path] = ()
+    source: Path, target: Path, name: str | None = None, models_dirs: Sequence[str | Path] = ()
 ) -> tuple[str, LoadReport]:
     """Write a checkpoint of any known layout with our keys, as safetensors.
 

@@ -19,6 +19,14 @@ REFS = TESTS / "refs"
 sys.path[:0] = [str(REFS), str(TESTS)]  # refio, seeding; reference, bad_server
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own: what they count with parts replaced must not meet a user again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HMRBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def refs() -> Path:
     """Folder of reference numbers obtained from the official code."""

@@ -266,6 +266,42 @@ def test_a_score_of_several_data_sets_must_be_named(tmp_path: Path) -> None:
         plots.find_key(table, "energy")
 
 
+# --------------------------------------------------------------------------- few points
+
+
+def test_few_points_are_not_spread_over_the_plot() -> None:
+    """A difference of a thousandth looks like one, and costs begin at zero."""
+    points = [Point(f"m{i}", "swin", "S2", (2.8 + 0.2 * i) * 1e9, 172.7 + 0.06 * i, 4e6 + i) for i in range(3)]
+    figure, _ = figures.accuracy_cost(points, MACS, Axis("MPJPE (mm)", 1.0, False), Axis("parameters (M)", 1e6, False))
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(17.28, abs=0.1)
+    assert low < 172.7 < 172.82 < high
+    assert axes.get_xlim()[0] == 0
+    sizes = {float(c.get_sizes()[0]) for c in axes.collections}
+    assert len(sizes) == 1  # a millionth more parameters is no larger circle
+    words = [t.get_text() for t in figure.findobj(Text)]
+    assert "parameters (M)" not in words
+
+
+def test_sizes_in_the_legend_are_of_the_points() -> None:
+    assert figures._round_sizes(3.85, 8.2) == [4.0, 8.0]
+    assert figures._round_sizes(0.5, 8.2) == [0.8, 4.0, 8.0]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_places_are_where_the_markers_are(many: bool) -> None:
+    points = zoo_points()[: None if many else 3]
+    figure, _ = figures.accuracy_cost(points, MACS, AP)
+    figure.canvas.draw()
+    box = figure.bbox
+    for (left, top), p in zip(figures.places(figure, points, MACS, AP), points, strict=True):
+        x, y = figure.axes[0].transData.transform((p.x / 1e9, p.y))
+        assert (left, 1 - top) == pytest.approx((x / box.width, y / box.height), abs=0.003)
+        assert 0 < left < 1
+        assert 0 < top < 1
+
+
 # --------------------------------------------------------------------------- the command
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("body", "results", "cards", "checkpoints"),
     ("nets", "codecs", "fetch"),
     ("device", "distributed", "schema", "environment", "files"),
-    ("geometry", "skeletons", "records", "errors"),
+    ("geometry", "records", "skeletons", "errors"),
 )
 ORDERED = 2  # so many rows at the bottom are lists of files in which the order within a row counts too
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

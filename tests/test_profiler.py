@@ -26,7 +26,8 @@ from hmrbench import environment, files, profile_model, profiling, zoo
 from hmrbench.cards import load_card, load_cards
 from hmrbench.cli.profile import _news, profile_view
 from hmrbench.errors import HmrbenchError, UsageError
-from hmrbench.profiling import ProfileSettings, end2end, latency
+from hmrbench.profiling import ProfileSettings, counts, end2end, flops, latency
+from hmrbench.profiling.quick import BIG, load_untrained
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
@@ -425,6 +426,100 @@ def test_resume_keeps_every_batch_size_of_a_sweep(cards: Path, tmp_path: Path) -
     calls = Net.calls
     assert run(cards, tmp_path, "net", "--batch-size", "1,2", "--resume").exit_code == 0
     assert Net.calls == calls
+
+
+def test_unstable_rows_run_again_for_longer_and_the_better_row_stays(
+    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    times = iter(([1.0, 2.0] * 20, [1.0, 3.0] * 20, [1.0] * 40))
+
+    def planted(watch: Any, repeats: Any, seconds: float, settled_s: float) -> tuple[list[float], int]:
+        asked.append(seconds)
+        return next(times), 3
+
+    monkeypatch.setattr(latency, "sample_times", planted)
+    settings = ProfileSettings(device="cpu", seconds=2.0)
+
+    def rows(**how: bool) -> ProfileResult:
+        return next(profiling.profile_card(load_card("net", [cards]), settings, runs=tmp_path, **how))
+
+    first = rows()
+    assert first.row()["stable"] is False
+    assert rows(resume=True) == first
+    assert asked == [2.0]
+    assert rows(resume=True, unstable=True) == first  # the second try was worse
+    last = rows(resume=True, unstable=True)
+    assert (last.row()["stable"], last.latency_ms, asked) == (True, 1.0, [2.0, 6.0, 6.0])
+    assert rows(resume=True, unstable=True) == rows(resume=True) == last
+    assert len(asked) == 3
+    assert run(cards, tmp_path, "net", "--unstable").exit_code == 2
+
+
+# --------------------------------------------------------------------------- counts that are kept
+
+
+def test_counts_are_kept_by_card_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HMRBENCH_CACHE", str(tmp_path / "cache"))
+    counted: list[int] = []
+    monkeypatch.setattr(flops, "count", lambda *a, count=flops.count: counted.append(1) or count(*a))
+    rows = [profile_model("swinpose-t-s2", device="cpu", repeats=0, by_module=by).row() for by in (True, False, True)]
+    assert (len(counted), rows[0]) == (1, rows[2])
+    assert rows[1] == {k: v for k, v in rows[0].items() if k != "by_module"}
+    (kept,) = (tmp_path / "cache" / "counts").iterdir()
+
+    kept.write_text(kept.read_text().replace(str(rows[0]["macs"]), "1"))  # damaged
+    assert profile_model("swinpose-t-s2", device="cpu", repeats=0).macs == rows[0]["macs"]
+    kept.write_text("[")
+    assert profile_model("swinpose-t-s2", device="cpu", repeats=0).macs == rows[0]["macs"]
+    assert len(counted) == 3
+    other = load_card("swinpose-t-s2").model_copy(update={"input": (128, 96)})
+    assert profile_model(other, device="cpu", repeats=0).macs < rows[0]["macs"] / 3
+    monkeypatch.setattr(counts, "_code_sha256", lambda: "other code")
+    assert profile_model("swinpose-t-s2", device="cpu", repeats=0).macs == rows[0]["macs"]
+    assert len(counted) == 5
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HMRBENCH_CACHE", str(tmp_path / "file"))  # no place for a cache
+    assert profile_model("swinpose-t-s2", device="cpu", repeats=0).macs == rows[0]["macs"]
+
+
+def test_counts_of_other_packages_networks_are_not_kept(
+    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HMRBENCH_CACHE", str(tmp_path / "cache"))
+    assert measure("net", cards, repeats=0)["macs"] > 0
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["vitpose-s", "swinpose-t-s2", "gmfpose-t-s2", "vmhmr2-t-s2"])
+def test_untrained_networks_to_be_timed_are_whole(name: str) -> None:
+    card = load_card(name)
+    net, drawn = load_untrained(card), zoo.load_weights(card, None)[0]
+    buffers, big = dict(drawn.named_buffers()), 0
+    for key, tensor in net.state_dict().items():
+        want = drawn.state_dict()[key]
+        assert (tensor.shape, tensor.dtype, tensor.device) == (want.shape, want.dtype, want.device)
+        if key in buffers:
+            torch.testing.assert_close(tensor, want, rtol=0, atol=0)
+        elif tensor.numel() < BIG:
+            assert (tensor.std() > 0) == (want.std() > 0)
+        else:
+            big += 1
+            assert tensor.std() == pytest.approx((len(tensor) / tensor.numel()) ** 0.5, rel=0.02)
+            assert tensor.abs().min() > torch.finfo(torch.float32).tiny
+            assert not (tensor[0] == tensor[1]).any()
+    assert big
+    with torch.inference_mode():
+        for out in flops.tensors(net(torch.randn(1, 3, *card.input))):
+            assert out.isfinite().all()
+            assert out.abs().max() > 1e-6
+
+
+def test_networks_go_by_size(cards: Path) -> None:
+    names = ("vitpose-b", "net", "swinpose-t-s2", "vitpose-s", "hmr2-b")
+    assert [c.name for c in profiling.by_size([load_card(n, [cards]) for n in names])] == [
+        "net", "swinpose-t-s2", "vitpose-s", "vitpose-b", "hmr2-b"
+    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------- statistics

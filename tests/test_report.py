@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_cli import hmrbench
 from test_tables import HMR_3D, Tags, eval_row, gather, profile_row, save
 
 from hmrbench import environment
+from hmrbench.errors import DataError
 from hmrbench.metrics import phi
 from hmrbench.report import page as report
 from hmrbench.report.references import load_references
@@ -108,6 +113,47 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     assert remarks[0].startswith("human pose estimation, no plot against macs: 'macs' is in no row")
     assert "<figure>" not in text
     parse(text)
+
+
+def test_one_model_gets_no_plot(tmp_path: Path) -> None:
+    folder = save(tmp_path, eval_row("swinpose-t-s2", "demo-pose"), profile_row("swinpose-t-s2"))
+    text, remarks = report.build(gather(folder), results.load_runs(folder), "x")
+    assert "<figure>" not in text
+    assert "only one model has both numbers" in remarks[0]
+
+
+def test_points_say_their_row(page: Path) -> None:
+    """Each point has a place in its picture, and words; its name is that of a row of the table."""
+    tags = parse(page.read_text())
+    spots = [a for t, a in tags.seen if t == "div" and a.get("class") == "spot"]
+    labels = {a["data-label"] for t, a in tags.seen if t == "tr" and "data-label" in a}
+    assert len(spots) > 20
+    assert {"ViTPose-S", "SwinHMR2.0-S-S3", "HMR2.0-S"} <= {a["data-model"] for a in spots} & labels
+    for spot in spots:
+        left, top = re.findall(r"([\d.]+)%", spot["style"] or "")
+        assert 0 < float(left) < 100
+        assert 0 < float(top) < 100
+    assert "ViTPose-S, measured\nAP on coco-val (%): 75.00" in page.read_text()
+
+
+def test_pictures_of_predict_are_shown(tmp_path: Path) -> None:
+    folder = save(tmp_path / "runs", eval_row("vitpose-s"))
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    with pytest.raises(DataError, match="no pictures that"):
+        report.build(gather(folder), results.load_runs(folder), "x", pictures=drawn)
+    Image.new("RGB", (1600, 800), (10, 200, 30)).save(drawn / "a-net.png")
+    record = {"model": "net<b>", "image": "/x/a.jpg", "picture": "../a-net.png", "people": [1, 2]}
+    (drawn / "a-net.json").write_text(json.dumps(record))
+    text, _ = report.build(gather(folder), results.load_runs(folder), "x", pictures=drawn)
+    (image,) = (a for t, a in parse(text).seen if t == "img")
+    assert image["alt"] == "net<b> on a.jpg, 2 people"
+    shown = Image.open(io.BytesIO(base64.b64decode((image["src"] or "").partition("base64,")[2])))
+    assert (shown.format, shown.size) == ("JPEG", (720, 360))
+    assert np.abs(np.array(shown).mean((0, 1)) - (10, 200, 30)).max() < 3
+    (drawn / "a-net.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a-net\.png: not a picture"):
+        report.build(gather(folder), results.load_runs(folder), "x", pictures=drawn)
 
 
 def test_each_machine_is_listed(tmp_path: Path) -> None:

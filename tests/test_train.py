@@ -28,6 +28,7 @@ from hmrbench.cli.train import train as cli_train
 from hmrbench.data.images import read_image
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.files import file_sha256
+from hmrbench.nets.record import Depth
 from hmrbench.training import checkpoint, train
 from hmrbench.training.augment import View
 from hmrbench.training.examples import Examples, look
@@ -127,9 +128,13 @@ def test_what_is_given_replaces_what_the_recipe_says(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- learning rates
 
 
+def depth_of(model: str) -> Depth | None:
+    return zoo.find_encoder(str(CARDS[model].encoder)).family.depth
+
+
 def layers_of(model: str) -> tuple[dict[str, int], int]:
     with torch.device("meta"):
-        return layer_numbers([name for name, _ in zoo.build_net(CARDS[model]).named_parameters()])
+        return layer_numbers([name for name, _ in zoo.build_net(CARDS[model]).named_parameters()], depth_of(model))
 
 
 def test_vit_layers_are_numbered_as_in_vitpose() -> None:
@@ -172,7 +177,7 @@ def test_hierarchical_layers_are_counted_through(model: str, last: int, into: di
 
 def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
     net = zoo.build_net(CARDS["swinpose-t-s2"])
-    [optimizer] = make_optimizers(net, Optimizer(lr=1e-3, weight_decay=0.1, layer_decay=0.5))
+    [optimizer] = make_optimizers(net, Optimizer(lr=1e-3, weight_decay=0.1, layer_decay=0.5), depth_of("swinpose-t-s2"))
     set_lr([optimizer], Optimizer(lr=1e-3, layer_decay=0.5), 0.1)
     found = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     assert len(found) == len(list(net.parameters()))
@@ -186,7 +191,7 @@ def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
         "encoder.layers.0.blocks.0.attn.relative_position_bias_table", "head.deconv_layers.1.weight",
     ):  # fmt: skip
         assert found[id(parameters[name])]["weight_decay"] == 0
-    [everything] = make_optimizers(net, Optimizer(lr=1e-3, weight_decay=0.1, decay_all=True))
+    [everything] = make_optimizers(net, Optimizer(lr=1e-3, weight_decay=0.1, decay_all=True), depth_of("swinpose-t-s2"))
     assert {g["weight_decay"] for g in everything.param_groups} == {0.1}
 
 
@@ -194,7 +199,7 @@ def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
 def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: str) -> None:
     net = zoo.build_net(CARDS[model])
     settings = Optimizer(lr=1e-3, muon_lr=5e-3, layer_decay=0.5)
-    adamw, muon = optimizers = make_optimizers(net, settings)
+    adamw, muon = optimizers = make_optimizers(net, settings, depth_of(model))
     set_lr(optimizers, settings, 0.1)
     names = {id(p): name for name, p in net.named_parameters()}
     by_muon = {names[id(p)]: g for g in muon.param_groups for p in g["params"]}
@@ -230,18 +235,23 @@ def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: s
 )
 def test_frozen_stages_learn_nothing(model: str, frozen: tuple[str, ...], learning: tuple[str, ...]) -> None:
     net = zoo.build_net(CARDS[model])
-    freeze_stages(net, 1)
+    freeze_stages(net, 1, depth_of(model))
     still = {name for name, p in net.named_parameters() if not p.requires_grad}
     encoder = {name for name, _ in net.named_parameters() if name.startswith("encoder.")}
     assert still == {name for name in encoder if name.startswith(frozen)}
     assert encoder - still == {name for name in encoder if name.startswith(learning)}
-    optimized = {id(p) for o in make_optimizers(net, Optimizer(lr=1e-3)) for g in o.param_groups for p in g["params"]}
+    optimized = {
+        id(p)
+        for o in make_optimizers(net, Optimizer(lr=1e-3), depth_of(model))
+        for g in o.param_groups
+        for p in g["params"]
+    }
     assert optimized == {id(p) for p in net.parameters() if p.requires_grad}
 
 
 def test_statistics_of_frozen_stages_stay_as_they_are() -> None:
     net = zoo.build_net(CARDS["gmfpose-t-s2"])
-    freeze_stages(net, 1)
+    freeze_stages(net, 1, depth_of("gmfpose-t-s2"))
     set_training(net)
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
     with torch.no_grad():
@@ -613,7 +623,7 @@ def test_a_loss_that_is_no_number_ends_the_run(settings: dict[str, Any], tmp_pat
         ({"dtype": "fp16"}, UsageError, "fp16 is trained on a GPU"),
         ({"recipe": "demo-mesh"}, UsageError, "is for hmr"),
         ({"val_dataset": "coco-vol"}, UsageError, "did you mean coco-val"),
-        ({"init": "nowhere.pth"}, DataError, "no such weights file"),
+        ({"init": "nowhere.pth"}, DataError, "weights file missing"),
         ({"data_root": Path("nowhere")}, DataError, "no such data root"),
     ],
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json, show_table, stderr, stdout
+from hmrbench.cli.compare import Confidence, Resamples, Seed, own_metrics
+from hmrbench.cli.options import DatasetsFile, Json, ModelsDirs, Runs, print_json, show_table, stderr, stdout
 
 if TYPE_CHECKING:
     from hmrbench.compare.gate import Verdict
@@ -26,12 +27,34 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write the runs' numbers into the baseline; its tolerances stay.")
     ] = False,
+    interval: Annotated[
+        bool,
+        typer.Option(
+            "--interval",
+            help="A score is worse only if its paired interval lies beyond the tolerance, as for `compare`; with "
+            "--update, keep what that needs beside the baseline.",
+        ),
+    ] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tolerance",
+            metavar="[NAME=]NUMBER",
+            help="How much worse a score may be in its own unit (0.1 if nobody says), by which part of itself a count "
+            "may differ (0), how many times as slow a network may be (1.1); a NUMBER alone is for all scores. Goes "
+            "before what the file says; with --update, into the file.",
+        ),
+    ] = None,
+    resamples: Resamples = 1000,
+    confidence: Confidence = 0.95,
+    seed: Seed = 0,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML here.")] = None,
     summary: Annotated[
         Path | None,
         typer.Option("--summary", help="Also append markdown here, such as $GITHUB_STEP_SUMMARY."),
     ] = None,
     models_dir: ModelsDirs = None,
+    datasets_file: DatasetsFile = None,
     json: Json = False,
 ) -> None:
     """Hold the newest runs against a baseline: accuracy, parameters and MACs, and speed on the same device.
@@ -41,7 +64,7 @@ def check(
     from dataclasses import asdict
 
     from hmrbench import files
-    from hmrbench.compare import ci, gate
+    from hmrbench.compare import bootstrap, ci, gate
     from hmrbench.errors import DataError, RegressionError
     from hmrbench.results import runs as results
 
@@ -53,9 +76,14 @@ def check(
         wanted = None if held is None else [r["model"] for r in held["rows"] if r["kind"] == "counts"]
         rows = [r for r in rows if r["kind"] != "counts"] + _count_now(wanted, models_dir or [])
     if held is None:
-        _update(baseline, rows, json)
+        _update(baseline, rows, tolerance or [], interval, json)
         return
-    verdicts = gate.check(held, rows)
+    held = gate.with_tolerances(held, tolerance or [])
+    intervals = None
+    if interval:
+        own = own_metrics({r["dataset"] for r in held["rows"] if r["kind"] == "accuracy"}, datasets_file)
+        intervals = gate.Intervals(gate.read_arrays_of(baseline), bootstrap.Draw(resamples, confidence, seed, own))
+    verdicts = gate.check(held, rows, intervals)
     failed = gate.regressions(verdicts)
     if junit is not None:
         files.write_atomic(junit, ci.junit_xml(verdicts))
@@ -76,6 +104,7 @@ def check(
 
 
 def _show(verdicts: list[Verdict]) -> None:
+    from hmrbench.compare import gate
     from hmrbench.compare.ci import format_number
 
     told = [v for v in verdicts if v.verdict != "ok"]
@@ -86,11 +115,10 @@ def _show(verdicts: list[Verdict]) -> None:
     ]  # fmt: skip
     if told:
         show_table(["model", "on", "measure", "baseline", "now", "verdict"], cells)
-    words = [f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)]
-    stdout().print(f"{len(verdicts)} numbers held against the baseline: {', '.join(words)}")
+    stdout().print(gate.conclusion(verdicts), soft_wrap=True)
 
 
-def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
+def _update(path: Path, rows: list[dict[str, Any]], tolerance: list[str], interval: bool, json: bool) -> None:
     from hmrbench import files
     from hmrbench.compare import gate
     from hmrbench.errors import DataError
@@ -101,6 +129,9 @@ def _update(path: Path, rows: list[dict[str, Any]], json: bool) -> None:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
+    new = gate.with_tolerances(new, tolerance)
+    if interval or any("per_sample" in row for row in (old or {"rows": []})["rows"]):
+        new = gate.keep_arrays(new, rows, path)
     files.write_text(path, gate.baseline_text(new))
     if json:
         print_json(new)

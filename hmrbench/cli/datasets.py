@@ -18,6 +18,7 @@ from hmrbench.cli.options import (
     Json,
     Offline,
     print_json,
+    print_text,
     show_table,
     stderr,
     stdout,
@@ -33,6 +34,7 @@ def app(guarded: Callable[[Callable[..., None]], Callable[..., None]]) -> typer.
     """The group: alone it lists, with a verb it acts."""
     group = typer.Typer(help="List data sets; get their files; check that they are here.", invoke_without_command=True)
     group.callback()(guarded(list_datasets))
+    group.command("show", cls=Command)(guarded(show))
     group.command("check", cls=Command)(guarded(check))
     group.command("fetch", cls=Command)(guarded(fetch))
     group.command("prepare", cls=Command)(guarded(prepare))
@@ -40,9 +42,21 @@ def app(guarded: Callable[[Callable[..., None]], Callable[..., None]]) -> typer.
     return group
 
 
-def list_datasets(ctx: typer.Context, datasets_file: DatasetsFile = None, json: Json = False) -> None:
+def list_datasets(
+    ctx: typer.Context,
+    datasets_file: DatasetsFile = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of files of data sets, for editors, and stop.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List the data sets."""
     if ctx.invoked_subcommand is not None:
+        return
+    if schema:
+        from hmrbench.schema import datasets_schema
+
+        print_json(datasets_schema())
         return
     from hmrbench.data import load_specs
 
@@ -54,13 +68,47 @@ def list_datasets(ctx: typer.Context, datasets_file: DatasetsFile = None, json: 
     show_table(["data set", "task", "what", "boxes", "metrics"], rows)
 
 
+def show(
+    name: DatasetName,
+    datasets_file: DatasetsFile = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print its spec as a file of data sets, to start from.")] = False,
+    json: Json = False,
+) -> None:
+    """Show one data set: where its files lie, who reads them, what is measured, where it comes from."""
+    from hmrbench.data import load_spec
+    from hmrbench.schema import as_yaml
+
+    spec = load_spec(name, datasets_file)
+    if json:
+        print_json(spec.model_dump(mode="json"))
+    elif yaml:
+        print_text(as_yaml(spec))
+    else:
+        joints = spec.joint_set.joints if spec.task == "hpe" else ()
+        rows: list[list[Any]] = [
+            ["task", spec.task],
+            ["what", spec.title],
+            ["annotations", f"{spec.folder}/{spec.annotations}"],
+            ["pictures", f"{spec.folder}/{spec.images}"],
+            ["boxes", ", ".join(f"{k} ({v})" if v else k for k, v in spec.boxes.items())],
+            ["metrics", ", ".join(spec.metrics)],
+            ["joints", f"{len(joints)}: {', '.join(joints)}" if joints else None],
+            ["known counts", ", ".join(f"{v:,} {k}" for k, v in spec.counts.items()) or None],
+            ["licence", spec.licence],
+        ]
+        show_table(["", spec.name], rows)
+
+
 def check(
     name: DatasetName, data_root: DataRoot = None, datasets_file: DatasetsFile = None, json: Json = False
 ) -> None:
     """Check a data set's files: present, whole, as many as they should be. Exit code 3 if one is missing."""
     from hmrbench.data import check_dataset, load_spec
+    from hmrbench.metrics import find_metric
 
     spec = load_spec(name, datasets_file)
+    for metric in spec.metrics:
+        find_metric(metric, spec.file)
     checks = check_dataset(spec, data_root)
     if json:
         print_json([asdict(c) for c in checks])

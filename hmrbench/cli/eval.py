@@ -104,7 +104,8 @@ def evaluate(
                 done.append(run(job, runs=runs, resume=resume, save_predictions=target, progress=progress).row())
             except HmrbenchError as e:  # the other models are evaluated all the same
                 failures.append(e)
-                remark.print(f"error: {e}", markup=False, soft_wrap=True)
+                of = "" if job.card.name in str(e) else f"{job.card.name} on {job.spec.name}: "
+                remark.print(f"error: {of}{e}", markup=False, soft_wrap=True)
                 if isinstance(e, NotWrittenError):
                     done.append(e.result.row())
             except KeyboardInterrupt:

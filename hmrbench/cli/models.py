@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, show_table, stderr, stdout
+from hmrbench.cli.options import Json, Model, ModelsDirs, print_json, print_text, show_table, stderr, stdout
 from hmrbench.errors import HmrbenchError, printable
 
 if TYPE_CHECKING:
@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 def models(
     pattern: Annotated[list[str] | None, typer.Argument(help="Names or globs; all models if none.")] = None,
     models_dir: ModelsDirs = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of files of cards, for editors, and stop.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the networks, their size and what was published about them."""
+    if schema:
+        from hmrbench.schema import cards_schema
+
+        print_json(cards_schema())
+        return
     from hmrbench import zoo
     from hmrbench.cards import family_order, find_cards, load_cards
 
@@ -73,13 +81,23 @@ def _published(card: Any) -> str:
     return ", ".join(f"{p.metric} {p.value:g}" for p in card.headline) or "-"
 
 
-def show(model: Model, models_dir: ModelsDirs = None, json: Json = False) -> None:
+def show(
+    model: Model,
+    models_dir: ModelsDirs = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print its card as a file of cards, to start from.")] = False,
+    json: Json = False,
+) -> None:
     """Show one network: its stages and shapes, parameters by part, published numbers, where its weights come from."""
     from hmrbench import zoo
     from hmrbench.cards import load_card
     from hmrbench.fetch import sources
 
     card = load_card(model, models_dir or [])
+    if yaml:
+        from hmrbench.schema import as_yaml
+
+        print_text(as_yaml(card))
+        return
     shapes = zoo.describe(card)
     parameters = zoo.count_parameters(card)
     if json:

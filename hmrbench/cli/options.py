@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from hmrbench import environment
 from hmrbench.errors import printable
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ Protocol = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
-DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
+DEFAULT_WORKERS = environment.usable_cpus()
 
 
 _document: ContextVar[TextIO | None] = ContextVar("_document", default=None)
@@ -183,9 +183,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         parts[-1].append(i)
     for part in parts:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+        full = sum(max(widths[i], cell_len(columns[i])) + 3 for i in part) - 1
         for i in part:
+            # Columns of numbers are never folded, so that their headings are, where there is no room for them.
+            heading = columns[i].replace(" ", "\n") if numeric[i] and full > out.width else columns[i]
             justify: Literal["left", "right"] = "right" if numeric[i] else "left"
-            table.add_column(printable(columns[i]), justify=justify, overflow="fold", no_wrap=widths[i] == needs[i])
+            table.add_column(printable(heading), justify=justify, overflow="fold", no_wrap=widths[i] == needs[i])
         for row in cells:
             table.add_row(*[row[i] for i in part])
         out.print(table)

@@ -37,7 +37,7 @@ def profile(
         list[str] | None,
         typer.Argument(help="Names or globs, such as 'gmf*-s3'.", autocompletion=_complete_model),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All models, of both tasks.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All models, of both tasks, from small to large.")] = False,
     batch_size: Annotated[
         str,
         typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="One or several, such as 1,8,64."),
@@ -66,6 +66,9 @@ def profile(
         bool, typer.Option("--by-module", help="Also show where parameters and MACs are, as a tree.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep rows that are there; failed ones run again.")] = False,
+    unstable: Annotated[
+        bool, typer.Option("--unstable", help="With --resume: rows that are not stable run again, for longer.")
+    ] = False,
     weights: Weights = None,
     runs: Runs = Path("runs"),
     models_dir: ModelsDirs = None,
@@ -85,6 +88,8 @@ def profile(
 
     if bool(model) == every:
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
+    if unstable and not resume:
+        raise UsageError("--unstable says which rows of --resume run again: give both")
     cards = find_cards(model or ["*"], load_cards(models_dir or []))
     settings = profiling.ProfileSettings(
         device=device,
@@ -105,12 +110,14 @@ def profile(
     for card in cards if weights is not None else ():
         sources.resolve_weights(card, weights)
     results.try_writing(runs / "profile.json", runs)
+    if every:
+        cards = profiling.by_size(cards)
     remark = stderr()
     rows: list[dict[str, Any]] = []
     unwritten: HmrbenchError | None = None
     try:
         for number, card in enumerate(cards, start=1):
-            found = profiling.profile_card(card, settings, batch_sizes, runs=runs, resume=resume)
+            found = profiling.profile_card(card, settings, batch_sizes, runs=runs, resume=resume, unstable=unstable)
             for result in found:
                 rows.append(result.row())
                 remark.print(f"[{number}/{len(cards)}] {_news(rows[-1])}", markup=False, soft_wrap=True)

@@ -85,7 +85,12 @@ def _row(card: ModelCard, encoder: bool, found: Fetched) -> dict[str, Any]:
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint in any known layout.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The safetensors file to write; or say it with -o.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="The safetensors file to write.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="The model or encoder it is for; found by its keys and shapes if none."),
@@ -97,6 +102,10 @@ def convert(
     from hmrbench import zoo
     from hmrbench.errors import UsageError
 
+    if (target is None) == (out is None):
+        raise UsageError("where to write: give one .safetensors file, such as -o mine.safetensors")
+    target = target or out
+    assert target is not None
     if target.suffix != ".safetensors":
         raise UsageError(f"{target}: the output is a .safetensors file")
     name, report = zoo.convert_weights(source, target, model, models_dir or [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from hmrbench.errors import HmrbenchError, UsageError, unknown_name
@@ -76,18 +77,19 @@ class Codec:
     vary: Callable[..., Codec] | None = None
 
 
-def find_codec(name: str, options: Mapping[str, Any] | None = None) -> Codec:
+def find_codec(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None) -> Codec:
     """The codec of that name, or the one at an import path such as `mypkg.codec:CODEC`.
 
     Args:
         options: what `decode` of a card says of it.
+        file: of the card that names it, beside which the module may lie.
 
     Raises:
         UsageError: there is no codec of that name, the path leads to no Codec, or it has no such option.
     """
     if ":" not in name and name not in CODECS:
         raise unknown_name("codec", name, CODECS)
-    found = import_object(CODECS.get(name, name), "codec")
+    found = import_object(CODECS.get(name, name), "codec", file)
     if not isinstance(found, Codec):
         raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
     if not options:

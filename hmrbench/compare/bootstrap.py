@@ -8,25 +8,23 @@ narrower than the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from hmrbench.errors import DataError, UsageError, blamed_on
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.metrics import known_metrics
 from hmrbench.metrics.measures import measure_of
-from hmrbench.records import ANY_BOXES, Array
+from hmrbench.records import ANY_BOXES, IMAGE_OF_SAMPLE, Array, Metric
 from hmrbench.results.runs import Run
 
-Row = Mapping[str, Any]
 _CHUNK = 64  # resamples held at a time
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two runs. `low` and `high` bound the difference `b - a`; None without resampling."""
+    """One score of two runs. `low` and `high` bound the difference `b - a`; None, for a `reason`, where they cannot."""
 
     metric: str
     unit: str
@@ -35,26 +33,98 @@ class Difference:
     difference: float
     low: float | None
     high: float | None
-    verdict: str  # better, worse, not told from noise, equal, no interval
+    verdict: str  # better, worse, different, not told from noise, equal, no interval
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a comparison needs of a run, or of a baseline's row: its scores, and the arrays that gave them.
+
+    `name` is for messages. `units` and `higher_is_better` say of scores that this package does not know what they are.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    arrays: Mapping[str, Array]
+    units: Mapping[str, str] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, run: Run) -> Scores:
+        """Those of a run.
+
+        Raises:
+            DataError: it has no arrays beside it.
+        """
+        arrays = run.arrays()
+        if not arrays:
+            raise DataError(f"{run.path.with_suffix('.npz')}: not there, and without it nothing can be resampled")
+        row = run.row
+        return cls(str(run.path), row["metrics"], arrays, row.get("units") or {}, row.get("higher_is_better") or {})
+
+    def ids(self) -> Array:
+        """What names the things that can be resampled, images or samples."""
+        return self.arrays["image_ids"] if self.by_image else np.arange(len(next(iter(self.arrays.values()))))
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images are drawn, with all that are on them, or samples."""
+        return "image_ids" in self.arrays
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All differences of two runs, over how many `images` or `samples` (`unit`) they were drawn."""
+
+    differences: Sequence[Difference]
+    count: int
+    unit: str
+
+    @property
+    def conclusion(self) -> str:
+        """What came of it, in one line."""
+        number = dict.fromkeys(("better", "worse", "different", "equal", "not told from noise", "no interval"), 0)
+        for d in self.differences:
+            number[d.verdict] += 1
+        told = [f"{n} {word}" for word, n in number.items() if n and word not in ("not told from noise", "no interval")]
+        noise, silent = number["not told from noise"], number["no interval"]
+        told += [f"{noise} not told from noise"] if noise else []
+        told += [f"{silent} without an interval"] if silent else []
+        total = len(self.differences)
+        if total == number["equal"] and total:
+            return f"B equals A in all {total} scores"
+        worse, better = number["worse"], number["better"]
+        verdict = "mixed" if worse and better else "worse" if worse else "better" if better else "not told from A"
+        return (
+            f"B is {verdict}{' than A' if verdict in ('worse', 'better') else ''}: {', '.join(told)}, of {total} scores"
+        )
 
 
 def find_run(name: str, runs: Sequence[Run], dataset: str | None = None) -> Run:
-    """The newest run of `eval` or `score` of a model, by its name.
+    """The newest run of `eval` or `score` of a model, by its name; `NAME~1` is the one before, and so on.
 
     Raises:
         DataError: there is none.
         UsageError: it was run on several data sets, and none is named.
     """
-    own = [r for r in runs if r.kind in ("eval", "score") and r.row["model"].lower() == name.lower()]
-    own = [r for r in own if r.row["model"] == name] or own
+    scored = [r for r in runs if r.kind in ("eval", "score")]
+    given, tilde, back = name.rpartition("~")
+    known = {r.row["model"].lower() for r in scored}
+    model, before = (given, int(back)) if tilde and back.isdigit() and name.lower() not in known else (name, 0)
+    own = [r for r in scored if r.row["model"].lower() == model.lower()]
+    own = [r for r in own if r.row["model"] == model] or own
     own = [r for r in own if dataset is None or dataset.lower() == r.row["dataset"].lower()]
+    on = f" on {dataset}" if dataset else ""
     if not own:
-        known = ", ".join(dict.fromkeys(r.row["model"] for r in runs if r.kind in ("eval", "score"))) or "none"
-        raise DataError(f"no run of '{name}'{f' on {dataset}' if dataset else ''}; there are runs of: {known}")
+        models = ", ".join(dict.fromkeys(r.row["model"] for r in scored)) or "none"
+        raise DataError(f"no run of '{model}'{on}; there are runs of: {models}")
     datasets = list(dict.fromkeys(r.row["dataset"] for r in own))
     if len(datasets) > 1:
-        raise UsageError(f"{name} was run on {', '.join(datasets)}: say which with --dataset")
-    return own[-1]
+        raise UsageError(f"{model} was run on {', '.join(datasets)}: say which with --dataset")
+    if before >= len(own):
+        raise DataError(f"{name}: {model} has {len(own)} run{'s' if len(own) > 1 else ''} on {datasets[0]}")
+    return own[-1 - before]
 
 
 def check_comparable(a: Run, b: Run) -> None:
@@ -62,7 +132,6 @@ def check_comparable(a: Run, b: Run) -> None:
 
     Raises:
         UsageError: they are of other kinds, data sets, annotations, boxes or samples; says which.
-        DataError: a run has no arrays beside it.
     """
     for run in (a, b):
         if run.kind not in ("eval", "score"):
@@ -77,56 +146,82 @@ def check_comparable(a: Run, b: Run) -> None:
         raise UsageError(f"these runs are of different samples: {a.row['samples']:,} and {b.row['samples']:,} people")
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How intervals are made: resamples, confidence, seed, and metrics beside this package's."""
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    own_metrics: tuple[Metric, ...] = ()
+
+
 def compare(a: Run, b: Run, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> list[Difference]:
-    """Differences of all scores that both runs have, with paired bootstrap intervals.
+    """Differences of all scores that both runs have, with paired bootstrap intervals; errors as of `compare_runs`."""
+    return list(compare_runs(a, b, Draw(resamples, confidence, seed)).differences)
+
+
+def compare_runs(a: Run, b: Run, draw: Draw) -> Comparison:
+    """Two runs score by score.
 
     Raises:
         UsageError: the runs did not measure the same people.
         DataError: the arrays beside a run are missing or do not give its scores.
     """
     check_comparable(a, b)
-    scorers = []
-    for run in (a, b):
-        with blamed_on(f"{run.path.with_suffix('.npz')}: no numbers per sample of this run", DataError):
-            count, ids, score = _scorer(run)
-            scorers.append((count, ids, score, score(np.ones((1, count)))))
-    (count_a, ids_a, score_a, all_a), (count_b, ids_b, score_b, all_b) = scorers
-    if count_a != count_b or not np.array_equal(ids_a, ids_b):
-        raise UsageError(f"these runs are of different samples: {count_a:,} and {count_b:,}, or others")
-    for run, whole in ((a, all_a), (b, all_b)):
-        for name, value in whole.items():
-            if not np.isclose(value[0], run.row["metrics"][name], rtol=1e-6, atol=1e-6):
-                raise DataError(f"{run.path}: its arrays give {name} {value[0]}, not {run.row['metrics'][name]}")
-    rng = np.random.default_rng(seed)
+    return compare_scores(Scores.of_run(a), Scores.of_run(b), draw)
+
+
+def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
+    """Differences of all scores that both have, see `compare`."""
+    whole = []
+    for side in (a, b):
+        with blamed_on(f"{side.name}: no numbers per sample of this run", DataError):
+            ids = side.ids()
+            whole.append((ids, _scores(side.arrays, np.ones((1, len(ids))), side.metrics, draw.own_metrics)))
+    (ids, _), (other, _) = whole
+    if a.by_image != b.by_image or not np.array_equal(ids, other):
+        raise UsageError(f"these runs are of different samples: {len(ids):,} and {len(other):,}, or others")
+    count = len(ids)
+    for side, (_, scores) in zip((a, b), whole, strict=True):
+        for name, values in scores.items():
+            if not np.isclose(values[0], side.metrics[name], rtol=1e-6, atol=1e-6):
+                raise DataError(f"{side.name}: its arrays give {name} {values[0]}, not {side.metrics[name]}")
+    rng = np.random.default_rng(draw.seed)
     drawn: dict[str, list[Array]] = {}
-    for start in range(0, resamples, _CHUNK):
-        counts = _drawn(rng, count_a, min(_CHUNK, resamples - start))
-        first, second = score_a(counts), score_b(counts)
+    for start in range(0, draw.resamples, _CHUNK):
+        counts = _drawn(rng, count, min(_CHUNK, draw.resamples - start))
+        first, second = (_scores(side.arrays, counts, side.metrics, draw.own_metrics) for side in (a, b))
         for name in first.keys() & second.keys():
             drawn.setdefault(name, []).append(second[name] - first[name])
+    unit = "images" if a.by_image else "samples"
     found = []
-    for name, value in a.row["metrics"].items():
-        if name in b.row["metrics"]:
-            ends = np.nanpercentile(np.concatenate(drawn[name]), _tails(confidence)) if name in drawn else None
-            found.append(_difference(name, value, b.row["metrics"][name], ends))
-    return found
+    for name, value in a.metrics.items():
+        if name in b.metrics:
+            ends, reason = None, _why_not(name, a, b, unit)
+            if name in drawn:
+                changes = np.concatenate(drawn[name])
+                ends = np.nanpercentile(changes, _tails(draw.confidence)) if np.isfinite(changes).any() else None
+                reason = "" if ends is not None else f"no draw of the {unit} gives it"
+            found.append(_difference(name, value, b.metrics[name], ends, reason, a))
+    return Comparison(tuple(found), count, unit)
 
 
-def intervals(
-    run: Run, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def intervals(run: Run, draw: Draw) -> dict[str, tuple[float, float]]:
     """The bootstrap interval of each score of one run, as far as what lies beside it gives them; see `compare`.
 
     Raises:
         DataError: the arrays beside the run are missing.
     """
-    count, _, score = _scorer(run)
-    rng = np.random.default_rng(seed)
+    side = Scores.of_run(run)
+    count = len(side.ids())
+    rng = np.random.default_rng(draw.seed)
     drawn: dict[str, list[Array]] = {}
-    for start in range(0, resamples, _CHUNK):
-        for name, values in score(_drawn(rng, count, min(_CHUNK, resamples - start))).items():
+    for start in range(0, draw.resamples, _CHUNK):
+        counts = _drawn(rng, count, min(_CHUNK, draw.resamples - start))
+        for name, values in _scores(side.arrays, counts, side.metrics, draw.own_metrics).items():
             drawn.setdefault(name, []).append(values)
-    ends = {name: np.nanpercentile(np.concatenate(found), _tails(confidence)) for name, found in drawn.items()}
+    ends = {name: np.nanpercentile(np.concatenate(found), _tails(draw.confidence)) for name, found in drawn.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
@@ -140,44 +235,67 @@ def _tails(confidence: float) -> list[float]:
     return [tail, 100 - tail]
 
 
-def _difference(name: str, a: float, b: float, ends: Array | None) -> Difference:
-    measure = measure_of(name)
+def _why_not(name: str, a: Scores, b: Scores, unit: str) -> str:
+    """Why a score cannot be resampled."""
+    for label, side in (("A", a), ("B", b)):
+        array = side.arrays.get(name)
+        if array is not None:
+            return f"run {label} keeps {array.shape} values of it, not one for each sample"
+    return f"its metric keeps no values of it for each of the {unit} to draw from"
+
+
+def _difference(name: str, a: float, b: float, ends: Array | None, reason: str, run: Scores) -> Difference:
+    unit = run.units.get(name) or measure_of(name).unit
+    higher = run.higher_is_better.get(name, measure_of(name).higher_is_better)
     change = b - a
     if ends is None:
-        return Difference(name, measure.unit, a, b, change, None, None, "no interval")
+        return Difference(name, unit, a, b, change, None, None, "no interval", reason)
     low, high = float(ends[0]), float(ends[1])
     if low == high == change == 0:
         verdict = "equal"
     elif low <= 0 <= high:
         verdict = "not told from noise"
-    elif measure.higher_is_better is None:
+    elif higher is None:
         verdict = "different"
     else:
-        verdict = "better" if (change > 0) == measure.higher_is_better else "worse"
-    return Difference(name, measure.unit, a, b, change, low, high, verdict)
+        verdict = "better" if (change > 0) == higher else "worse"
+    return Difference(name, unit, a, b, change, low, high, verdict)
 
 
-_Scorer = Callable[[Array], dict[str, Array]]  # counts (R, N) of each image or sample -> (R,) values of each score
-
-
-def _scorer(run: Run) -> tuple[int, Array, _Scorer]:
-    """How many things can be resampled, what names them, and the scores of resamples of them."""
-    arrays = run.arrays()
-    if not arrays:
-        raise DataError(f"{run.path.with_suffix('.npz')}: not there, and without it nothing can be resampled")
-    ids = arrays.get("image_ids", np.arange(len(next(iter(arrays.values())))))
-    return len(ids), ids, lambda counts: _scores(arrays, counts, run.row["metrics"])
-
-
-def _scores(arrays: Mapping[str, Array], counts: Array, names: Collection[str]) -> dict[str, Array]:
+def _scores(
+    arrays: Mapping[str, Array], counts: Array, names: Collection[str], own_metrics: Sequence[Metric] = ()
+) -> dict[str, Array]:
     """The scores `names` of each row of counts (R, N), as far as the metrics tell how: else means of values kept."""
+    # Where images are drawn, each sample is taken as often as its image.
+    per_sample = counts[:, arrays[IMAGE_OF_SAMPLE]] if IMAGE_OF_SAMPLE in arrays else counts
     scores = {}
     for name in names:
-        if name in arrays and arrays[name].ndim == 1:
-            counted = np.isfinite(arrays[name])  # who has no such number does not count
+        values = arrays.get(name)
+        if values is not None and values.shape == per_sample.shape[1:] and values.dtype.kind in "fiub":
+            counted = np.isfinite(values)  # who has no such number does not count
             with np.errstate(invalid="ignore"):
-                scores[name] = counts @ np.where(counted, arrays[name], 0) / (counts @ counted)
+                scores[name] = per_sample @ np.where(counted, values, 0) / (per_sample @ counted)
     for metric in known_metrics().values():
         if metric.resample:
             scores |= {k: v for k, v in metric.resample(arrays, counts).items() if k in names}
+    for metric in own_metrics:
+        if metric.resample:
+            scores |= {k: v for k, v in _resampled(metric, arrays, per_sample).items() if k in names}
     return scores
+
+
+def _resampled(metric: Metric, arrays: Mapping[str, Array], counts: Array) -> Mapping[str, Array]:
+    """What somebody's metric makes of resamples.
+
+    Raises:
+        HmrbenchError: it fails, or does not give one value for each; names the metric.
+    """
+    assert metric.resample is not None
+    with blamed_on(f"metric '{metric.name}' cannot resample"):
+        found = {name: np.asarray(values, np.float64) for name, values in metric.resample(arrays, counts).items()}
+    for name, values in found.items():
+        if values.shape != (len(counts),):
+            raise HmrbenchError(
+                f"metric '{metric.name}': resample gives {values.shape} of {name}, not ({len(counts)},)"
+            )
+    return found

@@ -13,7 +13,7 @@ def junit_xml(verdicts: Sequence[Verdict]) -> bytes:
     from xml.etree import ElementTree
 
     failed = regressions(verdicts)
-    skipped = [v for v in verdicts if v.verdict == "other device"]
+    skipped = [v for v in verdicts if v.verdict in ("other device", "no interval")]
     sizes = {
         "tests": str(len(verdicts)),
         "failures": str(len(failed)),
@@ -40,6 +40,8 @@ def summary_markdown(verdicts: Sequence[Verdict], title: str) -> str:
     failed = regressions(verdicts)
     mark = "❌" if failed else "✅"
     lines = [f"### {mark} hmrbench check: {title}", "", _count(verdicts), ""]
+    silent = [v for v in verdicts if v.verdict == "no interval"]
+    lines += [f"No interval of {v.measure} of {v.model}: {v.detail}." for v in silent] + [""] * bool(silent)
     if failed:
         lines += ["| model | on | measure | baseline | now | verdict |", "|:--|:--|:--|--:|--:|:--|"]
         for v in failed:

@@ -16,24 +16,32 @@ A baseline is a JSON file of this form:
 All fields but the values, the samples and the annotations name a row. A tolerance is, for a score, how much
 worse it may be in its own unit; for a count, how far it may be off as a fraction of the baseline, in either
 direction (0: not at all); for a speed, the ratio by which it may be slower. A row may hold `tolerances` of
-its own. `better` says which way is better for scores that this package does not know. The newest run of each
-row counts.
+its own. `better` says which way is better for scores that this package does not know; runs say it of their scores. The
+newest run of each row counts.
+
+By intervals (`check --interval`) a score is worse only if the whole paired bootstrap interval of its difference
+from the baseline lies beyond the tolerance. What that needs of each sample stands in an `.npz` beside the
+baseline, under the row's `per_sample` key: `check --update --interval` writes it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from hmrbench.errors import DataError, UsageError
-from hmrbench.files import read_json, to_json
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+
+from hmrbench.compare.bootstrap import Difference, Draw, Scores, compare_scores
+from hmrbench.errors import DataError, UsageError, unknown_name
+from hmrbench.files import read_arrays, read_json, to_json, write_arrays
 from hmrbench.metrics.measures import COUNTS, MEASURES, measure_of
-from hmrbench.records import ANY_BOXES
-from hmrbench.results.runs import SPEED_SETTING, Run, speed_setting
+from hmrbench.records import ANY_BOXES, Array
+from hmrbench.results.runs import SPEED_SETTING, Run, run_key, speed_setting
 
 Row = Mapping[str, Any]
 
@@ -41,6 +49,8 @@ SCHEMA = 1
 FAILING = ("worse", "changed", "missing", "partial", "failed", "not comparable")
 _DEFAULT_TOLERANCE = {"%": 0.1, "mm": 0.1}
 _SLOWER = 1.10
+_WAY = {True: "higher", False: "lower"}
+_NOT_KEPT = ("partial", "values", "units", "higher_is_better", "run")  # of a run's row, in a baseline
 _GATED_COUNTS = ("params", "macs")
 _GATED_SPEEDS = ("latency_ms",)
 _KEYS = {
@@ -61,13 +71,51 @@ class Verdict:
     baseline: float
     value: float | None
     tolerance: float
-    verdict: str  # ok, improved, other device; of a Regression one of FAILING
+    verdict: str  # ok, improved, other device, no interval; of a Regression one of FAILING
     detail: str = ""
+    low: float | None = None  # the interval of value - baseline, where scores are held by intervals
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Regression(Verdict):
     """A number that got worse by more than its tolerance, or that cannot be told."""
+
+
+_NEEDED: Mapping[str, Mapping[str, type]] = {
+    "accuracy": {"dataset": str, "samples": int, "annotations_sha256": str},
+    "speed": {"device": str},
+}
+
+
+class _BaselineRow(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Any]
+
+    kind: Literal["accuracy", "counts", "speed"]
+    model: str
+    values: dict[str, FiniteFloat]
+    tolerances: dict[str, FiniteFloat] = {}
+
+    @model_validator(mode="after")
+    def _fields(self) -> _BaselineRow:
+        """What names a row is text, a number, yes or no; people are told by their number and their file."""
+        stated = self.__pydantic_extra__
+        for name in _KEYS[self.kind]:
+            if isinstance(stated.get(name), (list, dict)):
+                raise ValueError(f"{name} is a list or an object")
+        for name, kind in _NEEDED.get(self.kind, {}).items():
+            if not isinstance(stated.get(name), kind):
+                raise ValueError(f"{name} is {stated.get(name)!r:.40}, not {'a number' if kind is int else 'text'}")
+        return self
+
+
+class _Baseline(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    rows: list[_BaselineRow]
+    tolerances: dict[str, FiniteFloat] = {}
+    better: dict[str, str] = {}
 
 
 def rows_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -84,7 +132,8 @@ def _rows_of_run(run: Run) -> Iterator[dict[str, Any]]:
     if run.kind in ("eval", "score"):
         named = {k: row[k] for k in _KEYS["accuracy"] if k != "trained"} | {"trained": row["weights"] != "random"}
         more = {k: row[k] for k in ("samples", "annotations_sha256", "weights", "weights_sha256", "partial")}
-        yield {"kind": "accuracy", **named, **more, "values": dict(row["metrics"])}
+        told = {k: row.get(k) or {} for k in ("units", "higher_is_better")}
+        yield {"kind": "accuracy", **named, **more, "values": dict(row["metrics"]), **told, "run": run}
     elif run.kind == "profile":
         failure = {"error": row.get("error") or row["status"]} if row.get("status", "ok") != "ok" else {}
         counts = {k: row[k] for k in _GATED_COUNTS if row.get(k) is not None}
@@ -109,7 +158,8 @@ def read_baseline(path: Path) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         raise DataError(f"{path}: no such baseline; --update writes one")
-    content: dict[str, Any] = read_json(path, "baseline")
+    content: Any = read_json(path, "baseline")
+    wrong = f"{path}: not a baseline of hmrbench"
     try:
         if content["kind"] != "baseline":
             raise KeyError("kind")
@@ -117,31 +167,107 @@ def read_baseline(path: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path}: written by a newer hmrbench (schema {content['schema']}, this one reads {SCHEMA})"
             )
+        _Baseline.model_validate({k: v for k, v in content.items() if k != "schema"})
         for row in content["rows"]:
-            _key(row)
             if not row["values"]:
                 raise DataError(f"{path}: the {row['kind']} row of {row['model']} holds no values")
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
-        raise DataError(f"{path}: not a baseline of hmrbench ({e!r})") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise DataError(f"{wrong} ({'.'.join(map(str, first['loc']))}: {first['msg']})") from e
+    except (KeyError, TypeError) as e:
+        raise DataError(f"{wrong} ({e!r})") from e
     if not content["rows"]:
         raise DataError(f"{path}: a baseline without rows lets everything pass")
-    return content
+    return dict(content)
 
 
-def check(baseline: Mapping[str, Any], rows: Sequence[Row]) -> list[Verdict]:
+@dataclass(frozen=True)
+class Intervals:
+    """What scores are held by instead of their difference alone: the baseline's arrays, and how draws are made."""
+
+    arrays: Mapping[str, Array]
+    draw: Draw
+
+    def of(self, row: Row, now: Row) -> dict[str, Difference]:
+        """The differences of a run from a row of the baseline, by score.
+
+        Raises:
+            DataError: the baseline has no arrays for this row, or arrays do not give the scores they are of.
+        """
+        key = f"{row.get('per_sample', '')}/"
+        kept = {name.removeprefix(key): array for name, array in self.arrays.items() if name.startswith(key)}
+        name = f"{row['model']} on {row['dataset']}"
+        if not row.get("per_sample") or not kept:
+            raise DataError(
+                f"the baseline has no per-sample results of {name}, without which there is no interval: "
+                "`check --update --interval` writes them"
+            )
+        units, higher = now.get("units") or {}, now.get("higher_is_better") or {}
+        before = Scores(f"the baseline's row of {name}", row["values"], kept, units, higher)
+        return {d.metric: d for d in compare_scores(before, Scores.of_run(now["run"]), self.draw).differences}
+
+
+def check(baseline: Mapping[str, Any], rows: Sequence[Row], intervals: Intervals | None = None) -> list[Verdict]:
     """Hold rows against a baseline: one verdict per number in it, those that fail as `Regression`.
+
+    Args:
+        intervals: scores are held by these; None holds them by their difference alone.
 
     Raises:
         UsageError: the baseline holds a score whose better direction nobody states.
+        DataError: no intervals can be had of a row.
     """
     current = {_key(row): row for row in rows}
     found = []
     for row in baseline["rows"]:
         now = current.get(_key(row))
+        differences = {} if intervals is None or _cannot_be_held(row, now) else intervals.of(row, now or {})
         for measure, value in row["values"].items():
-            tolerance = _tolerance(measure, {**baseline.get("tolerances", {}), **row.get("tolerances", {})})
-            found.append(_verdict(row, now, measure, value, tolerance, baseline.get("better", {}), rows))
+            tolerance = _tolerance(measure, row, baseline.get("tolerances", {}), now)
+            difference = differences.get(measure)
+            found.append(_verdict(row, now, measure, value, tolerance, baseline.get("better", {}), rows, difference))
     return found
+
+
+def _cannot_be_held(row: Row, now: Row | None) -> bool:
+    """Whether a row has no scores of which intervals can be made; why, its verdicts say."""
+    return row["kind"] != "accuracy" or now is None or bool(now.get("partial")) or bool(_other_people(row, now))
+
+
+def with_tolerances(baseline: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """A baseline with other tolerances: of one number, `AP=0.5`, or of all scores, `0.5`; before the file's own.
+
+    Raises:
+        UsageError: not of that form, negative, or of a number that the baseline does not hold.
+    """
+    held = {m for row in baseline["rows"] for m in row["values"]}
+    scores = {m for row in baseline["rows"] if row["kind"] == "accuracy" for m in row["values"]}
+    wanted: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        if name and name not in held:
+            raise unknown_name("number of the baseline", name, held)
+        try:
+            tolerance = float(value)
+        except ValueError:
+            tolerance = math.nan
+        if not 0 <= tolerance < math.inf:
+            raise UsageError(f"a tolerance is NAME=NUMBER or a NUMBER for all scores, 0 or more, not '{text}'")
+        wanted |= {name: tolerance} if name else dict.fromkeys(scores - wanted.keys(), tolerance)
+    rows = [
+        {**row, "tolerances": {k: v for k, v in row["tolerances"].items() if k not in wanted}}
+        if "tolerances" in row
+        else row
+        for row in baseline["rows"]
+    ]
+    return {**baseline, "tolerances": {**baseline.get("tolerances", {}), **wanted}, "rows": rows}
+
+
+def conclusion(verdicts: Sequence[Verdict]) -> str:
+    """What came of the gate, in one line."""
+    failed = regressions(verdicts)
+    words = [f"{sum(v.verdict == w for v in verdicts)} {w}" for w in dict.fromkeys(v.verdict for v in verdicts)]
+    return f"{'FAILED' if failed else 'passed'}: {len(verdicts)} numbers held against the baseline: {', '.join(words)}"
 
 
 def regressions(verdicts: Sequence[Verdict]) -> list[Regression]:
@@ -149,13 +275,13 @@ def regressions(verdicts: Sequence[Verdict]) -> list[Regression]:
     return [v for v in verdicts if isinstance(v, Regression)]
 
 
-def _tolerance(measure: str, given: Mapping[str, float]) -> float:
-    if measure in given:
-        return given[measure]
-    known = MEASURES.get(measure)
-    if measure in COUNTS or known is None:
-        return 0.0
-    return _DEFAULT_TOLERANCE.get(known.unit, _SLOWER)
+def _tolerance(measure: str, row: Row, given: Mapping[str, float], now: Row | None = None) -> float:
+    """The row's own tolerance, else that given for all rows, else the default of the unit."""
+    if measure in (own := {**given, **row.get("tolerances", {})}):
+        return float(own[measure])
+    if measure in COUNTS or (row["kind"] == "accuracy" and measure not in MEASURES):
+        return _DEFAULT_TOLERANCE.get(((now or row).get("units") or {}).get(measure, ""), 0.0)
+    return _DEFAULT_TOLERANCE.get(measure_of(measure).unit, _SLOWER)
 
 
 def _verdict(
@@ -166,8 +292,11 @@ def _verdict(
     tolerance: float,
     better: Mapping[str, str],
     rows: Sequence[Row],
+    difference: Difference | None = None,
 ) -> Verdict:
     found, word, detail = None, "ok", ""
+    higher = (now or {}).get("higher_is_better") or {}
+    better = {**{m: "higher" if up else "lower" for m, up in higher.items() if m not in MEASURES}, **better}
     if now is None:
         word, detail = _absent(row, rows)
     elif "error" in now and measure not in now["values"]:
@@ -178,11 +307,14 @@ def _verdict(
         word, detail = "not comparable", reason
     elif (found := now["values"].get(measure)) is None:
         word, detail = "missing", f"the run has no {measure}"
+    elif difference is not None:
+        word, detail = _judge_interval(difference, tolerance, better)
     else:
         word, detail = _judge(row["kind"], measure, value, found, tolerance, better)
+    ends = (None, None) if difference is None else (difference.low, difference.high)
     on = str(row.get("dataset") or (_words(row) if row["kind"] == "speed" else ""))
     kind = Regression if word in FAILING else Verdict
-    return kind(row["kind"], row["model"], on, measure, value, found, tolerance, word, detail)
+    return kind(row["kind"], row["model"], on, measure, value, found, tolerance, word, detail, *ends)
 
 
 def _words(row: Row) -> str:
@@ -228,6 +360,16 @@ def _judge(
     return ("worse" if loss > tolerance else "improved" if -loss > tolerance else "ok"), ""
 
 
+def _judge_interval(difference: Difference, tolerance: float, better: Mapping[str, str]) -> tuple[str, str]:
+    """A score is worse, or improved, if its whole interval lies beyond the tolerance."""
+    if difference.low is None or difference.high is None:
+        return "no interval", difference.reason
+    higher = _higher_is_better(difference.metric, better)
+    ends = (difference.low, difference.high) if higher else (-difference.high, -difference.low)
+    word = "worse" if ends[1] < -tolerance else "improved" if ends[0] > tolerance else "ok"
+    return word, f"{difference.difference:+.2f}, interval {difference.low:+.2f} .. {difference.high:+.2f}"
+
+
 def _higher_is_better(measure: str, better: Mapping[str, str]) -> bool:
     stated = better.get(measure)
     if stated in ("higher", "lower"):
@@ -246,6 +388,12 @@ def update(old: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[dict[str
     """
     old = old or {}
     better = dict(old.get("better", {}))
+    for row in rows:
+        for measure, higher in (row.get("higher_is_better") or {}).items():
+            if measure not in MEASURES and better.setdefault(measure, word := _WAY[higher]) != word:
+                raise UsageError(
+                    f"{row['model']} says that {word} {measure} is better, the baseline or another run not"
+                )
     kept = {_key(r): dict(r) for r in old.get("rows", ())}
     remarks = []
     for row in rows:
@@ -258,8 +406,10 @@ def update(old: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[dict[str
         if lost := row["values"].keys() - gated.keys():
             remarks.append(f"left out: {', '.join(sorted(lost))} of {row['model']} ('better' does not say which way)")
         key = _key(row)
-        fields = {k: v for k, v in row.items() if k not in ("partial", "values") and v is not None}
+        fields = {k: v for k, v in row.items() if k not in _NOT_KEPT and v is not None}
         own = {"tolerances": kept[key]["tolerances"]} if "tolerances" in kept.get(key, {}) else {}
+        units = {m: u for m, u in (row.get("units") or {}).items() if m in gated and m not in MEASURES}
+        fields |= {"units": units} if units else {}
         before = kept.get(key, {}).get("values")
         if before != gated:
             remarks.append(f"{'new' if before is None else 'changed'}: {name}")
@@ -267,8 +417,9 @@ def update(old: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[dict[str
     found = {_key(r) for r in rows}
     remarks += [f"kept, without a run: {k[0]} of {k[1]}" for k in kept if k not in found]
     ordered = sorted(kept.values(), key=lambda r: (list(_KEYS).index(r["kind"]), *map(str, _key(r))))
-    measures = list(dict.fromkeys(m for r in ordered for m in r["values"]))
-    tolerances = {m: _tolerance(m, old.get("tolerances", {})) for m in measures}
+    measures = {m: {k: v for k, v in r.items() if k != "tolerances"} for r in reversed(ordered) for m in r["values"]}
+    order = list(dict.fromkeys(m for r in ordered for m in r["values"]))
+    tolerances = {m: _tolerance(m, measures[m], old.get("tolerances", {})) for m in order}
     better = {"better": better} if better else {}
     return {
         "schema": SCHEMA,
@@ -277,6 +428,48 @@ def update(old: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[dict[str
         **better,
         "rows": ordered,
     }, remarks
+
+
+def arrays_file(baseline: Path) -> Path:
+    """Where the per-sample results of a baseline stand."""
+    return baseline.with_suffix(".npz")
+
+
+def read_arrays_of(baseline: Path) -> dict[str, Array]:
+    """The per-sample results beside a baseline, each under KEY/NAME with the key of its row.
+
+    Raises:
+        DataError: there are none, or they cannot be read.
+    """
+    path = arrays_file(baseline)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: not there, and without it there are no intervals; `check --update --interval` writes it"
+        )
+    return read_arrays(path, "per-sample results of the baseline")
+
+
+def keep_arrays(baseline: dict[str, Any], rows: Sequence[Row], path: Path) -> dict[str, Any]:
+    """Write the per-sample results of the rows' runs beside a baseline; returns the baseline whose rows name them.
+
+    Rows without a run of now keep what stands there already.
+
+    Raises:
+        DataError: a run has no such results.
+    """
+    arrays = read_arrays_of(path) if arrays_file(path).is_file() else {}
+    current = {_key(row): row for row in rows}
+    named = []
+    for row in baseline["rows"]:
+        now = current.get(_key(row))
+        if row["kind"] == "accuracy" and now is not None and not now.get("partial"):
+            key = run_key({k: row.get(k) for k in ("kind", *_KEYS["accuracy"])})
+            arrays = {name: a for name, a in arrays.items() if not name.startswith(f"{key}/")}
+            arrays |= {f"{key}/{name}": a for name, a in Scores.of_run(now["run"]).arrays.items()}
+            row = {**row, "per_sample": key}
+        named.append(row)
+    write_arrays(arrays_file(path), arrays)
+    return {**baseline, "rows": named}
 
 
 def baseline_text(baseline: Mapping[str, Any]) -> str:

@@ -40,24 +40,25 @@ class Check:
         return cls(part, status, f"{found:,} {unit}", "" if expected is None else f"{expected:,}", detail)
 
 
-def load_specs(datasets_file: Path | None = None) -> dict[str, DatasetSpec]:
+def load_specs(datasets_file: str | Path | None = None) -> dict[str, DatasetSpec]:
     """All specs by name: our own, then those of `datasets_file`, which may redefine a name.
 
     Raises:
         UsageError: the file is missing or says something that no spec has.
     """
     specs: dict[str, DatasetSpec] = {}
-    for path in (share_dir() / "datasets.yaml", datasets_file):
-        if path is not None:
-            found, faults = validate_all(DatasetSpec, read_yaml(path))
-            folded = {name.lower(): name for name in found}
-            faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
-            refuse(path, faults)
-            specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
+    for path in [Path(file) for file in (share_dir() / "datasets.yaml", datasets_file) if file]:
+        found, faults = validate_all(DatasetSpec, read_yaml(path))
+        folded = {name.lower(): name for name in found}
+        faults += [f"'{n}' and '{folded[n.lower()]}' differ by case alone" for n in found if folded[n.lower()] != n]
+        refuse(path, faults)
+        for spec in found.values():
+            spec._file = path
+        specs = {name: spec for name, spec in specs.items() if name.lower() not in folded} | found
     return specs
 
 
-def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
+def load_spec(name: str, datasets_file: str | Path | None = None) -> DatasetSpec:
     """One spec by name.
 
     Raises:
@@ -70,7 +71,7 @@ def load_spec(name: str, datasets_file: Path | None = None) -> DatasetSpec:
     return found
 
 
-def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
+def find_folder(spec: DatasetSpec, data_root: str | Path | None) -> Path:
     """Where a data set lies: `<root>/<folder>` if that exists, else the root itself.
 
     Raises:
@@ -80,14 +81,15 @@ def find_folder(spec: DatasetSpec, data_root: Path | None) -> Path:
         return Path(__file__).parent / spec.folder
     if data_root is None:
         raise DataError(f"{spec.name}: where are the data? Give --data-root DIR or set HMRBENCH_DATA")
-    if not data_root.is_dir():
-        raise DataError(f"{data_root}: no such data root")
-    inner = data_root / spec.folder
-    return inner if inner.is_dir() else data_root
+    root = Path(data_root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such data root")
+    inner = root / spec.folder
+    return inner if inner.is_dir() else root
 
 
 def open_dataset(
-    spec: DatasetSpec, data_root: Path | None, boxes: str | None = None, limit: int | None = None
+    spec: DatasetSpec, data_root: str | Path | None, boxes: str | None = None, limit: int | None = None
 ) -> Dataset:
     """Read a data set's annotations and check that every file it names is there.
 
@@ -122,7 +124,7 @@ def lacking(spec: DatasetSpec, dataset: Dataset) -> str:
     return ""
 
 
-def open_truth(spec: DatasetSpec, data_root: Path | None, boxes: str | None = None) -> Dataset:
+def open_truth(spec: DatasetSpec, data_root: str | Path | None, boxes: str | None = None) -> Dataset:
     """What scoring predictions out of a file needs: no picture is looked at, and where the predictions say themselves
     which image they are for, no boxes either, and there are no samples.
 
@@ -154,7 +156,7 @@ def _known_boxes(spec: DatasetSpec, boxes: str | None) -> str:
     return boxes
 
 
-def check_dataset(spec: DatasetSpec, data_root: Path | None) -> list[Check]:
+def check_dataset(spec: DatasetSpec, data_root: str | Path | None) -> list[Check]:
     """What of a data set is there, part by part, against the known counts."""
     folder = find_folder(spec, data_root)
     with blamed_on(_by(spec)):
@@ -211,4 +213,4 @@ def _listing(folder: Path) -> set[str]:
 
 
 def _reader(spec: DatasetSpec) -> Any:
-    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    return import_object(READERS.get(spec.reader, spec.reader), f"{spec.name}: reader", spec.file)

@@ -31,7 +31,7 @@ from hmrbench.files.coco_json import (
 )
 from hmrbench.records import Dataset, Sample
 from hmrbench.schema import DatasetSpec
-from hmrbench.skeletons import COCO17
+from hmrbench.skeletons import COCO17, Skeleton
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
             images.
     """
     path = folder / spec.annotations
-    coco = _read_truth(path)
+    coco = _read_truth(path, spec.joint_set)
     for image in coco.dataset["images"]:
         if "file_name" not in image:
             raise DataError(f"{path}: image {image['id']} has no file_name")
@@ -56,8 +56,8 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
     chosen = tuple(samples[:limit])
     truth = coco if len(chosen) == len(samples) else restrict(coco, {s.image_id for s in chosen})
     if chosen:
-        check_coco(truth, chosen)
-    return Dataset(spec.name, chosen, truth, boxes, file_sha256(path), total=len(samples))
+        check_coco(truth, chosen, spec.joint_set)
+    return Dataset(spec.name, chosen, truth, boxes, file_sha256(path), total=len(samples), skeleton=spec.joint_set)
 
 
 def truth(spec: DatasetSpec, folder: Path) -> Dataset:
@@ -67,13 +67,21 @@ def truth(spec: DatasetSpec, folder: Path) -> Dataset:
         DataError: the annotation file is missing, truncated, not of COCO's form, or contradicts itself.
     """
     path = folder / spec.annotations
-    return Dataset(spec.name, (), _read_truth(path), "", file_sha256(path), total=0)
+    truth = _read_truth(path, spec.joint_set)
+    return Dataset(spec.name, (), truth, "", file_sha256(path), total=0, skeleton=spec.joint_set)
 
 
-def _read_truth(path: Path) -> COCO:
-    coco = read_annotations(path)
+def _read_truth(path: Path, skeleton: Skeleton) -> COCO:
     try:
-        check_truth(coco)
+        coco = read_annotations(path, skeleton)
+    except DataError as e:
+        if skeleton is COCO17 and f"numbers for {len(COCO17.joints)} keypoints" in str(e):
+            raise DataError(
+                f"{e}; other joints than COCO's are named in the data set's spec, under 'skeleton'"
+            ) from None
+        raise
+    try:
+        check_truth(coco, skeleton)
     except DataError as e:
         raise DataError(f"{path}: {e}") from None
     people = _people(coco)
@@ -95,7 +103,7 @@ def _people(coco: COCO) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------- the annotation file
 
 
-def read_annotations(path: Path) -> COCO:
+def read_annotations(path: Path, skeleton: Skeleton = COCO17) -> COCO:
     """COCO's index of an annotation file; unlike COCO's own reader it prints nothing and names what is wrong.
 
     What people lack is filled in as far as the rest of the file says it: `num_keypoints` is counted; who has no
@@ -114,7 +122,7 @@ def read_annotations(path: Path) -> COCO:
         for kind in kinds:
             _check_entries(kind, content[kind])
         coco = make_coco(content)
-        without_area = [a for a in _people(coco) if _complete(a)]
+        without_area = [a for a in _people(coco) if _complete(a, len(skeleton.joints))]
     except DataError as e:
         raise DataError(f"{path}: {e}") from None
     if without_area:
@@ -167,16 +175,15 @@ def _is_path(value: Any) -> bool:
         return False
 
 
-def _complete(person: dict[str, Any]) -> bool:
+def _complete(person: dict[str, Any], joints: int) -> bool:
     """Fill in what a person lacks (see `read_annotations`); whether the area was one of it."""
     name = f"annotation {person['id']}"
     for key in ("keypoints", "num_keypoints", "iscrowd", "area"):
         if person.get(key) is None:
             person.pop(key, None)
     if not person.get("keypoints"):
-        person["keypoints"] = [0] * 3 * len(COCO17.joints)
+        person["keypoints"] = [0] * 3 * joints
     if "num_keypoints" not in person:
-        joints = len(COCO17.joints)
         found = numbers(name, person["keypoints"], 3 * joints, f"{joints} keypoints (x, y, visible)")
         person["num_keypoints"] = int((found[2::3] > 0).sum())
     person.setdefault("iscrowd", 0)
@@ -209,7 +216,8 @@ def _from_truth(path: Path, coco: COCO, images: dict[int | str, Path]) -> list[S
             x2, y2 = min(width - 1, x1 + max(0, w - 1)), min(height - 1, y1 + max(0, h - 1))
             if x2 > x1 and y2 > y1:
                 box = (float(x1), float(y1), float(x2 - x1), float(y2 - y1))
-                samples.append(Sample(f"ann {ann['id']}", images[image_id], image_id, box, image_wh_px=(width, height)))
+                name, size = f"ann {ann['id']}", (width, height)
+                samples.append(Sample(name, images[image_id], image_id, box, image_wh_px=size, annotation_id=ann["id"]))
             else:
                 outside.append(ann["id"])
     if outside:
@@ -283,7 +291,7 @@ def _from_detector(path: Path, coco: COCO, images: dict[int | str, Path]) -> lis
 
 def images(spec: DatasetSpec, folder: Path) -> list[str]:
     """The pictures that the annotation file names, below the spec's `images`."""
-    found = read_annotations(folder / spec.annotations).imgs.values()
+    found = read_annotations(folder / spec.annotations, spec.joint_set).imgs.values()
     return [image["file_name"] for image in found if "file_name" in image]
 
 
@@ -291,7 +299,7 @@ def check(spec: DatasetSpec, folder: Path) -> list[Check]:
     """Annotations, images and boxes against the known counts; every image is decoded."""
     checks: list[Check] = []
     try:
-        coco = _read_truth(folder / spec.annotations)
+        coco = _read_truth(folder / spec.annotations, spec.joint_set)
     except DataError as e:
         status = "corrupt" if (folder / spec.annotations).exists() else "missing"
         return [Check("annotations", status, spec.annotations, detail=str(e))]

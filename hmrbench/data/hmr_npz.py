@@ -58,7 +58,7 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
         if not (np.isfinite([x, y, w, h]).all() and w > 0 and h > 0):
             raise DataError(f"{path}: the box of person {i} ({name}) is empty or not finite")
         box = (float(x - w / 2), float(y - h / 2), float(w), float(h))
-        samples.append(Sample(f"person {i}", images / name, name, box, padded=True))
+        samples.append(Sample(f"person {i}", images / name, name, box, padded=True, annotation_id=i))
     truth = _truth(content, path, spec, sizes)
     chosen = slice(0, count if limit is None else limit)
     cut: dict[str, Any] = {

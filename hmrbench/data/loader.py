@@ -6,7 +6,7 @@ OpenCV decodes and warps without Python's lock, so threads scale like processes,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def crop_image(path: Path, samples: Sequence[Sample], settings: CropSettings) ->
 
 def batches(
     samples: Sequence[Sample], index: Sequence[int], settings: CropSettings, batch_size: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of the samples at `index`, people of one picture together, pictures in order of first appearance.
 
     `workers` threads (at least one) run ahead of the caller by about three batches.

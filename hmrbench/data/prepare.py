@@ -269,7 +269,7 @@ def _archives(given: Path, part: Part) -> list[Sequence[Path]]:
             sorted(given.glob(pattern)) if given.is_dir() else [given] if fnmatch.fnmatch(given.name, pattern) else []
         )
         pieces = [path for path in paths if _PIECE.search(path.name)]
-        found += [[path] for path in paths if path not in pieces and path.is_file()]
+        found += [[path] for path in paths if path not in pieces and not path.is_dir()]
         if pieces:
             _check_pieces(pieces)
             found.append(pieces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
 from hmrbench.device import DTYPES, device_name, pick_device
-from hmrbench.errors import HmrbenchError, UsageError, blamed_on
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Array, Dataset
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema import DatasetSpec, ModelCard, beside
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class EvaluationSettings:
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts, see `nets.fusion`.
         batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
+        workers: threads that read and crop pictures; as many as there are cores.
         limit: the first people only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
@@ -49,7 +49,7 @@ class EvaluationSettings:
     """
 
     weights: str | Path | None = None
-    data_root: Path | None = None
+    data_root: str | Path | None = None
     boxes: str | None = None
     flip: bool = True
     codec: str | None = None
@@ -57,10 +57,10 @@ class EvaluationSettings:
     dtype: str = "fp32"
     fused: bool = True
     batch_size: str | int = "auto"
-    workers: int = 2
+    workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
-    models_dirs: Sequence[Path] = ()
-    datasets_file: Path | None = None
+    models_dirs: Sequence[str | Path] = ()
+    datasets_file: str | Path | None = None
     protocol: str | None = None
     mesh_assets: Path | None = None
 
@@ -87,7 +87,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What two runs share only if everything that decides their numbers is the same."""
+        """What two runs share only if everything that decides their predictions is the same."""
         return results.run_key(
             {
                 "card": self.card.model_dump(mode="json"),
@@ -98,7 +98,6 @@ class Job:
                 "weights": self.weights_sha256 or self.weights,
                 "codec": self.codec.name,
                 "protocol": self.protocol,
-                "measured_by": self.spec.metrics,
                 "flip": self.flip,
                 "device": device_name(self.device),
                 "dtype": self.dtype,
@@ -124,6 +123,11 @@ class Job:
                 "an approximation of this network's mesh"
             )
         return found
+
+    @property
+    def run_key(self) -> str:
+        """What two runs share only if they also say the same of their predictions."""
+        return results.run_key({"predictions": self.key, "metrics": self.spec.metrics})
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -189,7 +193,10 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
 
 
 def card_and_spec(
-    model: str | ModelCard, dataset: str | DatasetSpec, models_dirs: Sequence[Path], datasets_file: Path | None
+    model: str | ModelCard,
+    dataset: str | DatasetSpec,
+    models_dirs: Sequence[str | Path],
+    datasets_file: str | Path | None,
 ) -> tuple[ModelCard, DatasetSpec]:
     """A network and a data set of the same task, by their names where they are not given themselves.
 
@@ -225,7 +232,7 @@ def prepare(
     if spec.options.get("protocol") is None:  # else the data set was opened for it
         spec = with_protocol(spec, s.protocol)
     for name in spec.metrics:
-        metrics.find_metric(name)
+        metrics.find_metric(name, spec.file)
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(card, body) if body is not None else zoo.codec_of(card, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
@@ -233,7 +240,10 @@ def prepare(
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
     people = opened or data.open_dataset(spec, s.data_root, s.boxes, s.limit)
-    _check_truth(spec, people)
+    try:
+        _check_truth(spec, people)
+    except DataError as e:
+        raise DataError(f"{data.find_folder(spec, s.data_root) / spec.annotations}: {e}") from e
     return Job(
         card=card,
         spec=spec,
@@ -256,9 +266,9 @@ def prepare(
 def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
     """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
     for name in spec.metrics:
-        check = metrics.find_metric(name).check
+        check = metrics.find_metric(name, spec.file).check
         if check is not None:
-            with blamed_on(f"{spec.name}: metric '{name}'"):
+            with blamed_on(f"{spec.name}: metric '{name}' cannot score its truth", DataError), beside(spec.file):
                 check(people)
 
 

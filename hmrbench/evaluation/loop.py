@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,12 @@ from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
 from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.records import Array, Dataset, Prediction
-from hmrbench.skeletons import COCO17
+
+Decoded = tuple[Array, list[Prediction]]  # places in the data set, and what was found there
 
 
 @torch.inference_mode()
-def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Array, list[Prediction]]]:
+def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[Decoded]:
     """Predictions of the samples at `index`, batch by batch, in the order of their pictures."""
     with blamed_on(job.card.where):
         net = net.to(job.device).eval()
@@ -31,16 +34,56 @@ def predict(net: nn.Module, job: Job, index: Sequence[int]) -> Iterator[tuple[Ar
     normalize = Normalize(job.card, job.device)
     try:
         with precision(job.dtype, job.device):
-            pending: tuple[Batch, Any] | None = None
-            for batch in batches(job.dataset.samples, index, settings, job.batch_size, job.workers):
-                output = forward(net, normalize(batch.images), job, _box_numbers(batch, job))
-                if pending is not None:  # decode the last batch while the device works on this one
-                    yield pending[0].index, _decode(*pending, job)
-                pending = batch, output
-            if pending is not None:
-                yield pending[0].index, _decode(*pending, job)
+            yield from overlapped(
+                batches(job.dataset.samples, index, settings, job.batch_size, job.workers),
+                lambda batch: forward(net, normalize(batch.images), job, _box_numbers(batch, job)),
+                lambda batch, output: (batch.index, _decode(batch, output, job)),
+                job,
+            )
     finally:
         unfold(net)  # its weights may change, as they do in training
+
+
+def overlapped(
+    ahead: Generator[Batch, None, None], run: Callable[[Batch], Any], decode: Callable[[Batch, Any], Decoded], job: Job
+) -> Iterator[Decoded]:
+    """What `decode` makes of what `run` makes of each batch, in order.
+
+    While a batch runs, one thread has the next one made and another decodes the last one, on a GPU on a stream of its
+    own. What was decoded before an error comes is yielded first.
+    """
+    decoding: Future[Decoded] | None = None
+    stream = torch.cuda.Stream(job.device) if job.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def decode_apart(batch: Batch, output: Any, ran: Any) -> Decoded:
+        with ExitStack() as stack:  # these hold for one thread each
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(precision(job.dtype, job.device))
+            if stream is not None:
+                stack.enter_context(torch.cuda.stream(stream))
+                stream.wait_event(ran)
+                for tensor in output.values() if isinstance(output, Mapping) else _each(output):
+                    if isinstance(tensor, Tensor):
+                        tensor.record_stream(stream)
+            return decode(batch, output)
+
+    with closing(ahead), ThreadPoolExecutor(2, thread_name_prefix="loop") as pool:
+        coming = pool.submit(next, ahead, None)
+        try:
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, ahead, None)
+                output = run(batch)
+                ran = None if stream is None else torch.cuda.current_stream(job.device).record_event()
+                if decoding is not None:
+                    last, decoding = decoding, None
+                    yield last.result()
+                decoding = pool.submit(decode_apart, batch, output, ran)
+        except HmrbenchError:
+            if decoding is not None:
+                yield decoding.result()
+            raise
+        if decoding is not None:
+            yield decoding.result()
 
 
 def _box_numbers(batch: Batch, job: Job) -> tuple[Tensor, ...]:
@@ -60,8 +103,11 @@ def forward(net: nn.Module, images: Tensor, job: Job, more: Sequence[Tensor] = (
         mirrored = net(images.flip(3)) if job.flip else None
     if mirrored is None:
         return output
-    with blamed_on(f"{job.card.where}: codec '{job.codec.name}'"):
-        return job.codec.merge(output, job.codec.flip_back(mirrored, COCO17))
+    try:
+        with blamed_on(f"codec '{job.codec.name}'"):
+            return job.codec.merge(output, job.codec.flip_back(mirrored, job.dataset.skeleton))
+    except HmrbenchError as e:
+        raise type(e)(f"{job.card.where}: {e}") from e
 
 
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:

@@ -42,8 +42,10 @@ def write_predictions(predictions: Sequence[Prediction], job: Job, path: Path) -
     """Write predictions for others to score: COCO result json for pose, after rescoring and NMS; npz for meshes."""
     if job.card.task == "hpe":
         coco = coco_json.person_category(job.dataset.truth)
-        samples, scoring = job.dataset.samples, job.dataset.scoring
-        found = coco_keypoints.coco_results(predictions, samples, category_id=coco, **scoring)  # type: ignore[arg-type]
+        people, scoring = job.dataset, job.dataset.scoring
+        found = coco_keypoints.coco_results(
+            predictions, people.samples, skeleton=people.skeleton, category_id=coco, **scoring
+        )
         files.write_atomic(path, json.dumps(found).encode())
     else:
         ids = np.array([s.id for s in job.dataset.samples])

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from hmrbench import distributed, environment, files, zoo
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from hmrbench import data, distributed, environment, files, zoo
+from hmrbench.codecs import Codec
 from hmrbench.device import device_name
+from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
 from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
 from hmrbench.evaluation.score import measure_by_rules, per_sample_arrays, score_fields
 from hmrbench.evaluation.unfinished import Progress, predict_all
 from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema import Crop, DatasetSpec, ModelCard
 
 
 def evaluate(
-    model: str | ModelCard,
+    model: str | ModelCard | nn.Module,
     dataset: str | DatasetSpec,
     *,
+    input_size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
     data_root: str | Path | None = None,
     boxes: str | None = None,
     flip: bool = True,
-    codec: str | None = None,
+    codec: str | Codec | None = None,
     device: str = "auto",
     dtype: str = "fp32",
     fused: bool = True,
     batch_size: str | int = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     limit: int | None = None,
     models_dirs: Sequence[str | Path] = (),
     datasets_file: str | Path | None = None,
@@ -43,18 +52,21 @@ def evaluate(
     """Evaluate one network on one data set, as `hmrbench eval` does.
 
     Args:
-        model: a name, the paper's spelling of it, or a card.
+        model: a name, the paper's spelling of it, a card, or a network with its weights, which is left on the device
+            that it was evaluated on.
         dataset: a name or a spec.
+        input_size: H and W in pixels of the pictures that a given network takes; a card has its own. None is 256x192,
+            for meshes 256x256.
         weights: `random`, `demo`, a file, or a source; None for the card's own.
         data_root: the folder of the data sets.
         boxes: `gt` or `det`, where the data set has them; None for its default.
         flip: average pose networks with the mirrored picture.
-        codec: in place of the card's.
+        codec: in place of the card's: a name, an import path or a Codec; for a given network `udp` if None.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts.
         batch_size: people at once; `auto` is 64 on a GPU, else 8.
-        workers: threads that read and crop pictures.
+        workers: threads that read and crop pictures; as many as there are cores if None.
         limit: the first people only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
@@ -73,23 +85,62 @@ def evaluate(
         HmrbenchError: a prediction is not finite, or nothing can be written into `runs`.
     """
     settings = EvaluationSettings(
-        weights=weights,
+        weights="random" if isinstance(model, nn.Module) else weights,
         data_root=as_path(data_root),
         boxes=boxes,
         flip=flip,
-        codec=codec,
+        codec=codec if isinstance(codec, str) else None,
         device=device,
         dtype=dtype,
         fused=fused,
         batch_size=batch_size,
-        workers=workers,
+        workers=environment.usable_cpus() if workers is None else workers,
         limit=limit,
         models_dirs=[Path(folder) for folder in models_dirs],
         datasets_file=as_path(datasets_file),
         protocol=protocol,
         mesh_assets=as_path(mesh_assets),
     )
-    return run(prepare(model, dataset, settings), runs=as_path(runs), resume=resume)
+    net = model if isinstance(model, nn.Module) else None
+    if net is None and input_size is not None:
+        raise UsageError("input_size is that of a network; a card has its own")
+    if net is not None and weights is not None:
+        raise UsageError("a network that is given has its weights; leave weights out")
+    spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, settings.datasets_file)
+    job = prepare(model if not isinstance(model, nn.Module) else card_of(model, spec, input_size), spec, settings)
+    if isinstance(codec, Codec):
+        job = replace(job, codec=codec)
+    if net is not None:
+        job = replace(job, weights="given", weights_sha256=state_sha256(net))
+    return run(job, runs=as_path(runs), resume=resume, net=net)
+
+
+def card_of(net: nn.Module, spec: DatasetSpec, input_size: tuple[int, int] | None = None) -> ModelCard:
+    """A card for a network that has none, to be evaluated on a data set.
+
+    Raises:
+        UsageError: a size that cannot be.
+    """
+    mesh = spec.task == "hmr"
+    try:
+        return ModelCard(
+            name=type(net).__name__,
+            task=spec.task,
+            input=input_size or ((256, 256) if mesh else (256, 192)),
+            crop=Crop(kind="square" if mesh else "topdown"),
+        )
+    except ValidationError as e:
+        raise UsageError(f"input_size must be two numbers of pixels, not {input_size!r}") from e
+
+
+def state_sha256(net: nn.Module) -> str:
+    """The sha256 of a network's weights: of names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def as_path(given: str | Path | None) -> Path | None:
@@ -104,10 +155,12 @@ def run(
     resume: bool = False,
     save_predictions: Path | None = None,
     progress: Progress | None = None,
+    net: nn.Module | None = None,
 ) -> EvalResult:
     """Predict everybody, score, and write the run.
 
     Args:
+        net: the network with its weights; None for that of the job's card.
         runs: the folder for the run's record; None writes nothing.
         resume: take a finished run with the same key as it is, and continue an unfinished one.
         save_predictions: also write the predictions here (COCO result json, or npz for meshes).
@@ -119,7 +172,7 @@ def run(
         DataError: a picture is corrupt, or the weights are of another network.
     """
     if runs is not None and resume and save_predictions is None:
-        done = results.finished(runs, "eval", job.key)
+        done = results.finished(runs, "eval", job.run_key)
         if done is not None:
             results.PartialRun.of(runs, job.key).discard()  # it was stopped between its two last steps
         row = distributed.from_first(files.to_json(done.row) if done else "")
@@ -131,12 +184,22 @@ def run(
             try_outputs(job, runs, save_predictions)
             if store is not None and not resume:
                 store.discard()
-    net, report = zoo.load_weights(job.card, job.weights_path, None if job.assets is None else job.assets.matrices)
-    part = f" ({report.part})" if report is not None and report.part else ""
+    part, training = "", net is not None and net.training
+    if net is None:
+        mesh = None if job.assets is None else job.assets.matrices
+        net, report = zoo.load_weights(job.card, job.weights_path, mesh)
+        part = f" ({report.part})" if report is not None and report.part else ""
     start = time.monotonic()
     predictions = predict_all(net, job, store, progress)
+    net.train(training)
     seconds = time.monotonic() - start
-    found, said = measure_by_rules(predictions, job.spec, job.dataset, job.assets)
+    try:
+        found, said = measure_by_rules(predictions, job.spec, job.dataset, job.assets)
+    except HmrbenchError as e:
+        kept = 0 if store is None or not distributed.is_first() else store.count()
+        raise type(e)(
+            f"{e}{f'; {kept:,} predictions are kept: --resume goes straight to scoring' if kept else ''}"
+        ) from e
     found = [*found, Measurement((), remarks=tuple(job.remarks))]
     result = EvalResult(
         model=job.card.name,
@@ -182,7 +245,7 @@ def _write(
     unwritten: list[str] = []
     if runs is not None:
         with collect_failures(unwritten, f"the run in {runs}"):
-            results.save(runs, "eval", result.row(), job.key, per_sample_arrays(found))
+            results.save(runs, "eval", result.row(), job.run_key, per_sample_arrays(found, job.dataset))
     if save_predictions is not None:
         with collect_failures(unwritten, str(save_predictions)):
             write_predictions(predictions, job, save_predictions)

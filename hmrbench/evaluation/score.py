@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools.coco import COCO
 
 from hmrbench import data, environment, files, metrics
 from hmrbench.body.arrays import SMPL_VERTICES
 from hmrbench.body.mesh_assets import MeshAssets
-from hmrbench.errors import DataError, HmrbenchError, blamed_on
-from hmrbench.evaluation import protocols
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
+from hmrbench.evaluation import pairing, protocols
 from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
+from hmrbench.files.coco_json import check_coco
 from hmrbench.metrics import coco_keypoints
-from hmrbench.records import ANY_BOXES, Array, Dataset, EvalResult, Measurement, Prediction
+from hmrbench.records import ANY_BOXES, IMAGE_OF_SAMPLE, Array, Dataset, EvalResult, Measurement, Prediction, Score
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec
+from hmrbench.schema import DatasetSpec, beside
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +32,11 @@ _log = logging.getLogger(__name__)
 def measure(
     predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset, assets: MeshAssets | None = None
 ) -> list[Measurement]:
-    """What the data set's metrics say; a body is at hand where true parameters are to be compared as meshes."""
+    """What the data set's metrics say; a body is at hand where true parameters are to be compared as meshes.
+
+    Raises:
+        HmrbenchError: a metric fails, or what it gives is no Measurement; names it, and where it failed.
+    """
     return measure_by_rules(predictions, spec, people, assets)[0]
 
 
@@ -48,16 +54,49 @@ def measure_by_rules(
         people = protocols.with_meshes(predictions, spec, people, assets)
     found = []
     for name in spec.metrics:
+        metric = metrics.find_metric(name, spec.file)
         try:
-            with blamed_on(f"{spec.name}: metric '{name}'"):
-                found.append(metrics.find_metric(name).compute(predictions, people))
+            with blamed_on(f"{spec.name}: metric '{name}'"), beside(spec.file):
+                found.append(_checked(name, metric.compute(predictions, people)))
         except DataError as e:
             if name not in rules or spec.options.get("protocol") != "all":
                 raise
             found.append(Measurement((), remarks=(f"not by rule '{name}': {e}",)))
-        if not isinstance(found[-1], Measurement):
-            raise HmrbenchError(f"metric '{name}' gives a {type(found[-1]).__name__}, not a Measurement")
+    _refuse_twins(spec, found)
     return found, protocols.said_of_rules(predictions, spec, people)
+
+
+def _checked(name: str, found: Any) -> Measurement:
+    """What a metric gives, its values as plain numbers.
+
+    Raises:
+        HmrbenchError: it is not what `Metric.compute` gives.
+    """
+    if not isinstance(found, Measurement) or not all(isinstance(s, Score) for s in found.scores):
+        raise HmrbenchError(
+            f"metric '{name}' gives a {type(found).__name__}, not a hmrbench.records.Measurement of Scores"
+        )
+    scores = tuple(replace(s, value=float(s.value), higher_is_better=bool(s.higher_is_better)) for s in found.scores)
+    for score in scores if ":" in name else ():
+        kept = np.asarray(found.per_sample.get(score.name, ()))
+        if not np.isfinite(score.value):
+            raise HmrbenchError(f"metric '{name}': {score.name} is {score.value}")
+        if kept.ndim == 1 and kept.size and not np.isclose(np.nanmean(kept), score.value, rtol=1e-6, atol=1e-6):
+            raise HmrbenchError(
+                f"metric '{name}': per_sample['{score.name}'] has the mean {np.nanmean(kept):.6g}, the score is "
+                f"{score.value:.6g}; keep the values under another name, and give the metric a function resample"
+            )
+    return replace(found, scores=scores)
+
+
+def _refuse_twins(spec: DatasetSpec, found: Sequence[Measurement]) -> None:
+    for what, names in (
+        ("a score", [s.name for m in found for s in m.scores]),
+        ("an array per sample", [n for m in found for n in m.per_sample]),
+    ):
+        twins = [name for name, times in Counter(names).items() if times > 1]
+        if twins:
+            raise HmrbenchError(f"two metrics of {spec.name} give {what} called {twins[0]}: {', '.join(spec.metrics)}")
 
 
 def score_fields(found: Sequence[Measurement]) -> dict[str, Any]:
@@ -71,23 +110,30 @@ def score_fields(found: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
-def per_sample_arrays(found: Sequence[Measurement]) -> dict[str, Array]:
-    return {name: array for m in found for name, array in m.per_sample.items()}
+def per_sample_arrays(found: Sequence[Measurement], people: Dataset) -> dict[str, Array]:
+    """What the metrics keep for confidence intervals; where images are drawn, also on which each sample is."""
+    arrays = {name: np.asarray(array) for m in found for name, array in m.per_sample.items()}
+    if "image_ids" in arrays and people.samples:
+        place = {image: i for i, image in enumerate(arrays["image_ids"].tolist())}
+        arrays[IMAGE_OF_SAMPLE] = np.array([place[s.image_id] for s in people.samples], np.int64)
+    return arrays
 
 
 def score_file(
-    path: Path,
+    file: str | Path,
     dataset: str | DatasetSpec,
     *,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     boxes: str | None = None,
     model: str = "",
-    runs: Path | None = None,
-    datasets_file: Path | None = None,
+    runs: str | Path | None = None,
+    datasets_file: str | Path | None = None,
     protocol: str | None = None,
-    mesh_assets: Path | None = None,
+    mesh_assets: str | Path | None = None,
 ) -> EvalResult:
     """Score predictions out of a file, with the numbers that `run` gives for them.
+
+    The metrics are those of the data set, as in an evaluation, or of another family's rule.
 
     A file of meshes (npz) holds `id` (N,), and what the tool that wrote it has of each person: `vertices_m`
     (N, 6890, 3) of SMPL's mesh; `joints_m` (N, 44, 3), 4D-Humans' set; `joints14_m` (N, 14, 3), which METRO and SPIN
@@ -99,26 +145,25 @@ def score_file(
         mesh_assets: the file of the regressor that some rules need; None for the stored one.
 
     Raises:
+        UsageError: a metric of the data set is not there.
         DataError: the file is missing or not of the data set's form, or the data are missing.
+        HmrbenchError: a metric fails.
         NotWrittenError: the run could not be written; it holds the result.
     """
+    path, runs = Path(file), None if runs is None else Path(runs)
     if runs is not None:
         results.try_writing(runs / "score.json", runs)
     spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
     spec = protocols.with_protocol(spec, protocol)
-    assets = protocols.assets_for(spec, False, mesh_assets)
+    for name in spec.metrics:
+        metrics.find_metric(name, spec.file)
+    assets = protocols.assets_for(spec, False, None if mesh_assets is None else Path(mesh_assets))
     people = data.open_truth(spec, data_root, boxes)
     said: dict[str, Any] = {}
     remarks: list[str] = []
     if spec.task == "hpe":
         predicted = _read_results(path)
-        try:
-            found = [coco_keypoints.measure_results(people.truth, predicted)]
-        except DataError as e:  # the truth was found right before
-            raise DataError(f"{path}: {e}") from None
-        lost, of = coco_keypoints.unpredicted(people.truth, predicted)
-        if lost:
-            _log.warning("%s: %d of %d labelled people have no prediction", path, lost, of)
+        found, people = _measure_results(path, predicted, spec, people)
         count = len(predicted)
     else:
         meshes = _read_meshes(path, people, spec)
@@ -158,10 +203,46 @@ def score_file(
         identity |= said
         unwritten: list[str] = []
         with collect_failures(unwritten, f"the run in {runs}"):
-            results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found))
+            results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found, people))
         if unwritten:
             raise results.NotWrittenError(f"{path}: {unwritten[0]}", result)
     return result
+
+
+def _measure_results(
+    path: Path, predicted: Sequence[Any], spec: DatasetSpec, people: Dataset
+) -> tuple[list[Measurement], Dataset]:
+    """What the data set's metrics say of results in COCO's form, and the people whose results they are.
+
+    COCO's own metric takes the results as they are; the others want one prediction for each of some people.
+    """
+    if not isinstance(people.truth, COCO):
+        raise UsageError(
+            f"{spec.name}: its reader's truth is not COCO's, so that results in COCO's form say nothing of it"
+        )
+    found = []
+    others = tuple(name for name in spec.metrics if name != coco_keypoints.METRIC.name)
+    try:
+        check_coco(people.truth, predicted, people.skeleton)
+        if len(others) < len(spec.metrics):
+            found = [coco_keypoints.measure_results(people.truth, predicted, people.skeleton)]
+    except DataError as e:  # the truth was found right before
+        raise DataError(f"{path}: {e}") from None
+    lost, of = coco_keypoints.unpredicted(people.truth, predicted)
+    if lost:
+        _log.warning("%s: %d of %d labelled people have no prediction", path, lost, of)
+    if others:
+        predictions, people = pairing.pair(people, predicted)
+        if not predictions:
+            raise DataError(f"{path}: none of its results is on the image of a labelled person")
+        found += measure(predictions, spec.model_copy(update={"metrics": others}), people)
+        if len(predictions) < len(predicted) or len(predictions) < of:
+            _log.warning(
+                "%s: %s: of %d labelled people %d have one of the %d results; the others do not count",
+                path, ", ".join(others), of, len(predictions), len(predicted),
+            )  # fmt: skip
+        _refuse_twins(spec, found)
+    return found, people
 
 
 def _read_results(path: Path) -> list[Any]:

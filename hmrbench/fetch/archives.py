@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any
 
 from hmrbench.errors import DataError
+from hmrbench.files import opened
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -90,8 +91,8 @@ def extract(
     """
     pieces = [archive] if isinstance(archive, Path) else list(archive)
     for piece in pieces:
-        if not piece.is_file():
-            raise DataError(f"{piece}: no such archive")
+        with opened(piece, "archive"):
+            pass
     archive = pieces[0]  # the name of the whole
     try:
         into.parent.mkdir(parents=True, exist_ok=True)

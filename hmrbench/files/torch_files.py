@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hmrbench.errors import DataError, WeightsError
-from hmrbench.files import describe_content
+from hmrbench.files import describe_content, opened
 from hmrbench.files.unpickle import DATA_RULES, PERSISTENT, Kept, Name, Plain, Rule, unpickle
 
 MAX_INFLATED = 512 << 20
@@ -177,7 +177,7 @@ def read_torch(path: Path) -> Any:
         WeightsError: no such file, truncated, or it names what is not data; says what it is instead, if known.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with opened(path, "checkpoint") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:2] == b"PK":
                 return _from_zip(path)
             if data[:1] not in (b"\x80", b"(", b"}", b"]", b"c", b"I", b"L"):

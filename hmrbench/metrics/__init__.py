@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.metrics.mpjpe import mpjpe, pa_mpjpe, pve
@@ -27,8 +28,11 @@ def known_metrics() -> Mapping[str, Metric]:
     return {metric.name: metric for metric in found if metric is not None}
 
 
-def find_metric(name: str) -> Metric:
+def find_metric(name: str, file: Path | None = None) -> Metric:
     """The metric of that name, or the one at an import path such as `mypkg.metric:METRIC`.
+
+    Args:
+        file: of the spec that names it, beside which the module may lie.
 
     Raises:
         UsageError: nobody knows the name, or the path leads to no Metric.
@@ -37,7 +41,7 @@ def find_metric(name: str) -> Metric:
         return known_metrics()[name]
     if ":" not in name:
         raise unknown_name("metric", name, known_metrics())
-    found = import_object(name, "metric")
+    found = import_object(name, "metric", file)
     if not isinstance(found, Metric):
         raise UsageError(f"metric '{name}' is a {type(found).__name__}, not a hmrbench.records.Metric")
     return found

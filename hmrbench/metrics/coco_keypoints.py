@@ -150,8 +150,9 @@ def coco_results(
         nms_threshold: see `oks_nms`.
 
     Returns:
-        One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score. Images
-        in order of first appearance, people best first. No bbox: pycocotools would take the area of a person
+        One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score, and
+        annotation_id where the box is that of an annotated person. Images in order of first appearance, people best
+        first. No bbox: pycocotools would take the area of a person
         from it.
 
     Raises:
@@ -198,6 +199,7 @@ def coco_results(
                 "category_id": category_id,
                 "keypoints": triples[index].ravel().tolist(),
                 "score": float(scores[index]),
+                **({} if (person := samples[index].annotation_id) is None else {"annotation_id": person}),
             }
             for index in kept
         ]
@@ -268,16 +270,17 @@ def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> Matchin
     return match_results(coco, results, skeleton)
 
 
-def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: Skeleton = COCO17) -> Metric:
+def coco_keypoints(aspect: float = 192 / 256, padding: float = 1.25, skeleton: Skeleton | None = None) -> Metric:
     """The metric for a crop of that aspect (width over height) and padding, at which OKS-NMS compares
-    areas."""
+    areas; without a skeleton it takes the data set's."""
     compute = partial(_compute, aspect=aspect, padding=padding, skeleton=skeleton)
     return Metric("coco-keypoints", "%", True, compute, measures=MEASURES, resample=resample)
 
 
 def _compute(
-    predictions: Sequence[Prediction], dataset: Dataset, *, aspect: float, padding: float, skeleton: Skeleton
+    predictions: Sequence[Prediction], dataset: Dataset, *, aspect: float, padding: float, skeleton: Skeleton | None
 ) -> Measurement:
+    skeleton = skeleton or dataset.skeleton
     check_coco(dataset.truth, dataset.samples, skeleton)
     results = coco_results(
         predictions,

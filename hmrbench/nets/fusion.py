@@ -19,6 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 # modules this is known of an nn.Sequential only.
 _IN_ORDER = ("hmrbench", "timm", "torchvision")
 _Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
+# Subclasses with a forward of their own do more: pad as TensorFlow does, or end in an activation (both in timm).
+_PLAIN = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d)}
 
 
 def fuse(net: nn.Module, on: bool = True) -> None:
@@ -50,7 +52,11 @@ def _pairs(net: nn.Module) -> Iterator[tuple[_Conv, nn.BatchNorm1d | nn.BatchNor
         for conv, norm in pairwise(parent.children()):
             if not isinstance(conv, _Conv) or not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
                 continue
-            if norm.running_var is not None and conv.out_channels == norm.num_features:
+            if (
+                {type(conv).forward, type(norm).forward} <= _PLAIN
+                and norm.running_var is not None
+                and conv.out_channels == norm.num_features
+            ):
                 yield conv, norm
 
 

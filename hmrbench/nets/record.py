@@ -9,15 +9,75 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
+
+State = dict[str, "Tensor"]
 Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]  # pattern on a key, what its match becomes
 FOLDERS = ("poses", "meshes")  # of whole networks, beside this file
+
+
+def same(state: State) -> State:
+    """The weights as they are."""
+    return state
+
+
+@dataclass(frozen=True)
+class WeightsLayout:
+    """A way to name weights.
+
+    Attributes:
+        name: what reports call it.
+        marks: patterns at the beginning of keys that must all be found.
+        rename: gives the weights our keys.
+        classifier: keys that only ImageNet classification, or another part that is left out, needs.
+        optional: keys of ours that the layout lacks; they keep their initial value.
+        whole: a whole network with its head, or an encoder alone.
+    """
+
+    name: str
+    marks: tuple[str, ...] = ()
+    rename: Callable[[State], State] = same
+    classifier: str = r"(?!)"
+    optional: str = r"(?!)"
+    whole: bool = False
+
+    def fits(self, keys: Iterable[str]) -> bool:
+        """Whether the marks are all there."""
+        names = list(keys)
+        return all(any(re.match(mark, key) for key in names) for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Where the parameters of an encoder stand between its input and its output, by patterns on their keys.
+
+    Attributes:
+        block: a block, as group `block`, of a stage, as group `stage` where there are several.
+        first: what comes before the first block.
+        into: what leads into a stage, as group `stage`, or from one to the next, as group `before`.
+        not_decayed: what weight decay leaves alone besides biases and norms.
+    """
+
+    block: str
+    first: str
+    into: str = r"(?!)"
+    not_decayed: str = r"(?!)"
+
+    def place(self, key: str) -> tuple[int, int | None] | None:
+        """Stage and block of a parameter, from 0 (no block where it leads into a stage); None behind them all."""
+        if m := re.match(self.block, key):
+            return int(m.groupdict().get("stage") or 0), int(m["block"])
+        if m := re.match(self.into, key):
+            found = m.groupdict()
+            return (int(found["before"]) + 1 if "before" in found else int(found["stage"])), None
+        return (0, None) if re.match(self.first, key) else None
 
 
 @dataclass(frozen=True)
@@ -29,12 +89,20 @@ class Family:
         title: the name in plots and tables.
         colour: in plots, on white and on dark; None for one that the plot picks.
         output_norm: the output of an encoder's stage passes a LayerNorm before the neck.
+        layouts: in which files have an encoder's weights, besides our own keys.
+        depth: the order of an encoder's parameters, for layer-wise decay and for files of other depths.
     """
 
     name: str
     title: str
     colour: tuple[str, str] | None = None
     output_norm: bool = False
+    layouts: tuple[WeightsLayout, ...] = ()
+    depth: Depth | None = None
+
+
+# In plots, all whole networks of other people: more colours than these cannot be told apart.
+REFERENCES = Family("references", "reference networks", ("#8B4513", "#FFD92F"))
 
 
 @dataclass(frozen=True)
@@ -87,7 +155,7 @@ class Net:
     Attributes:
         name: what a card's `build` says.
         build: takes the input's (height, width) in pixels.
-        family: its title and colour in plots.
+        family: its name and title in tables.
         input_sizes: the published ones.
         widths: channels of the maps that the encoder computes, from the finest to the coarsest.
         output: "heatmap" for maps (B, K, h, w), "simcc" for two tensors (B, K, bins), x then y, "bottom-up" for maps

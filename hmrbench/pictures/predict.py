@@ -27,7 +27,7 @@ from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, m
 from hmrbench.pictures import overlay
 from hmrbench.pictures.overlay import Mesh
 from hmrbench.records import Array, Prediction, Sample
-from hmrbench.skeletons import COCO17, HMR44
+from hmrbench.skeletons import COCO17, HMR44, skeleton_of
 
 _log = logging.getLogger(__name__)
 
@@ -329,7 +329,9 @@ def draw(picture: Picture, side_view: bool = False, min_score: float = overlay.M
     if picture.focal_px is None:
         points = [p.keypoints_px for p in picture.predictions]
         scores = [p.scores for p in picture.predictions]
-        return overlay.draw_keypoints(picture.image, points, scores, COCO17, min_score)
+        return overlay.draw_keypoints(
+            picture.image, points, scores, skeleton_of(len(points[0]) if points else 17), min_score
+        )
     drawn = overlay.overlay_meshes(picture.image, picture.meshes, picture.focal_px, picture.center_px)
     return np.hstack((drawn, overlay.side_view(picture.meshes, len(drawn)))) if side_view else drawn
 
@@ -344,7 +346,8 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
     `translation_m`, which takes the body into the frame of a camera of the whole picture, with focal length
     `focal_px` and its axis through the middle.
     """
-    joints = COCO17.joints if job.body is None else HMR44.joints
+    count = len(picture.predictions[0].scores) if picture.predictions else len(COCO17.joints)
+    joints = skeleton_of(count).joints if job.body is None else HMR44.joints
     return {
         "image": str(picture.path),
         "width": picture.image.shape[1],

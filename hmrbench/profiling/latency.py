@@ -21,7 +21,7 @@ from hmrbench.records import Array
 MAX_SPREAD = 0.10  # interquartile range over median above which a row is not stable
 MAX_ERROR = 0.025  # 95 % confidence of the median; two runs within it agree within 5 %
 _ENOUGH = 0.01  # confidence of the median at which sampling ends
-_MIN_SAMPLES, _MIN_SECONDS = 20, 2.0  # before sampling may end for that reason
+_MIN_SAMPLES = 20  # before sampling may end for that reason
 FEWEST = 5  # samples that bound the median (by the smallest and the largest, at 94 %); taken whatever they last
 _BLOCKS, _STUDENT = 10, 2.262  # stretches compared for drift, and 97.5 % of Student's t with 9 degrees of freedom
 _WARM = 0.05  # three runs in a row that differ by less end the warm-up
@@ -100,13 +100,16 @@ def bare_rate(net: nn.Module, x: Tensor, seconds: float = 5.0) -> float:
         return count * len(x) / (time.perf_counter() - start)
 
 
-def sample_times(watch: Callable[[], float], repeats: int | None, seconds: float) -> tuple[list[float], int]:
+def sample_times(
+    watch: Callable[[], float], repeats: int | None, seconds: float, settled_s: float = 2.0
+) -> tuple[list[float], int]:
     """Times in ms of single runs once they have become stable, and how many runs warmed up before.
 
     Args:
         watch: makes one run and returns its time in ms.
         repeats: how many samples; None until the median is known to 1 % or `seconds` have passed.
         seconds: for warm-up and samples together, if `repeats` is None; half of it at most for the warm-up.
+        settled_s: of sampling at least before the median counts as known.
     """
     start = time.monotonic()
     warm = [watch()]
@@ -117,7 +120,7 @@ def sample_times(watch: Callable[[], float], repeats: int | None, seconds: float
     with _no_gc():
         while len(samples) < (repeats or FEWEST) or (repeats is None and time.monotonic() - start < seconds):
             samples.append(watch())
-            enough = len(samples) % _MIN_SAMPLES == 0 and time.monotonic() - sampling >= _MIN_SECONDS
+            enough = len(samples) % _MIN_SAMPLES == 0 and time.monotonic() - sampling >= settled_s
             if repeats is None and enough and summarise(samples).error <= _ENOUGH:
                 break
     return samples, len(warm)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import nn
 
+from hmrbench import zoo
 from hmrbench.cards import load_card
 from hmrbench.errors import UsageError
+from hmrbench.profiling import counts
 from hmrbench.profiling.session import Session
 from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
+
+_LONGER = 3  # times as long may a row take that was not stable before
 
 
 def profile_model(
@@ -103,25 +108,59 @@ def profile_card(
     *,
     runs: Path | None = None,
     resume: bool = False,
+    unstable: bool = False,
 ) -> Iterator[ProfileResult]:
     """A row for each batch size, written as soon as it is measured; the network is built once, then freed.
+
+    Args:
+        resume: take finished rows from `runs`.
+        unstable: of these, measure those that are not stable again, with more time, and keep the better row.
 
     Raises:
         UsageError: invalid settings.
     """
-    return _rows(Session(card, None, card.input, settings), batch_sizes, runs, resume)
+    return _rows(Session(card, None, card.input, settings), batch_sizes, runs, resume, unstable)
 
 
-def _rows(session: Session, batch_sizes: Sequence[int], runs: Path | None, resume: bool) -> Iterator[ProfileResult]:
+def by_size(cards: Sequence[ModelCard]) -> list[ModelCard]:
+    """Cards by their number of parameters, so that a table that is stopped early holds something of every family.
+
+    Those whose networks do not tell it come last, in the order given.
+    """
+    return sorted(cards, key=_params)
+
+
+def _params(card: ModelCard) -> float:
+    try:
+        found = (counts.find(card) if counts.are_of_this_package(card) else None) or zoo.count_parameters(card)
+    except Exception:  # whatever is wrong comes up again in the card's own row
+        found = {}
+    return found.get("params") or math.inf
+
+
+def _better(new: ProfileResult, old: ProfileResult) -> bool:
+    """Whether a row measured again takes the place of one that is not stable."""
+    a, b = new.row(), old.row()
+    return new.status == "ok" and (bool(a["stable"]) or (a["spread"] or math.inf) < (b["spread"] or math.inf))
+
+
+def _rows(
+    session: Session, batch_sizes: Sequence[int], runs: Path | None, resume: bool, unstable: bool = False
+) -> Iterator[ProfileResult]:
     """Rows of one network, each saved before the next is measured; one that failed before is tried again."""
     try:
         for batch_size in batch_sizes:
             key = results.run_key(session.identity(batch_size))
             done = results.finished(runs, "profile", key) if runs is not None and resume else None
-            if done is not None and done.row["status"] != "failed":
-                yield ProfileResult.from_row(done.row)
+            before = None if done is None or done.row["status"] == "failed" else ProfileResult.from_row(done.row)
+            again = before is not None and unstable and before.row().get("stable") is False
+            if before is not None and not again:
+                yield before
                 continue
-            result, samples = session.measure(batch_size)
+            result, samples = session.measure(batch_size, _LONGER if again else 1)
+            if before is not None and not _better(result, before):
+                yield before
+                continue
             if runs is not None:
                 arrays = None if samples is None else {"samples_ms": samples}
                 try:

@@ -20,8 +20,9 @@ from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.nets.encoders.selective_scan import scan_backend
 from hmrbench.nets.fusion import fuse
-from hmrbench.profiling import flops, latency
+from hmrbench.profiling import counts, flops, latency
 from hmrbench.profiling.end2end import end_to_end
+from hmrbench.profiling.quick import load_untrained
 from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import Array, ProfileResult
 from hmrbench.schema import ModelCard
@@ -64,8 +65,8 @@ class Session:
             "commit": environment.commit(),
         }
 
-    def measure(self, batch_size: int) -> tuple[ProfileResult, Array | None]:
-        """One row and its samples. Whatever goes wrong in the network is in the row."""
+    def measure(self, batch_size: int, longer: float = 1) -> tuple[ProfileResult, Array | None]:
+        """One row and its samples, within so many times the time that is set. Whatever goes wrong is in the row."""
         known: dict[str, Any] = {"status": "ok", "error": None}
         samples: Array | None = None
         try:
@@ -75,7 +76,7 @@ class Session:
                 if self.settings.repeats == 0 and known.get("count_error"):  # nothing else was asked for
                     raise HmrbenchError(f"MACs cannot be counted: {known['count_error']}")
                 if self.settings.repeats != 0:
-                    measured, samples = self._time(batch_size)
+                    measured, samples = self._time(batch_size, longer)
                     known |= measured
         except Exception as e:
             known["status"] = "out of memory" if devices.is_out_of_memory(e) else "failed"
@@ -104,7 +105,8 @@ class Session:
             zoo.fit_backend(self.card, self.device.type, self.settings.dtype)
             label, path = sources.resolve_weights(self.card, self.settings.weights_of(self.card))
             self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
-            self.net = zoo.load_weights(self.card, path, zoo.made_mesh())[0]
+            mesh = zoo.made_mesh()
+            self.net = load_untrained(self.card) if path is None else zoo.load_weights(self.card, path, mesh)[0]
         return self.net
 
     def _count(self) -> dict[str, Any]:
@@ -112,14 +114,25 @@ class Session:
         backend = None if self.card is None else zoo.backend_of(self.card)
         if self.card is not None and backend is not None:  # whose work PyTorch does not see
             return {**zoo.count_parameters(self.card), "backend": backend, "uncounted": {backend: 1}}
+        own = None if self.net is not None or self.card is None else self.card
+        own = own if own is not None and counts.are_of_this_package(own) else None
+        known = None if own is None else counts.find(own)
+        if known is None:
+            known = self._count_anew()
+            if own is not None and known.get("counted_on") == "meta":
+                counts.keep(own, known)
+        scans = "selective_scan" in known.get("macs_by_operator", {})
+        known |= {"backend": scan_backend(self.device) if scans else None}
+        return known if self.settings.by_module else {k: v for k, v in known.items() if k != "by_module"}
+
+    def _count_anew(self) -> dict[str, Any]:
+        """The same, whatever the device and the settings."""
         net, costs = self._counted_net()
         parameters: dict[str, Any] = zoo.parameters_by_part(net)
         if self.card is not None and (unread := zoo.unread_parameters(self.card, net)):
             parameters["params_unread"] = unread
         if isinstance(costs, Exception):
-            return {**parameters, "count_error": said(costs), "backend": None}
-        scans = "selective_scan" in costs.by_operator
-        modules = {name: list(both) for name, both in costs.by_module.items()}
+            return {**parameters, "count_error": said(costs)}
         return {
             **parameters,
             "macs": costs.macs,
@@ -131,8 +144,7 @@ class Session:
             "count_disagreements": list(costs.disagreements),
             "counted_on": costs.counted_on,
             "not_on_meta": costs.not_on_meta,
-            "backend": scan_backend(self.device) if scans else None,
-            **({"by_module": modules} if self.settings.by_module else {}),
+            "by_module": {name: list(both) for name, both in costs.by_module.items()},
         }
 
     def _counted_net(self) -> tuple[nn.Module, flops.Costs | Exception]:
@@ -151,7 +163,7 @@ class Session:
                 raise
             return net, e
 
-    def _time(self, batch_size: int) -> tuple[dict[str, Any], Array]:
+    def _time(self, batch_size: int, longer: float) -> tuple[dict[str, Any], Array]:
         """Latency, peak memory and energy at one batch size, as fields of a row, and the samples in ms."""
         settings, device = self.settings, self.device
         devices.keep_freed_memory(device)
@@ -184,7 +196,8 @@ class Session:
             grown_mb = memory.grown_mb()
             watch = latency.stopwatch(run, device, by_events=settings.scope == "model")
             energy = devices.energy_mj(device)
-            samples, warm_up = latency.sample_times(watch, settings.repeats, settings.seconds)
+            settled_s = 1.0 if device.type == "cuda" else 2.0  # nothing else runs there
+            samples, warm_up = latency.sample_times(watch, settings.repeats, longer * settings.seconds, settled_s)
             used, ran = devices.energy_mj(device), (warm_up + len(samples)) * batch_size
         timing = latency.summarise(samples)
         held_mb = sum(t.nbytes for t in (*net.parameters(), *net.buffers(), x)) / devices.MB

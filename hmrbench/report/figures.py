@@ -19,6 +19,7 @@ import numpy as np
 
 from hmrbench.errors import DataError, UsageError
 from hmrbench.nets.encoders.record import Family, known_families
+from hmrbench.nets.record import REFERENCES
 from hmrbench.records import Array
 
 if TYPE_CHECKING:
@@ -220,9 +221,13 @@ def to_bytes(figure: Figure, format: str, dpi: int = 300, outlines: bool = True)
     return buffer.getvalue()
 
 
+def _families() -> dict[str, Family]:
+    return known_families() | {family.name: family for family in (REFERENCES, _OTHERS)}
+
+
 def _family_colours(points: Sequence[Point], dark: bool) -> dict[str, str]:
     """The colour of each family in the points, families with a colour of their own first."""
-    known = known_families() | {_OTHERS.name: _OTHERS}
+    known = _families()
     families = sorted(
         {p.family for p in points}, key=lambda f: (f not in known, list(known).index(f) if f in known else 0, f)
     )
@@ -327,7 +332,7 @@ def _legend(
 
     head("backbone")
     for family, colour in colours.items():
-        mark(known_families()[family].title if family in known_families() else family, colour=colour)
+        mark(_families()[family].title if family in _families() else family, colour=colour)
     cuts = [c for c in MARKERS if any(p.cut == c for p in points)]
     if cuts != [""]:
         head("stages kept")

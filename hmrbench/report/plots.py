@@ -7,6 +7,8 @@ from typing import Any
 
 from hmrbench.errors import UsageError
 from hmrbench.metrics.measures import MEASURES, measure_of
+from hmrbench.nets.encoders.record import known_families
+from hmrbench.nets.record import REFERENCES, known_networks
 from hmrbench.report.figures import Axis, Point
 from hmrbench.report.tables import Table
 
@@ -97,6 +99,7 @@ def points(
     """
     found, untold, left_out = [], [], []
     inputs: dict[str, set[Any]] = {}
+    references = {network.family.name for network in known_networks().values()} - known_families().keys()
     for row in table.rows:
         inputs.setdefault(row["model"], set()).add(row.get("input"))
     for row in (r for r in table.rows if r["task"] == task):
@@ -114,6 +117,8 @@ def points(
             untold.append(name)
             continue
         family = row.get("backbone") or "others"
+        if family in references:
+            family = REFERENCES.name
         for value, reported in ((measured, False), (published, True)):
             if value is not None:
                 found.append(Point(name, family, row.get("cut") or "", cost, value, third, reported))

@@ -12,11 +12,15 @@ from hmrbench.schema import describe_fault, read_yaml, refuse, share_dir
 
 
 class Reference(BaseModel):
-    """A row that somebody else reported: scores by data set and metric, millions of parameters, 10^9 MACs."""
+    """A row that somebody else reported: scores by data set and metric, millions of parameters, 10^9 MACs.
+
+    `card` names the model here that is the same network.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
+    card: str | None = None
     task: Literal["hpe", "hmr"]
     source: str = ""
     metrics: dict[str, dict[str, float]]

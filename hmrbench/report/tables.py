@@ -144,7 +144,7 @@ def gather(
     changes: list[str] = []
     if against is not None:
         rows, changes = add_changes(rows, against)
-    shown = [r for r in references if _is_wanted(r.model, patterns)]
+    shown = _each_once([r for r in references if _is_wanted(r.model, patterns)], models)
     rows += [r.row() for r in shown]
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
@@ -156,7 +156,7 @@ def make_table(
     against: str | None = None,
     published: bool = False,
     *,
-    models_dirs: Sequence[Path] = (),
+    models_dirs: Sequence[str | Path] = (),
 ) -> pd.DataFrame:
     """The newest runs of each model side by side: one row a model and protocol, as `hmrbench table` joins them.
 
@@ -197,6 +197,16 @@ def _places(keys: Sequence[str]) -> list[tuple[str, str]]:
         head, _, last = key.rpartition(":")
         places.append((dataset, "samples") if counted else (head, last))
     return places
+
+
+def _each_once(references: Sequence[Reference], measured: Sequence[str]) -> list[Reference]:
+    """Published rows without the networks that were measured, and each other network as first reported only."""
+    known, found = set(measured), []
+    for reference in references:
+        if reference.card is None or reference.card not in known:
+            found.append(reference)
+        known |= {reference.card} if reference.card else set()
+    return found
 
 
 def _is_wanted(model: str, patterns: Sequence[str]) -> bool:

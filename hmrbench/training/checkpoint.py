@@ -61,7 +61,9 @@ def read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: it is of another run; names what differs.
     """
     try:
-        state: dict[str, Any] = load_all(path, read_torch(path))
+        state: Any = load_all(path, read_torch(path))
+        if not isinstance(state, dict):
+            raise TypeError(f"it is a {type(state).__name__}")
         version, found = state["version"], state["identity"]
         identity.keys() | found.keys()
     except (WeightsError, KeyError, TypeError, AttributeError) as e:

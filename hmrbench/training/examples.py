@@ -2,7 +2,7 @@
 
 An example is a dict of arrays without a batch dimension; which ones there are, the losses know:
 
-- poses: image (H, W, 3) uint8, target (K, h, w), weight (K,)
+- poses: image (H, W, 3) uint8, target (K, h, w), or target_x and target_y (K, bins), weight (K,)
 - meshes: image; keypoints_2d (44, 3) in crop widths from the crop's centre, and confidence; keypoints_3d (44, 4) in
   metres, and confidence; global_orient (1, 3, 3), body_pose (23, 3, 3), betas (10,), has_pose (), has_betas ()
 
@@ -27,7 +27,7 @@ from hmrbench.data.images import check_size, read_image
 from hmrbench.errors import DataError, blamed_on
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import ModelCard
-from hmrbench.skeletons import COCO17, HMR44
+from hmrbench.skeletons import COCO17, HMR44, Skeleton
 from hmrbench.training.augment import View, draw_mesh, draw_pose, turn_joints, turn_keypoints, turn_params
 from hmrbench.training.recipes import Augment
 
@@ -87,7 +87,9 @@ def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augm
     Raises:
         DataError: the data set's samples are not its annotated people.
     """
-    keypoints = _coco_keypoints(dataset)  # (N, 17, 3)
+    keypoints = _coco_keypoints(dataset)  # (N, K, 3)
+    if dataset.skeleton.joints != COCO17.joints:  # which of them are the upper body, nobody says
+        augment = augment.model_copy(update={"half_body": 0.0})
     wh = np.array([s.box_xywh_px[2:] for s in dataset.samples])
     image_of, pictures = _images(dataset, cached)
 
@@ -101,29 +103,39 @@ def pose_examples(dataset: Dataset, card: ModelCard, codec: Codec, augment: Augm
         image = image_of(sample)
         if not isinstance(image, int):
             check_size(sample, image)
-        return pose_example(image, points, visible, view, card, codec)
+        return pose_example(image, points, visible, view, card, codec, dataset.skeleton)
 
     return Examples(len(dataset.samples), make, pictures)
 
 
 def pose_example(
-    image: Array | int, keypoints_px: Array, visible: Array, view: View, card: ModelCard, codec: Codec
+    image: Array | int,
+    keypoints_px: Array,
+    visible: Array,
+    view: View,
+    card: ModelCard,
+    codec: Codec,
+    skeleton: Skeleton = COCO17,
 ) -> Example:
     """One view of a person as an example; see `look` for the image."""
     matrix = view.matrix(card.input, codec.geometry)
-    order = COCO17.flip_order if view.mirrored else None
+    order = skeleton.flip_order if view.mirrored else None
     points = turn_keypoints(keypoints_px, matrix, order)
     seen = visible if order is None else visible[order]
     with blamed_on(f"{card.where}: codec '{codec.name}'"):
         target, weight = codec.encode(points[None], seen[None], card.input)
-    return {**look(image, view, matrix, card), "target": target[0], "weight": weight[0]}
+    if isinstance(target, tuple):
+        targets = {"target_x": target[0][0], "target_y": target[1][0]}
+    else:
+        targets = {"target": target[0]}
+    return {**look(image, view, matrix, card), **targets, "weight": weight[0]}
 
 
 def _coco_keypoints(dataset: Dataset) -> Array:
-    """x, y and visibility (N, 17, 3) of each sample's annotation."""
+    """x, y and visibility (N, K, 3) of each sample's annotation."""
     if not isinstance(dataset.truth, COCO):
         raise DataError(f"{dataset.name}: poses are trained on data sets in COCO's layout")
-    found = np.zeros((len(dataset.samples), len(COCO17.joints), 3), np.float32)
+    found = np.zeros((len(dataset.samples), len(dataset.skeleton.joints), 3), np.float32)
     for i, sample in enumerate(dataset.samples):
         kind, _, number = sample.id.partition(" ")
         if kind != "ann":

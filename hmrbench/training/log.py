@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hmrbench.files import write_atomic
+from hmrbench.errors import DataError, said
+from hmrbench.files import read_bytes, write_atomic
+
+_MAX_LOG = 256 << 20  # bytes
 
 
 class Meter:
@@ -77,10 +81,14 @@ class Table:
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a log; empty where there is none. A row that was cut off is left out."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
-    with path.open(newline="") as file:
-        return [r for r in csv.DictReader(file) if None not in r.values() and r["step"].isdigit()]
+    text = read_bytes(path, "log", _MAX_LOG).decode(errors="replace")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        return [r for r in rows if None not in r.values() and r["step"].isdecimal() and len(r["step"]) < 19]
+    except (KeyError, AttributeError, csv.Error) as e:
+        raise DataError(f"{path}: not a log of hmrbench train ({said(e)}); move it away") from e
 
 
 class Log:

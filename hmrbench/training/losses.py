@@ -41,6 +41,26 @@ def heatmap_loss(output: Tensor, target: Tensor, weight: Tensor, foreground: flo
     return (error * (1 + foreground * target)).mean() if foreground else error.mean()
 
 
+def simcc_loss(output: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
+    """Cross-entropy of both axes with the target distributions, each brought to a sum of 1, over labelled joints.
+
+    Args:
+        output: logits (B, K, bins) of x and of y; targets: the same shapes; weight: (B, K).
+
+    Raises:
+        HmrbenchError: the network's bins are not those of the targets.
+    """
+    total = weight.new_zeros(())
+    for axis, scores, target in zip("xy", output, targets, strict=True):
+        if scores.shape != target.shape:
+            raise HmrbenchError(
+                f"the network gives {tuple(scores.shape[1:])} for {axis}, the codec {tuple(target.shape[1:])}"
+            )
+        wanted = target / target.sum(-1, keepdim=True).clamp(min=1e-12)
+        total = total - (weight * (wanted * scores.float().log_softmax(-1)).sum(-1)).mean()
+    return total / 2
+
+
 def keypoint_2d_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """L1 distance of keypoints (B, J, 2) to (B, J, 3), whose last number is the confidence; see the file's
     head."""
@@ -59,12 +79,15 @@ def parameter_loss(predicted: Tensor, truth: Tensor, known: Tensor) -> Tensor:
 
 
 def pose_losses(weights: Loss) -> LossFunction:
-    """The losses of a pose network: output heatmaps, and examples of `examples.pose_example`, to named
-    losses."""
+    """The losses of a pose network: output heatmaps, or scores of both axes, and examples of `examples.pose_example`,
+    to named losses."""
 
     def losses(output: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        heatmap = weights.heatmap * heatmap_loss(output, batch["target"], batch["weight"], weights.foreground)
-        return {"loss": weights.scale * heatmap}
+        if "target_x" in batch:
+            error = simcc_loss(output, (batch["target_x"], batch["target_y"]), batch["weight"])
+        else:
+            error = heatmap_loss(output, batch["target"], batch["weight"], weights.foreground)
+        return {"loss": weights.scale * weights.heatmap * error}
 
     return losses
 

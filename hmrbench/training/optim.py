@@ -22,51 +22,44 @@ import torch
 from torch import nn
 
 from hmrbench.errors import UsageError
+from hmrbench.nets.record import Depth
 from hmrbench.training.recipes import Optimizer, Schedule
 
-# A block of an encoder: stage (hierarchical ones) and number in it.
-_BLOCK = re.compile(
-    r"^encoder\.(?:layers\.(?P<a>\d+)\.blocks|groupmixformer_backbone\.(?P<b>\d+)\.gma_stage|blocks)\.(?P<block>\d+)\."
-)
-# What leads into a stage: Swin has it at the start of the stage, VMamba at the end of the one before.
-_INTO = re.compile(
-    r"^encoder\.(?:layers\.(?P<layer>\d+)\.downsample(?P<last>\.\d+)?|patch_embed_layers\.(?P<embed>\d+))\."
-)
-_FIRST = re.compile(r"^encoder\.(patch_embed\.|pos_embed$|conv_stem\.)")
 # The SMPL head's last layers: Muon is for matrices between hidden layers.
 _OUTPUT = re.compile(r"^head\.dec(pose|shape|cam)\.")
-_BEHIND = 1000  # the stage of what is no stage
-_NOT_DECAYED = re.compile(r"pos_embed|relative_position_bias_table|\.A_logs$|\.Ds$|\.dt_projs_bias$")
 
 
-def layer_numbers(names: list[str]) -> tuple[dict[str, int], int]:
-    """The layer of each parameter by name, from 0, and the number of the last layer (neck and head)."""
-    blocks = sorted({_place(m) for name in names if (m := _BLOCK.match(name))})
+def layer_numbers(names: list[str], depth: Depth | None) -> tuple[dict[str, int], int]:
+    """The layer of each parameter by name, from 0, and the number of the last layer (neck and head).
+
+    Without the order of its encoder a network is one layer.
+    """
+    places = {name: _place(name, depth) for name in names}
+    blocks = sorted({place for place in places.values() if place and place[1] is not None})
     number = {place: i + 1 for i, place in enumerate(blocks)}
     last = len(blocks) + 1
     layers = {}
-    for name in names:
-        if m := _BLOCK.match(name):
-            layers[name] = number[_place(m)]
+    for name, place in places.items():
+        if place is None:
+            layers[name] = last
+        elif place[1] is None:
+            layers[name] = 0 if place[0] == 0 else number.get((place[0], 0), last)
         else:
-            stage = _stage(name)
-            layers[name] = 0 if stage == 0 else number.get((stage, 0), last)
+            layers[name] = number[place]
     return layers, last
 
 
-def _stage(name: str) -> int:
-    """The stage of the encoder that a parameter belongs to, from 0; a large number for what follows them."""
-    if m := _BLOCK.match(name):
-        return _place(m)[0]
-    if m := _INTO.match(name):
-        return int(m["embed"] or m["layer"]) + (m["last"] is not None)
-    return 0 if _FIRST.match(name) else _BEHIND
+def _place(name: str, depth: Depth | None) -> tuple[int, int | None] | None:
+    """Stage and block of a parameter of the encoder, see `Depth.place`; None for what follows it."""
+    inner = name.removeprefix("encoder.")
+    return depth.place(inner) if depth and inner != name else None
 
 
-def freeze_stages(net: nn.Module, stages: int) -> None:
+def freeze_stages(net: nn.Module, stages: int, depth: Depth | None) -> None:
     """Let the patch embedding and the first `stages` stages of the encoder learn nothing (none for 0)."""
     for name, parameter in net.named_parameters():
-        if _stage(name) < stages:
+        place = _place(name, depth)
+        if place and place[0] < stages:
             parameter.requires_grad_(False)
 
 
@@ -79,11 +72,7 @@ def set_training(net: nn.Module) -> None:
             module.eval()
 
 
-def _place(match: re.Match[str]) -> tuple[int, int]:
-    return int(match["a"] or match["b"] or 0), int(match["block"])
-
-
-def make_optimizers(net: nn.Module, settings: Optimizer) -> list[torch.optim.Optimizer]:
+def make_optimizers(net: nn.Module, settings: Optimizer, depth: Depth | None) -> list[torch.optim.Optimizer]:
     """AdamW and, where the settings give matrices a learning rate of their own, Muon for these.
 
     Each has one group per layer and kind, whose `scale` is its part of the settings' `lr`.
@@ -92,10 +81,11 @@ def make_optimizers(net: nn.Module, settings: Optimizer) -> list[torch.optim.Opt
         UsageError: this PyTorch has no Muon.
     """
     names = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    layers, last = layer_numbers(list(names))
+    layers, last = layer_numbers(list(names), depth)
+    kept = re.compile(rf"encoder\.(?:{depth.not_decayed})") if depth else re.compile(r"(?!)")
     groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for name, parameter in names.items():
-        matrix = parameter.ndim > 1 and not name.endswith(".bias") and not _NOT_DECAYED.search(name)
+        matrix = parameter.ndim > 1 and not name.endswith(".bias") and not kept.match(name)
         decayed = matrix or settings.decay_all
         by_muon = matrix and parameter.ndim == 2 and settings.muon_lr is not None and not _OUTPUT.search(name)
         faster = (settings.muon_lr or 0.0) / settings.lr if by_muon else 1.0

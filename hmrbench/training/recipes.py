@@ -153,7 +153,10 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{path}: 'extends' must be a recipe's name or file, not {kind_of(base)}")
     if base is not None:
-        content = _merge(read_yaml(_find(base)), content)
+        try:
+            content = _merge(read_yaml(_find(base)), content)
+        except UsageError as e:
+            raise UsageError(f"{path}: extends: {e}") from e
     sizes = content.pop("sizes", None) or {}
     own = sizes.get(card.size) or {} if isinstance(sizes, Mapping) else None
     if not isinstance(own, Mapping):
@@ -165,7 +168,7 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
     _set_length(fields, given, path)
     recipe = validate(Recipe, path, path.stem, {**fields, **given})
     if recipe.task != card.task:
-        raise UsageError(f"recipe '{recipe.name}' is for {recipe.task}, {card.name} a network for {card.task}")
+        raise UsageError(f"{path}: recipe '{recipe.name}' is for {recipe.task}, {card.name} a network for {card.task}")
     return recipe
 
 

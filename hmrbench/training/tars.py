@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import reprlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,10 @@ def examples(
     mix = spec.options.get("mix") or {spec.annotations: 1.0}
     shards = [_shards(folder, pattern) for pattern in mix]
     indexes = [_index(s, filters)[:limit] for s in shards]
-    for pattern, index in zip(mix, indexes, strict=True):
+    for place, (pattern, index) in enumerate(zip(mix, indexes, strict=True)):
         if not len(index):
-            raise DataError(f"{folder / pattern}: nobody is left in these tars after filtering")
+            names = reprlib.repr([path.name for path in shards[place]])
+            raise DataError(f"{folder / pattern}: nobody is left in these tars after filtering: {names}")
     chances = np.array([float(w) for w in mix.values()])
     chances /= chances.sum()
 

@@ -4,6 +4,7 @@ stopped."""
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from hmrbench import data, distributed, evaluation, zoo
 from hmrbench.device import pick_device
-from hmrbench.errors import UsageError, blamed_on
+from hmrbench.errors import DataError, UsageError, blamed_on
 from hmrbench.records import Array
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
@@ -79,9 +80,9 @@ class TrainingSettings:
     limit: int | None = None
     real_bodies: Path | None = None
     cache: bool = False
-    data_root: Path | None = None
-    models_dirs: Sequence[Path] = ()
-    datasets_file: Path | None = None
+    data_root: str | Path | None = None
+    models_dirs: Sequence[str | Path] = ()
+    datasets_file: str | Path | None = None
 
     def changes(self) -> dict[str, Any]:
         """What is said instead of the recipe; None where it is not."""
@@ -154,13 +155,13 @@ def _need_engine() -> None:
 
 
 def _open_examples(
-    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: Path | None, limit: int | None, cache: bool
+    spec: DatasetSpec, card: ModelCard, recipe: Recipe, data_root: str | Path | None, limit: int | None, cache: bool
 ) -> tuple[Examples, str, Mapping[str, Array] | None]:
     """The examples, what names their annotations, and the body parameters that are known in advance.
 
     A reader that has a function `examples(spec, folder, card, recipe, limit)` makes its own.
     """
-    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader")
+    reader = import_object(data.READERS.get(spec.reader, spec.reader), f"{spec.name}: reader", spec.file)
     if hasattr(reader, "examples"):
         if cache:
             raise UsageError(f"{spec.name}: pictures that its reader takes itself are not kept; leave --cache out")
@@ -202,14 +203,17 @@ def run(
         KeyboardInterrupt: interrupted; the state is saved.
     """
     last = out / "last.ckpt"
-    if last.exists() and not resume:
+    there = os.path.lexists(last)
+    if there and not resume:
         raise UsageError(f"{out}: holds a training run already; --resume goes on with it")
     with distributed.together():
         if distributed.is_first():
             results.try_writing(last)
     trainer = Trainer(job, out, progress, half)
-    if resume and last.exists():
-        trainer.restore(checkpoint.read(last, job.identity))
+    if there:
+        state = checkpoint.read(last, job.identity)
+        with blamed_on(f"{last}: not the whole state of this training run", DataError):
+            trainer.restore(state)
     trainer.open_log()
     finished = trainer.train(minutes)
     weights = trainer.export() if finished else None

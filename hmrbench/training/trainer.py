@@ -26,6 +26,7 @@ from hmrbench.training.log import Log, Meter
 from hmrbench.training.optim import Average, freeze_stages, lr_factor, make_optimizers, set_lr, set_training
 from hmrbench.training.pictures import Pictures
 from hmrbench.training.prior import Prior
+from hmrbench.zoo import find_encoder
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 
@@ -59,8 +60,9 @@ class Trainer:
             self.net, self.started_from, whole = started
             if job.body is not None and not whole:
                 start.set_mean_parameters(self.net, job.mean_params)
-            freeze_stages(self.net, self.recipe.frozen_stages)
-            optimizers = make_optimizers(self.net, self.recipe.optimizer)
+            depth = find_encoder(job.card.encoder).family.depth if job.card.encoder else None
+            freeze_stages(self.net, self.recipe.frozen_stages, depth)
+            optimizers = make_optimizers(self.net, self.recipe.optimizer, depth)
             self.wrapped, *self.optimizers = self.fabric.setup(self.net, *optimizers)
         self.average = Average(self.net, self.recipe.ema) if self.recipe.ema else None
         self.prior = None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
+from hmrbench.nets.record import Depth, WeightsLayout
 
 HEADS = 8  # fixed by the position convolutions: windows of 3, 5 and 7 pixels for 2, 3 and 3 heads
 CONV_ROWS, CONV_MACS = 16, 4e6  # below either, a 1x1 convolution loses against the matrix product
@@ -257,7 +258,19 @@ def gmf_b(stages: int = 4, drop_path: float = 0.0) -> GroupMixFormer:
     return GroupMixFormer((200, 240, 320, 480), (8, 8, 12, 8), (2, 2, 4, 4), HEADS, stages, drop_path)
 
 
-FAMILY = Family("gmf", "GroupMixFormer", ("#D55E00", "#F0703A"))
+FAMILY = Family(
+    "gmf",
+    "GroupMixFormer",
+    ("#D55E00", "#F0703A"),
+    layouts=(
+        WeightsLayout("groupmixformer", (r"conv_stem\.", r"groupmixformer_backbone\."), classifier=r"(norm4|head)\."),
+    ),
+    depth=Depth(
+        block=r"groupmixformer_backbone\.(?P<stage>\d+)\.gma_stage\.(?P<block>\d+)\.",
+        first=r"conv_stem\.",
+        into=r"patch_embed_layers\.(?P<stage>\d+)\.",
+    ),
+)
 ENCODERS = (
     Encoder("gmf-t", gmf_t, FAMILY),
     Encoder("gmf-s", gmf_s, FAMILY),

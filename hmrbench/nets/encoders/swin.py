@@ -11,6 +11,7 @@ map is zero-padded at the right and the bottom after `norm1` and *then* rolled; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
+from hmrbench.nets.record import Depth, State, WeightsLayout
 
 LAYOUTS_KEPT = 16  # grids whose window layout is remembered: four stages at four input sizes
 
@@ -264,7 +266,31 @@ def swin_b(stages: int = 4, drop_path: float = 0.0) -> Swin:
     return Swin(128, (2, 2, 18, 2), (4, 8, 16, 32), stages, drop_path=drop_path)
 
 
-FAMILY = Family("swin", "Swin", ("#0072B2", "#56B4E9"), output_norm=True)
+def _from_microsoft(state: State) -> State:
+    """Microsoft puts a stage's downsample at its end, timm at the start of the next one."""
+    return {
+        re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", k): v
+        for k, v in state.items()
+    }
+
+
+_MARK, _CLASSIFIER = r"patch_embed\.proj\.", r"(norm|head)\."
+FAMILY = Family(
+    "swin",
+    "Swin",
+    ("#0072B2", "#56B4E9"),
+    output_norm=True,
+    layouts=(
+        WeightsLayout("swin-microsoft", (r"layers\.0\.downsample\.reduction", _MARK), _from_microsoft, _CLASSIFIER),
+        WeightsLayout("swin-timm", (r"layers\.1\.downsample\.reduction", _MARK), classifier=_CLASSIFIER),
+    ),
+    depth=Depth(
+        block=r"layers\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.",
+        first=r"patch_embed\.",
+        into=r"layers\.(?P<stage>\d+)\.downsample\.",
+        not_decayed=r".*relative_position_bias_table",
+    ),
+)
 ENCODERS = (
     Encoder("swin-t", swin_t, FAMILY),
     Encoder("swin-s", swin_s, FAMILY),

@@ -10,6 +10,7 @@ token, but its position embedding, entry 0, is added to every patch; S has 12 he
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
+from hmrbench.nets.record import Depth, State, WeightsLayout
 
 PATCH = 16  # pixels
 MAX_PATCHES = 1 << 16  # 4096 x 4096 pixels; each has a position embedding, which takes memory before anything else does
@@ -167,7 +169,45 @@ def vit_h(stages: int = 4, drop_path: float = 0.0, image_size: tuple[int, int] =
     return ViT(1280, 32, 16, image_size, drop_path)
 
 
-FAMILY = Family("vit", "ViT", ("#CC79A7", "#CC79A7"))
+def from_mmpretrain(state: State) -> State:
+    """mmpretrain's VisionTransformer (mmpose 1.x) -> ViTPose's names.
+
+    It has no class position: entry 0 of ours, which is added to every patch, becomes zero.
+    """
+    names = (
+        (r"^patch_embed\.projection\.", "patch_embed.proj."),
+        (r"^ln1\.", "last_norm."),
+        (r"^layers\.(\d+)\.ln(\d)\.", r"blocks.\1.norm\2."),
+        (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+        (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+        (r"^layers\.(\d+)\.", r"blocks.\1."),
+    )
+    out: State = {}
+    for key, value in state.items():
+        for pattern, new in names:
+            key, hits = re.subn(pattern, new, key)
+            if hits:
+                break
+        out[key] = value
+    pos = out["pos_embed"]
+    if pos.shape[1] % 2 == 0:  # 16 x 12 patches without a class position
+        out["pos_embed"] = torch.cat([torch.zeros_like(pos[:, :1]), pos], dim=1)
+    return out
+
+
+_MARKS, _NORM = (r"blocks\.0\.attn\.qkv", r"pos_embed"), r"last_norm\."
+_OF_MAE = r"cls_token|mask_token|decoder_|norm\.|fc_norm\.|head\."
+FAMILY = Family(
+    "vit",
+    "ViT",
+    ("#CC79A7", "#CC79A7"),
+    layouts=(
+        WeightsLayout("mmpretrain-vit", (r"layers\.0\.ln1\.", r"pos_embed"), from_mmpretrain, r"cls_token|head\."),
+        WeightsLayout("mae", (r"cls_token", *_MARKS), classifier=_OF_MAE, optional=_NORM),
+        WeightsLayout("vit", _MARKS, classifier=r"head\.", optional=_NORM),
+    ),
+    depth=Depth(block=r"blocks\.(?P<block>\d+)\.", first=r"patch_embed\.|pos_embed$", not_decayed=r"pos_embed"),
+)
 ENCODERS = (
     Encoder("vit-s", vit_s, FAMILY),
     Encoder("vit-b", vit_b, FAMILY),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
 from hmrbench.nets.encoders.selective_scan import cross_merge, cross_scan, selective_scan
+from hmrbench.nets.record import Depth, WeightsLayout
 
 DIRECTIONS = 4
 STATES = 1
@@ -203,7 +204,23 @@ def vmamba_b(stages: int = 4, drop_path: float = 0.0) -> VMamba:
     return VMamba(128, (2, 2, 15, 2), 2.0, stages, drop_path)
 
 
-FAMILY = Family("vmamba", "VMamba", ("#009E73", "#009E73"), output_norm=True)
+FAMILY = Family(
+    "vmamba",
+    "VMamba",
+    ("#009E73", "#009E73"),
+    output_norm=True,
+    layouts=(
+        WeightsLayout(
+            "vmamba", (r"patch_embed\.0\.", r"layers\.0\.blocks\.0\.op\."), classifier=r"(classifier|outnorm\d)\."
+        ),
+    ),
+    depth=Depth(
+        block=r"layers\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.",
+        first=r"patch_embed\.",
+        into=r"layers\.(?P<before>\d+)\.downsample\.",
+        not_decayed=r".*(\.A_logs|\.Ds|\.dt_projs_bias)$",
+    ),
+)
 ENCODERS = (
     Encoder("vmamba-t", vmamba_t, FAMILY),
     Encoder("vmamba-s", vmamba_s, FAMILY),
