@@ -8,10 +8,11 @@ here both sides are SMPL.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hmrbench.metrics.protocols import Meshes, Rule, mesh_truth, metric_of
-from hmrbench.records import Array
+from hmrbench.records import Array, Measure
 
 JOINTS = (1, 2, 4, 5, 7, 8, 12, *range(15, 22))
 
@@ -32,3 +33,5 @@ RULE = Rule(
     vertices=lambda meshes: meshes.pve_root,
 )
 METRIC = metric_of(RULE)
+# What its authors publish: the mean of the primary errors on five data sets. It is never measured here.
+METRIC = replace(METRIC, measures=(*METRIC.measures, Measure("MPE", "mm", False, change_shown=False)))
