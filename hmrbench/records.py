@@ -13,10 +13,12 @@ from hmrbench.skeletons import COCO17, Skeleton
 
 Array = NDArray[Any]
 
+NO_BOXES = "none"  # the box source of a data set of whole pictures
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One person to predict.
+    """One person to predict, or for a bottom-up network one picture, whose box is the whole of it.
 
     `box_xywh_px` is the person's box as the data set gives it, in pixels of the image; `padded` says that it already
     holds the margin around the person. `score` is the detector's confidence, 1 for ground-truth boxes. `image_wh_px` is
@@ -38,9 +40,10 @@ class Sample:
 class Dataset:
     """What a reader returns: the samples, and the truth in the form that the data set's metrics expect.
 
-    `skeleton` are the joints of a pose data set. `total` is the number of samples before a `--limit`: with fewer
-    samples than that it is a part only. `scoring` is what a network's card says of how its people are scored, by the
-    name of the argument of the metric that reads it.
+    `skeleton` are the joints of a pose data set. `boxes` say where the people's boxes are from, `NO_BOXES` that samples
+    are whole pictures. `total` is the number of samples before a `--limit`: with fewer samples than that it is a part
+    only. `scoring` is what a network's card says of how its people are scored, by the name of the argument of the
+    metric that reads it.
     """
 
     name: str
@@ -65,6 +68,9 @@ class Prediction:
     `keypoints_px` (K, 2) in pixels of the whole image, `scores` (K,), `joints_m` (J, 3) in metres, camera frame, or
     None. `params` holds the body model's parameters of a mesh network by name, empty for a pose network.
     `crop_area_px2` is the area of the crop that the network saw, at which OKS-NMS compares people.
+
+    Of a whole picture a network says who is in it, too: `people_scores` (P,) are then those of its P people, who may be
+    none, `keypoints_px` is (P, K, 2) and `scores` (P, K). For a single person it is None.
     """
 
     keypoints_px: Array
@@ -72,6 +78,7 @@ class Prediction:
     joints_m: Array | None = None
     params: Mapping[str, Array] = field(default_factory=dict)
     crop_area_px2: float | None = None
+    people_scores: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Crop(_Frozen):
     to say.
     """
 
-    kind: Literal["topdown", "square", "metro", "spin", "cliff", "smplerx"] = "topdown"
+    kind: Literal["topdown", "square", "bottom-up", "metro", "spin", "cliff", "smplerx"] = "topdown"
     padding: float = 1.25
     order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -271,7 +271,7 @@ class JointSet(_Frozen):
             if joint not in known and not (isinstance(joint, int) and 0 <= joint < len(known)):
                 near = nearest(str(joint), self.joints, 1)
                 raise ValueError(f"{what}: there is no joint {joint}{f'; did you mean {near[0]}?' if near else ''}")
-        places = {**known, **{i: i for i in range(len(known))}}
+        places: dict[str | int, int] = known | {i: i for i in range(len(known))}
         return tuple((places[a], places[b]) for a, b in pairs)
 
     def named(self, name: str) -> Skeleton:

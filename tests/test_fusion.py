@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hmrbench.nets.poses.record import known_networks
 from torch import Tensor, nn
 
 from hmrbench.nets.fusion import fuse
 from hmrbench.zoo import build_net, load_card
 
-SMALL = ("simplebaseline-res50", "rtmpose-t", "litehrnet-18", "vipnas-mbv3", "litepose-auto-xs")
+SMALL = ("simplebaseline-res50", "rtmpose-t", "litehrnet-18", "vipnas-mbv3")
 
 
 def give_statistics(net: nn.Module) -> int:
@@ -38,9 +37,6 @@ def folded(net: nn.Module) -> int:
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int]]:
     torch.manual_seed(0)
-    if name in known_networks():
-        record = known_networks()[name].networks[name]
-        return record.build(record.input_sizes[0]), record.input_sizes[0]
     card = load_card(name)
     return build_net(card), card.input
 

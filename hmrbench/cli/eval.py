@@ -51,7 +51,8 @@ def evaluate(
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="First N people only; the row is partial.")
+        int | None,
+        typer.Option("--limit", min=1, help="First N people (bottom-up: pictures) only; the row is partial."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was stopped; keep finished ones.")
@@ -76,7 +77,7 @@ def evaluate(
     from hmrbench import data, distributed
     from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation import EvaluationSettings, prepare, run, try_outputs, with_protocol
+    from hmrbench.evaluation import EvaluationSettings, boxes_of, prepare, run, try_outputs, with_protocol
     from hmrbench.results.runs import NotWrittenError
 
     distributed.start()
@@ -88,8 +89,9 @@ def evaluate(
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):
         spec = with_protocol(data.load_spec(name, datasets_file), protocol)
-        opened = data.open_dataset(spec, data_root, boxes, limit)
-        jobs += [prepare(card, spec, settings, opened) for card in cards]
+        boxes_for = {card.name: boxes_of(card, boxes) for card in cards}
+        opened = {b: data.open_dataset(spec, data_root, b, limit) for b in dict.fromkeys(boxes_for.values())}
+        jobs += [prepare(card, spec, settings, opened[boxes_for[card.name]]) for card in cards]
     targets = [_predictions_path(save_predictions, job, len(jobs)) for job in jobs]
     with distributed.together():
         for job, target in zip(jobs, targets, strict=True) if distributed.is_first() else ():

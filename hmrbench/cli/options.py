@@ -77,7 +77,10 @@ Weights = Annotated[
     ),
 ]
 Boxes = Annotated[
-    str | None, typer.Option("--boxes", envvar="HMRBENCH_BOXES", help="gt or det, where the data set has them.")
+    str | None,
+    typer.Option(
+        "--boxes", envvar="HMRBENCH_BOXES", help="gt or det, where the data set has them; bottom-up networks: none."
+    ),
 ]
 Offline = Annotated[
     bool,

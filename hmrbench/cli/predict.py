@@ -97,6 +97,8 @@ def predict(
         raise UsageError(
             f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
         )
+    if job.card.crop.kind == "bottom-up" and boxes != "full":
+        raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
     found = None if boxes == "full" else pictures.read_boxes(Path(boxes), list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
@@ -107,20 +109,20 @@ def predict(
     done = []
     if people:
         net, _ = zoo.load_weights(job.card, job.weights_path, None if job.assets is None else job.assets.matrices)
-        total = sum(map(len, people.values()))
+        total, looked_at = sum(map(len, people.values())), 0
         with progress_bar(remark, "people") as progress:
             for path, samples in people.items():
                 with _reported(remark, failures):
                     picture = pictures.predict_picture(net, job, path, samples)
                     target = out / f"{stems[path]}-{job.card.name}.png"
                     done.append(_write(picture, job, target, side_view, save_mesh, keypoint_score))
-                    if (
-                        job.body is None
-                        and samples
-                        and max(p.scores.max() for p in picture.predictions) < keypoint_score
-                    ):
+                    best = max((p.scores.max() for p in picture.predictions), default=0.0)
+                    if samples and not picture.predictions:
+                        remark.print(f"{path}: nobody was found", markup=False)
+                    elif samples and job.body is None and best < keypoint_score:
                         remark.print(f"{path}: no keypoint scores {keypoint_score:g}, so none is drawn", markup=False)
-                    progress(job.card.name, sum(len(d["people"]) for d in done), total)
+                    looked_at += len(samples)
+                    progress(job.card.name, looked_at, total)
     if json:
         print_json(done)
     elif done:

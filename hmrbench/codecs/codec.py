@@ -28,6 +28,7 @@ CODECS = {
     "sa-simdr": "hmrbench.codecs.simcc:SA_SIMDR",
     "simcc": "hmrbench.codecs.simcc:SIMCC",
     "rtmpose": "hmrbench.codecs.simcc:RTMPOSE",
+    "grouping": "hmrbench.codecs.grouping:GROUPING",
 }
 
 
@@ -66,6 +67,9 @@ class Codec:
     use (B, K, H, W). `encode` may be left out by who never trains. `merge(output, flipped_back)` is what `decode` reads
     of a picture and its mirror image: their mean, where nothing else is said. `vary(**options)` is the codec with the
     options that a card's `decode` gives for it; left out where it has none.
+
+    A codec of `whole` pictures finds the people in them: its `decode` gives three lists with an array for each picture,
+    keypoints (P, K, 2), scores (P, K) and the people's own scores (P,), with as many people as there are.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Codec:
     encode: Callable[[Array, Array, tuple[int, int]], tuple[Any, Array]] = _no_target
     merge: Callable[[Any, Any], Any] = _mean
     vary: Callable[..., Codec] | None = None
+    whole: bool = False
 
 
 def find_codec(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None) -> Codec:

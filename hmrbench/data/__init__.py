@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hmrbench.errors import DataError, UsageError, blamed_on, unknown_name
-from hmrbench.records import Dataset
+from hmrbench.records import NO_BOXES, Dataset
 from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
 
 # Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
 # `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`; and
-# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples.
+# maybe `truth(spec, folder) -> Dataset`, where predictions are scored without samples, and `pictures(spec, folder,
+# limit) -> Dataset`, whose samples are whole pictures.
 READERS = {"coco": "hmrbench.data.coco", "hmr-npz": "hmrbench.data.hmr_npz"}
 
 
@@ -94,16 +95,20 @@ def open_dataset(
     """Read a data set's annotations and check that every file it names is there.
 
     Args:
-        boxes: `gt` or `det`, where the spec has them; None for the spec's default.
+        boxes: `gt` or `det`, where the spec has them; None for the spec's default; `none` for whole pictures.
         limit: the first samples only; the data set is then partial.
 
     Raises:
         UsageError: boxes that the data set does not have.
         DataError: something is missing or broken, named.
     """
-    folder, boxes = find_folder(spec, data_root), _known_boxes(spec, boxes)
+    reader, folder = _reader(spec), find_folder(spec, data_root)
+    if boxes == NO_BOXES and not hasattr(reader, "pictures"):
+        raise UsageError(f"{_by(spec)} gives no whole pictures (pictures), only people with boxes")
+    boxes = boxes if boxes == NO_BOXES else _known_boxes(spec, boxes)
     with blamed_on(_by(spec)):
-        dataset = _is_dataset(spec, _reader(spec).read(spec, folder, boxes, limit))
+        found = reader.pictures(spec, folder, limit) if boxes == NO_BOXES else reader.read(spec, folder, boxes, limit)
+    dataset = _is_dataset(spec, found)
     if not dataset.samples:
         raise DataError(f"{spec.name}: there is nobody to predict (boxes: {boxes})")
     missing = missing_images({s.image for s in dataset.samples})

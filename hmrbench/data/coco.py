@@ -29,7 +29,7 @@ from hmrbench.files.coco_json import (
     person_category,
     restrict,
 )
-from hmrbench.records import Dataset, Sample
+from hmrbench.records import NO_BOXES, Dataset, Sample
 from hmrbench.schema import DatasetSpec
 from hmrbench.skeletons import COCO17, Skeleton
 
@@ -46,17 +46,48 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
             images.
     """
     path = folder / spec.annotations
+    coco, images = _with_images(spec, folder)
+    file = spec.boxes[boxes]
+    samples = _from_truth(path, coco, images) if file is None else _from_detector(folder / file, coco, images)
+    return _dataset(spec, path, coco, samples, boxes, limit)
+
+
+def pictures(spec: DatasetSpec, folder: Path, limit: int | None = None) -> Dataset:
+    """Every image of a COCO keypoint set as one sample, in the order of its annotation file, with people or without.
+
+    For networks that look at whole pictures; else as `read`.
+    """
+    path = folder / spec.annotations
+    coco, images = _with_images(spec, folder)
+    samples = []
+    for image_id in coco.getImgIds():
+        size = _said_size(coco.imgs[image_id]) or image_size(images[image_id])
+        box = (0.0, 0.0, float(size[0]), float(size[1]))
+        samples.append(Sample(f"image {image_id}", images[image_id], image_id, box, image_wh_px=size))
+    return _dataset(spec, path, coco, samples, NO_BOXES, limit)
+
+
+def _with_images(spec: DatasetSpec, folder: Path) -> tuple[COCO, dict[int | str, Path]]:
+    """The truth, and where each of its images lies."""
+    path = folder / spec.annotations
     coco = _read_truth(path, spec.joint_set)
     for image in coco.dataset["images"]:
         if "file_name" not in image:
             raise DataError(f"{path}: image {image['id']} has no file_name")
-    images = {i: folder / spec.images / image["file_name"] for i, image in coco.imgs.items()}
-    file = spec.boxes[boxes]
-    samples = _from_truth(path, coco, images) if file is None else _from_detector(folder / file, coco, images)
+    return coco, {i: folder / spec.images / image["file_name"] for i, image in coco.imgs.items()}
+
+
+def _dataset(
+    spec: DatasetSpec, path: Path, coco: COCO, samples: list[Sample], boxes: str, limit: int | None
+) -> Dataset:
+    """The first samples, with the truth of the images on which they lie."""
     chosen = tuple(samples[:limit])
     truth = coco if len(chosen) == len(samples) else restrict(coco, {s.image_id for s in chosen})
     if chosen:
-        check_coco(truth, chosen, spec.joint_set)
+        try:
+            check_coco(truth, chosen, spec.joint_set)
+        except DataError as e:
+            raise DataError(f"{path}: {e}") from None
     return Dataset(spec.name, chosen, truth, boxes, file_sha256(path), total=len(samples), skeleton=spec.joint_set)
 
 

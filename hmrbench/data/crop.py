@@ -25,6 +25,8 @@ Geometry = CropGeometry | Literal["square"]
 
 PIXEL_STD = 200.0  # mmpose stores sizes in units of 200 pixels; only the float32 rounding of that remains
 BODY_SHAPE = (256, 192)  # height and width to which 4D-Humans expands a box before it takes the longer side
+PICTURE_STEP = 64  # the sides of a whole picture become multiples of it
+MAX_SIDE = 8192  # of a whole picture as a network sees it; bounds the memory that a long and thin one takes
 
 
 def expand_boxes(boxes_xywh_px: Array, aspect: float, padding: float = 1.25) -> tuple[Array, Array]:
@@ -70,14 +72,52 @@ def square_boxes(boxes_xywh_px: Array, padding: float = 1.0) -> tuple[Array, Arr
     return center, np.stack([side, side], axis=1)
 
 
+def whole_picture(wh_px: Sequence[float], input_size: tuple[int, int]) -> Crops:
+    """A whole picture as LitePose sees it, in classic geometry (`lib/utils/transforms.py`, MIT).
+
+    The shorter side becomes that of the input, the longer one the next multiple of 64 pixels. What this adds at both
+    ends is black, around the picture's middle rounded to a pixel.
+
+    Args:
+        wh_px: width and height of the picture.
+        input_size: height and width of the card's input; the shorter one counts.
+
+    Raises:
+        DataError: the longer side would be longer than 8192 pixels.
+    """
+    short = -(-min(input_size) // PICTURE_STEP) * PICTURE_STEP
+    first, second = sorted(map(float, wh_px))
+    long = int((short / first * second + PICTURE_STEP - 1) // PICTURE_STEP * PICTURE_STEP)
+    if long > MAX_SIDE:
+        raise DataError(
+            f"{wh_px[0]:g}x{wh_px[1]:g} is too long and thin for a network that sees it whole: with a shorter side of "
+            f"{short} pixels the longer one has {long}, more than {MAX_SIDE}"
+        )
+    upright = wh_px[0] < wh_px[1]
+    sides = (first, long / short * first)
+    center = [int(side / 2.0 + 0.5) for side in wh_px]
+    size = np.array(sides if upright else sides[::-1]) / PIXEL_STD * PIXEL_STD
+    return Crops(np.array([center], np.float64), size[None], (long, short) if upright else (short, long))
+
+
 def crops_of(samples: Sequence[Sample], crop: Crop, input_size: tuple[int, int]) -> Crops:
     """The crops of samples that a card asks for; a box that already holds its margin is not padded again.
 
+    Where the card asks for whole pictures, all samples must be of pictures of one size, and the size of the crops
+    depends on it.
+
     Raises:
-        DataError: a sample's box is not finite or has no extent.
+        DataError: a sample's box is not finite or has no extent, or a picture is too long and thin.
     """
     names = [f"box of sample {sample.id}" for sample in samples]
     boxes = _checked_boxes(np.array([sample.box_xywh_px for sample in samples]), names)
+    if crop.kind == "bottom-up" and samples:
+        try:
+            one = whole_picture(boxes[0, 2:].tolist(), input_size)
+        except DataError as e:
+            raise DataError(f"{samples[0].image}: {e}") from None
+        center, size = (np.repeat(values, len(samples), axis=0) for values in (one.center_px, one.size_px))
+        return Crops(center, size, one.input_size)
     padded = np.array([sample.padded for sample in samples], bool)
     center, size = np.empty((len(boxes), 2)), np.empty((len(boxes), 2))
     for chosen, padding in ((padded, 1.0), (~padded, crop.padding)):

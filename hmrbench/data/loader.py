@@ -23,7 +23,10 @@ from hmrbench.schema import Crop, ModelCard
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What a network's input asks for: the card's crop, its input (height, width), its codec's geometry."""
+    """What a network's input asks for: the card's crop, its input (height, width), its codec's geometry.
+
+    Of whole pictures the size depends on the picture, see `crop.whole_picture`.
+    """
 
     crop: Crop
     input: tuple[int, int]
@@ -58,7 +61,7 @@ def crop_image(path: Path, samples: Sequence[Sample], settings: CropSettings) ->
     crops = crops_in(samples, settings.crop, settings.input, (image.shape[1], image.shape[0]))
     if settings.crop.kind in FAMILY_CROPS:
         return family_pictures(image, samples, settings.crop), crops
-    return crop_people(image, crops.center_px, crops.size_px, settings.input, settings.geometry), crops
+    return crop_people(image, crops.center_px, crops.size_px, crops.input_size, settings.geometry), crops
 
 
 def batches(
@@ -66,7 +69,8 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Batches of the samples at `index`, people of one picture together, pictures in order of first appearance.
 
-    `workers` threads (at least one) run ahead of the caller by about three batches.
+    `workers` threads (at least one) run ahead of the caller by about three batches. Of whole pictures those that the
+    network sees at one size make a batch, as far as they lie within that reach of each other.
 
     Raises:
         DataError: a picture is missing or corrupt; raised when its batch is due.
@@ -76,7 +80,8 @@ def batches(
         pictures.setdefault(samples[i].image, []).append(i)
     todo = iter(pictures.items())
     ahead: deque[tuple[list[int], Future[tuple[Array, Crops]]]] = deque()
-    waiting: deque[tuple[int, Array, Array, Array, Array]] = deque()  # one entry a person, of finished pictures
+    # One entry a person, of finished pictures, by the size of the input.
+    waiting: dict[tuple[int, int], deque[tuple[int, Array, Array, Array, Array]]] = {}
     people_ahead = 0
 
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="crop")
@@ -86,15 +91,18 @@ def batches(
                 path, people = task
                 ahead.append((people, pool.submit(crop_image, path, [samples[i] for i in people], settings)))
                 people_ahead += len(people)
-            if len(waiting) >= batch_size or (waiting and not ahead):
-                chosen = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+            size = max(waiting, key=lambda s: len(waiting[s]), default=(0, 0))
+            count = len(waiting.get(size, ()))
+            if count >= batch_size or (count and not ahead):
+                chosen = [waiting[size].popleft() for _ in range(min(batch_size, count))]
                 people_ahead -= len(chosen)
-                yield _collate(chosen, settings.input)
+                yield _collate(chosen, size)
             elif ahead:
                 people, future = ahead.popleft()
                 images, crops = future.result()
-                sizes = np.asarray(crops.image_wh_px)
-                waiting.extend(zip(people, images, crops.center_px, crops.size_px, sizes, strict=True))
+                of_size = waiting.setdefault(crops.input_size, deque())
+                whole_px = np.asarray(crops.image_wh_px)
+                of_size.extend(zip(people, images, crops.center_px, crops.size_px, whole_px, strict=True))
             else:
                 return
     finally:

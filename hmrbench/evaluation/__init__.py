@@ -1,6 +1,6 @@
 """Accuracy: a job with all cheap checks, the loop, scores, and what an unfinished run keeps."""
 
-from hmrbench.evaluation.job import EvaluationSettings, Job, card_and_spec, prepare, prepare_pictures
+from hmrbench.evaluation.job import EvaluationSettings, Job, boxes_of, card_and_spec, prepare, prepare_pictures
 from hmrbench.evaluation.loop import predict
 from hmrbench.evaluation.outputs import try_outputs, write_predictions
 from hmrbench.evaluation.protocols import body_of, rule_of, with_protocol
@@ -12,6 +12,7 @@ __all__ = [
     "EvaluationSettings",
     "Job",
     "body_of",
+    "boxes_of",
     "card_and_spec",
     "evaluate",
     "measure",

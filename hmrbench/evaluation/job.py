@@ -15,12 +15,13 @@ from hmrbench.body.decode import MeshCodec, check_body, decode_mesh, find_mesh_c
 from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
+from hmrbench.data.crop import crops_of
 from hmrbench.device import DTYPES, device_name, pick_device
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.records import Array, Dataset
+from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, beside
 
@@ -33,15 +34,16 @@ class EvaluationSettings:
         weights: `random`, `demo`, a file, or a source; None for the data set's default where the card has it, else the
             card's own.
         data_root: the folder of the data sets.
-        boxes: `gt` or `det`, where the data set has them; None for its default.
+        boxes: `gt` or `det`, where the data set has them; None for its default; `none`, or None, where a bottom-up
+            network finds the people itself.
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts, see `nets.fusion`.
-        batch_size: people at once; `auto` is 64 on a GPU, else 8.
+        batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores.
-        limit: the first people only; the row is then partial.
+        limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
         protocol: for meshes, whose rule: metro, spin, smplerx, smpl24, `all` side by side; None is 4D-Humans'.
@@ -192,6 +194,20 @@ def pick_batch_size(wanted: str | int, device: torch.device) -> int:
     return size
 
 
+def boxes_of(card: ModelCard, wanted: str | None) -> str | None:
+    """The boxes that `data.open_dataset` is asked for: none for a network that finds the people itself.
+
+    Raises:
+        UsageError: that network is to have boxes, or another one none.
+    """
+    whole = card.crop.kind == "bottom-up"
+    if whole and wanted not in (None, NO_BOXES):
+        raise UsageError(f"{card.name} finds the people in whole pictures itself: it takes no '{wanted}' boxes")
+    if not whole and wanted == NO_BOXES:
+        raise UsageError(f"{card.name} does not find people itself: it needs boxes")
+    return NO_BOXES if whole else wanted
+
+
 def card_and_spec(
     model: str | ModelCard,
     dataset: str | DatasetSpec,
@@ -219,7 +235,8 @@ def prepare(
     """Check everything cheap and return what `run` needs.
 
     Args:
-        opened: the data set, if it was opened before for another model.
+        opened: the data set, if it was opened before for another model; opened anew where that saw people in boxes and
+            this one sees whole pictures, or the other way round.
 
     Raises:
         UsageError: an unknown name, a model of another task, invalid settings.
@@ -236,10 +253,17 @@ def prepare(
     body = body_of(spec) if card.task == "hmr" else None
     found = mesh_codec(card, body) if body is not None else zoo.codec_of(card, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
+    if found.whole != (card.crop.kind == "bottom-up"):
+        of = ("whole pictures", "people in boxes")
+        raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
     default = spec.default_weights if card.demo_weights is not None else None
     label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
     place = pick_device(zoo.fit_backend(card, s.device, s.dtype))
-    people = opened or data.open_dataset(spec, s.data_root, s.boxes, s.limit)
+    boxes = boxes_of(card, s.boxes)
+    fits = opened is not None and (opened.boxes == NO_BOXES) == found.whole
+    people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
+    for sample in {s.box_xywh_px: s for s in people.samples}.values() if found.whole else ():
+        crops_of([sample], card.crop, card.input)
     try:
         _check_truth(spec, people)
     except DataError as e:
@@ -284,4 +308,5 @@ def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None
     spec = DatasetSpec(
         name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
     )
-    return prepare(card, spec, settings, Dataset("pictures", (), None, "given", "", 0))
+    boxes = NO_BOXES if card.crop.kind == "bottom-up" else "given"
+    return prepare(card, spec, settings, Dataset("pictures", (), None, boxes, "", 0))

@@ -113,16 +113,21 @@ def forward(net: nn.Module, images: Tensor, job: Job, more: Sequence[Tensor] = (
 def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     try:
         with blamed_on(f"codec '{job.codec.name}'"):
-            keypoints, scores, *mesh = job.codec.decode(output, batch.crops)
-            if not all(np.isfinite(values).all() for values in (keypoints, scores)):  # whoever's codec it is
-                raise HmrbenchError("a keypoint or its score is not finite")
-            if keypoints.shape != (len(batch.index), *scores.shape[1:], 2) or scores.ndim != 2:
-                raise HmrbenchError(
-                    f"codec '{job.codec.name}' gives keypoints {keypoints.shape}, scores {scores.shape}"
-                )
+            keypoints, scores, *more = job.codec.decode(output, batch.crops)
+            # Whoever's codec it is. Of whole pictures there is an array for each, else one for all.
+            for points, values in zip(keypoints, scores, strict=True) if job.codec.whole else [(keypoints, scores)]:
+                if not (np.isfinite(points).all() and np.isfinite(values).all()):
+                    raise HmrbenchError("a keypoint or its score is not finite")
+                if points.shape != (*values.shape, 2) or values.ndim != 2:
+                    raise HmrbenchError(
+                        f"codec '{job.codec.name}' gives keypoints {points.shape}, scores {values.shape}"
+                    )
+            if len(keypoints) != len(batch.index):
+                raise HmrbenchError(f"codec '{job.codec.name}' gives {len(keypoints)} for {len(batch.index)} samples")
     except HmrbenchError as e:
         raise type(e)(f"{job.card.where}: {e} ({_not_finite(batch, output, job.dataset)})") from e
-    joints, params = mesh or (None, {})
+    people = more[0] if job.codec.whole else None
+    joints, params = more if job.body is not None else (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)
     return [
         Prediction(
@@ -131,6 +136,7 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
             joints_m=None if joints is None else joints[i],
             params={name: values[i] for name, values in params.items()},
             crop_area_px2=float(areas[i]),
+            people_scores=None if people is None else people[i],
         )
         for i in range(len(keypoints))
     ]

@@ -59,15 +59,15 @@ def evaluate(
             for meshes 256x256.
         weights: `random`, `demo`, a file, or a source; None for the card's own.
         data_root: the folder of the data sets.
-        boxes: `gt` or `det`, where the data set has them; None for its default.
+        boxes: `gt` or `det`, where the data set has them; None for its default; none for a bottom-up network.
         flip: average pose networks with the mirrored picture.
         codec: in place of the card's: a name, an import path or a Codec; for a given network `udp` if None.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: fp32, bf16 or fp16.
         fused: let the network take its short cuts.
-        batch_size: people at once; `auto` is 64 on a GPU, else 8.
+        batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores if None.
-        limit: the first people only; the row is then partial.
+        limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
         protocol: for meshes, whose rule: metro, spin, smplerx, smpl24, `all` side by side; None is 4D-Humans'.

@@ -215,7 +215,7 @@ def stats(found: Matching) -> dict[str, float]:
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         at = [np.searchsorted(row, params.recThrs) for row in recall]
         reached = np.array([np.append(row, 0.0)[i] for row, i in zip(best_from_here, at, strict=True)])  # (T, 101)
-        for name, table in (("AP", reached), ("AR", recall[:, -1])):
+        for name, table in (("AP", reached), ("AR", recall.max(1, initial=0.0))):  # 0 without any results
             values[name + size] = float(table.mean(None)) * 100
             if not size:
                 values |= {f"{name}{100 * t:.0f}": float(table[params.iouThrs == t].mean()) * 100 for t in (0.5, 0.75)}

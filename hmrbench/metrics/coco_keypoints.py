@@ -23,7 +23,7 @@ from hmrbench.metrics.coco_eval import STATS as STATS
 from hmrbench.metrics.coco_eval import Matching, match_results, stats
 from hmrbench.metrics.coco_matches import PCK_THRESHOLDS, keypoint_similarity, matches, per_joint, resample
 from hmrbench.metrics.pck import MEASURES as PCK_MEASURES
-from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction, Sample
+from hmrbench.records import NO_BOXES, Array, Dataset, Measure, Measurement, Metric, Prediction, Sample
 from hmrbench.skeletons import COCO17, Skeleton
 
 MEASURES = tuple(Measure(name, "%", True, shown=name in ("AP", "AR"), change_shown=name == "AP") for name in STATS)
@@ -138,9 +138,11 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Predictions in COCO's results format, after rescoring and OKS-NMS.
 
+    People of whole pictures are taken as they are, with the scores that the network gave them.
+
     Args:
         predictions: one per sample, in order.
-        samples: the people, in the order of the data set's boxes.
+        samples: the people, in the order of the data set's boxes, or whole pictures.
         skeleton: joints of the predictions and their OKS constants.
         aspect: width over height of the crops; with the padding it gives the area at which people are
             compared, for predictions that do not know the area of their crop.
@@ -152,8 +154,7 @@ def coco_results(
     Returns:
         One dict per person kept: image_id, category_id, keypoints (x, y, score for each joint), score, and
         annotation_id where the box is that of an annotated person. Images in order of first appearance, people best
-        first. No bbox: pycocotools would take the area of a person
-        from it.
+        first, those of whole pictures as they were found. No bbox: pycocotools would take the area of a person from it.
 
     Raises:
         DataError: numbers of predictions, samples or joints do not fit, or a sample appears twice.
@@ -168,12 +169,27 @@ def coco_results(
         raise DataError(f"sample {sample_id} appears {times} times")
     joints = len(skeleton.joints)
     for sample, prediction in zip(samples, predictions, strict=True):
-        if np.shape(prediction.keypoints_px) != (joints, 2) or np.shape(prediction.scores) != (joints,):
+        own = prediction.people_scores
+        of_picture = () if own is None else np.shape(own)
+        shapes = np.shape(prediction.keypoints_px), np.shape(prediction.scores)
+        if shapes != ((*of_picture, joints, 2), (*of_picture, joints)):
             raise DataError(
-                f"sample {sample.id}: keypoints {np.shape(prediction.keypoints_px)} and scores "
-                f"{np.shape(prediction.scores)} do not fit the {joints} joints of {skeleton.name}"
+                f"sample {sample.id}: keypoints {shapes[0]} and scores {shapes[1]} do not fit the {joints} joints of "
+                f"{skeleton.name}"
             )
+        if own is not None and not all(np.isfinite(x).all() for x in (prediction.keypoints_px, prediction.scores, own)):
+            raise HmrbenchError(f"sample {sample.id}: the prediction is not finite")
 
+    def result(image_id: int | str, keypoints: Array, score: float) -> dict[str, Any]:
+        flat = keypoints.ravel().tolist()
+        return {"image_id": image_id, "category_id": category_id, "keypoints": flat, "score": float(score)}
+
+    if predictions[0].people_scores is not None:
+        return [
+            result(sample.image_id, np.concatenate([points, values[:, None]], axis=1), score)
+            for sample, p in zip(samples, predictions, strict=True)
+            for points, values, score in zip(p.keypoints_px, p.scores, p.people_scores, strict=True)  # type: ignore[arg-type]
+        ]
     keypoints = np.stack([prediction.keypoints_px for prediction in predictions])  # (N, K, 2)
     joint_scores = np.stack([prediction.scores for prediction in predictions])  # (N, K)
     finite = np.isfinite(keypoints).all((1, 2)) & np.isfinite(joint_scores).all(1)
@@ -195,10 +211,7 @@ def coco_results(
         kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas, nms_threshold)]
         results += [
             {
-                "image_id": image_id,
-                "category_id": category_id,
-                "keypoints": triples[index].ravel().tolist(),
-                "score": float(scores[index]),
+                **result(image_id, triples[index], scores[index]),
                 **({} if (person := samples[index].annotation_id) is None else {"annotation_id": person}),
             }
             for index in kept
@@ -239,12 +252,20 @@ def evaluate_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton =
     return stats(_match(coco, results, skeleton))
 
 
-def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17) -> Measurement:
+def measure_results(
+    coco: COCO, results: Sequence[Result], skeleton: Skeleton = COCO17, nobody: bool = False
+) -> Measurement:
     """Everything that the metric reports, from results in COCO's format.
 
     The per-joint numbers look at every ground truth that counts, and at the prediction that COCOeval gives it
     at OKS 0.5; a person without one counts as missed. PCK compares the distance with the longer side of the
     ground-truth box; its overall value is the mean over the joints.
+
+    Args:
+        coco: the ground truth; every image in it counts, predicted or not.
+        results: in COCO's format.
+        skeleton: joints and OKS constants.
+        nobody: there may be no results, of a network that found nobody.
 
     Returns:
         Scores AP to ARL, Phi_P_2D, PCK@0.05, PCK@0.1; per joint OKS and PCK; per sample what
@@ -253,7 +274,7 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
     Raises:
         DataError: see `check_coco`.
     """
-    found = _match(coco, results, skeleton)
+    found = _match(coco, results, skeleton, nobody)
     values = stats(found)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
     with np.errstate(over="ignore"):
@@ -262,11 +283,13 @@ def measure_results(coco: COCO, results: Sequence[Result], skeleton: Skeleton = 
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
     named = {m.name: m for m in (*MEASURES, *phi.MEASURES, *PCK_MEASURES)}
     scores = tuple(named[name].score(value) for name, value in values.items())
-    return Measurement(scores, by_joint, matches(found))
+    remarks = () if results else (f"nobody was found in any of the {len(coco.imgs):,} pictures",)
+    return Measurement(scores, by_joint, matches(found), remarks)
 
 
-def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton) -> Matching:
-    check_coco(coco, results, skeleton)
+def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton, nobody: bool = False) -> Matching:
+    if results or not nobody:
+        check_coco(coco, results, skeleton)
     return match_results(coco, results, skeleton)
 
 
@@ -291,7 +314,7 @@ def _compute(
         category_id=person_category(dataset.truth),
         **dataset.scoring,
     )
-    return measure_results(dataset.truth, results, skeleton)
+    return measure_results(dataset.truth, results, skeleton, nobody=dataset.boxes == NO_BOXES)
 
 
 METRIC = coco_keypoints()

@@ -41,7 +41,8 @@ def per_joint(found: Matching, skeleton: Skeleton) -> dict[str, dict[str, float]
     counted = ~found.truth_ignored[0]
     finder, keypoints = finder[counted], found.truth_keypoints[counted]
     hit = finder >= 0  # (M,)
-    pred = np.where(hit[:, None, None], found.keypoints_px[finder], 0.0)  # (M, K, 2)
+    nowhere = np.zeros((1, len(skeleton.joints), 2))  # for -1: there may be no predictions at all
+    pred = np.concatenate([found.keypoints_px, nowhere])[finder]  # (M, K, 2)
     size = found.truth_box_xywh_px[counted, 2:].max(1)  # (M,)
 
     gt, labelled = keypoints[..., :2], keypoints[..., 2] > 0
@@ -130,13 +131,19 @@ def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array) -> Arr
 
 
 def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
-    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I)."""
+    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I).
+
+    NaN for a row in whose images nobody counts: whole pictures without people are drawn as well.
+    """
     if "truths" not in arrays:
         return {}
-    precision = ap_of_resamples(arrays, counts)  # (R, T)
+    people = counts @ arrays["truths"]  # (R,)
+    precision = np.full((len(counts), arrays["matched"].shape[1]), np.nan)
+    precision[people > 0] = ap_of_resamples(arrays, counts[people > 0])  # (R, T)
     hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
     per_image = np.array([np.bincount(arrays["detection_image"], h, counts.shape[1]) for h in hits.T]).T  # (I, T)
-    recall = 100 * (counts @ per_image) / (counts @ arrays["truths"])[:, None]  # (R, T)
+    with np.errstate(invalid="ignore"):
+        recall = 100 * (counts @ per_image) / people[:, None]  # (R, T)
     scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
     scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
     return scores | {"Phi_P_2D": (scores["AP"] + scores["AR"]) / 2}

@@ -255,7 +255,8 @@ class Picture:
 
     `image` (H, W, 3) uint8 RGB. For mesh networks also, per person, `meshes` in the frame of a camera of the
     whole picture, whose focal length is `focal_px` and whose principal point is the picture's middle, and
-    `translation_m` (N, 3), which takes the body into that frame.
+    `translation_m` (N, 3), which takes the body into that frame. `whole`: the network found the people itself, and the
+    scores of their samples are its own.
     """
 
     path: Path
@@ -265,6 +266,7 @@ class Picture:
     meshes: tuple[Mesh, ...] = ()
     translation_m: Array | None = None
     focal_px: float | None = None
+    whole: bool = False
 
     @property
     def center_px(self) -> tuple[float, float]:
@@ -278,7 +280,7 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
     Args:
         net: the job's network with its weights.
         job: from `evaluation.prepare_pictures`.
-        samples: its people; nobody is fine.
+        samples: its people; nobody is fine. For a bottom-up network the whole picture, in which it finds them.
 
     Raises:
         HmrbenchError: a prediction is not finite; names the person.
@@ -287,7 +289,21 @@ def predict_picture(net: nn.Module, job: Job, path: Path, samples: Sequence[Samp
     image = read_image(path)
     here = replace(job, dataset=replace(job.dataset, samples=tuple(samples), total=len(samples)))
     picture = Picture(path, image, tuple(samples), tuple(evaluation.predict_all(net, here)) if samples else ())
+    if job.card.crop.kind == "bottom-up":
+        return _with_people(picture)
     return picture if job.body is None or not samples else _with_meshes(picture, job)
+
+
+def _with_people(picture: Picture) -> Picture:
+    """The picture with one sample and one prediction for each person that was found in it."""
+    samples: list[Sample] = []
+    predictions: list[Prediction] = []
+    for sample, found in zip(picture.samples, picture.predictions, strict=True):
+        assert found.people_scores is not None
+        for points, scores, score in zip(found.keypoints_px, found.scores, found.people_scores, strict=True):
+            samples.append(replace(sample, id=f"{picture.path.name}#{len(samples)}", score=float(score)))
+            predictions.append(Prediction(points, scores))
+    return replace(picture, samples=tuple(samples), predictions=tuple(predictions), whole=True)
 
 
 @torch.inference_mode()
@@ -340,9 +356,10 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
     """What was predicted, as a JSON object.
 
     `people` has for each person `box_xywh_px`, `box_score`, `keypoints_px` (K, 2) in the order of
-    `joint_names` and `keypoint_scores` (K,), null for mesh networks, which give none. For these also `cam`,
-    the camera of the crop as scale, x and y; of networks that put out parameters and not vertices `betas` and the
-    rotation vectors `global_orient` (1, 3) and `body_pose` (23, 3); `joints_m` (44, 3) of the body in its place; and
+    `joint_names` and `keypoint_scores` (K,), null for mesh networks, which give none. Box and score of it are null
+    where the network found the people itself; it then gives each a `score`. For mesh networks also `cam`, the camera
+    of the crop as scale, x and y; of networks that put out parameters and not vertices `betas` and the rotation
+    vectors `global_orient` (1, 3) and `body_pose` (23, 3); `joints_m` (44, 3) of the body in its place; and
     `translation_m`, which takes the body into the frame of a camera of the whole picture, with focal length
     `focal_px` and its axis through the middle.
     """
@@ -371,11 +388,13 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
 def _person(picture: Picture, i: int) -> dict[str, Any]:
     sample, prediction = picture.samples[i], picture.predictions[i]
     person: dict[str, Any] = {
-        "box_xywh_px": sample.box_xywh_px,
-        "box_score": sample.score,
+        "box_xywh_px": None if picture.whole else sample.box_xywh_px,
+        "box_score": None if picture.whole else sample.score,
         "keypoints_px": prediction.keypoints_px,
         "keypoint_scores": prediction.scores if prediction.joints_m is None else None,  # mesh networks give none
     }
+    if picture.whole:
+        person["score"] = sample.score
     if picture.translation_m is not None:
         params = prediction.params
         rotations = {name: torch.from_numpy(params[name]) for name in ("global_orient", "body_pose") if name in params}

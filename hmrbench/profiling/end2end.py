@@ -29,12 +29,15 @@ def end_to_end(
 ) -> Callable[[], Any]:
     """JPEG files in, keypoints out; of a mesh network its parameters, since its body model is not counted."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
-    picture = cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC)
+    whole = card.crop.kind == "bottom-up"
+    height, width = card.input if whole else (480, 640)
+    box = (0.0, 0.0, float(width), float(height)) if whole else (180.0, 60.0, 220.0, 360.0)
+    picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     people = []
     for i in range(batch_size):
         path = folder / f"{i}.jpg"
         cv2.imwrite(str(path), picture)
-        people.append(Sample(str(i), path, i, (180.0, 60.0, 220.0, 360.0)))
+        people.append(Sample(str(i), path, i, box))
     codec = zoo.codec_of(card) if card.task == "hpe" else None
     settings = CropSettings.of(card, codec)
     normalize = devices.Normalize(card, device, layout)

@@ -11,6 +11,7 @@ from hmrbench.nets.encoders.record import known_families
 from hmrbench.nets.record import REFERENCES, known_networks
 from hmrbench.report.figures import Axis, Point
 from hmrbench.report.tables import Table
+from hmrbench.report.views import NO_BOXES_MARK
 
 
 def find_key(table: Table, name: str, task: str | None = None) -> str:
@@ -35,6 +36,7 @@ def find_key(table: Table, name: str, task: str | None = None) -> str:
     }
     exact = [k for k in keys if k.lower() == wanted]
     found = exact or [k for k in keys if k.lower().rpartition(":")[2] == wanted]
+    found = [k for k in found if NO_BOXES_MARK not in k] or found  # which must be asked for by its whole name
     if len(found) != 1:
         what = f"is measured on {len(found)} data sets; say which" if found else "is in no row; there is"
         raise UsageError(f"'{name}' {what}: {', '.join(found or keys)}")

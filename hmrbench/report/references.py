@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hmrbench.report.views import set_name
 from hmrbench.schema import describe_fault, read_yaml, refuse, share_dir
 
 
@@ -44,7 +45,8 @@ class Reference(BaseModel):
             "source": self.full_source(),
         }
         for dataset, scores in self.metrics.items():
-            row |= {f"{dataset}:{metric}": value for metric, value in scores.items()}
+            label = set_name(dataset, self.boxes)
+            row |= {f"{label}:{metric}": value for metric, value in scores.items()}
         if self.params_m is not None:
             row["params"] = round(self.params_m * 1e6)
         if self.gmacs is not None:

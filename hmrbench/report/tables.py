@@ -18,11 +18,12 @@ from hmrbench.cards import family_order, load_cards
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.metrics import phi
 from hmrbench.metrics.measures import COMPOSITES, COUNTS, SPEEDS
+from hmrbench.records import NO_BOXES
 from hmrbench.report.accuracy import join_accuracy
 from hmrbench.report.changes import add_changes
 from hmrbench.report.costs import Speed, join_costs
 from hmrbench.report.references import Reference, load_references
-from hmrbench.report.views import Row
+from hmrbench.report.views import Row, set_name
 from hmrbench.results.runs import Run
 from hmrbench.schema import ModelCard
 
@@ -259,5 +260,6 @@ def _section(key: str) -> int:
 def _published(card: ModelCard | None) -> dict[str, Any]:
     """What others reported of a model, by `published:DATASET:METRIC`; never mixed with measured columns."""
     numbers = () if card is None else card.headline
-    found: dict[str, Any] = {f"published:{p.dataset}:{p.metric}": p.value for p in numbers}
+    boxes = NO_BOXES if card is not None and card.crop.kind == "bottom-up" else None
+    found: dict[str, Any] = {f"published:{set_name(p.dataset, boxes)}:{p.metric}": p.value for p in numbers}
     return found | ({"published:source": "; ".join(dict.fromkeys(p.source for p in numbers))} if numbers else {})

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hmrbench.metrics.measures import MEASURES
+from hmrbench.records import NO_BOXES
+
+NO_BOXES_MARK = " (no boxes)"  # behind the name of a data set of which whole pictures were looked at
 
 Row = Mapping[str, Any]
 
@@ -60,10 +63,17 @@ def evaluation_view(rows: Sequence[Row]) -> View:
     return View(columns, [[r.get(c) for c in columns] for r in flat], caption)
 
 
+def set_name(dataset: str, boxes: str | None) -> str:
+    """The heading of a data set: who finds the people in whole pictures is not compared with who is given boxes."""
+    return dataset + NO_BOXES_MARK if boxes == NO_BOXES else dataset
+
+
 def in_words(key: str, value: Any) -> str:
     """A field of a row for a caption; empty where there is nothing to say."""
     if key in _IN_WORDS and value is not None:
         return _IN_WORDS[key][bool(value)]
+    if (key, value) == ("boxes", NO_BOXES):
+        return "whole pictures, no boxes"
     if key in ("boxes", "samples") and value is not None:
         return f"{value:,} samples" if key == "samples" else f"boxes {value}" if " " in value else f"{value} boxes"
     if value is None:

@@ -249,12 +249,21 @@ def _warn(text: str) -> None:
 
 
 def stack(predictions: Sequence[Prediction]) -> dict[str, Array]:
-    """Predictions as arrays, one row each: keypoints_px, scores, crop_area_px2, joints_m, params.NAME."""
+    """Predictions as arrays, one row each: keypoints_px, scores, crop_area_px2, joints_m, params.NAME.
+
+    For whole pictures keypoints_px, scores and people_scores have a row for each person, and people says how many of
+    them each picture has.
+    """
+    pictures = predictions[0].people_scores is not None
+    join = np.concatenate if pictures else np.stack
     arrays = {
-        "keypoints_px": np.stack([p.keypoints_px for p in predictions]),
-        "scores": np.stack([p.scores for p in predictions]),
+        "keypoints_px": join([p.keypoints_px for p in predictions]),
+        "scores": join([p.scores for p in predictions]),
         "crop_area_px2": np.array([p.crop_area_px2 for p in predictions], np.float64),  # NaN where not known
     }
+    if pictures:
+        arrays["people_scores"] = np.concatenate([p.people_scores for p in predictions if p.people_scores is not None])
+        arrays["people"] = np.array([len(p.scores) for p in predictions])
     if predictions[0].joints_m is not None:
         arrays["joints_m"] = np.stack([p.joints_m for p in predictions])  # type: ignore[misc]
     for name in predictions[0].params:
@@ -264,6 +273,8 @@ def stack(predictions: Sequence[Prediction]) -> dict[str, Array]:
 
 def unstack(arrays: Mapping[str, Array]) -> list[Prediction]:
     """The inverse of `stack`."""
+    if "people" in arrays:
+        arrays = {**arrays, **_by_picture(arrays)}
     params = {k.removeprefix("params."): v for k, v in arrays.items() if k.startswith("params.")}
     joints = arrays.get("joints_m")
     return [
@@ -273,9 +284,19 @@ def unstack(arrays: Mapping[str, Array]) -> list[Prediction]:
             None if joints is None else joints[i],
             {k: v[i] for k, v in params.items()},
             None if np.isnan(area := float(arrays["crop_area_px2"][i])) else area,
+            arrays["people_scores"][i] if "people" in arrays else None,
         )
         for i in range(len(arrays["scores"]))
     ]
+
+
+def _by_picture(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """The rows of people as one array for each picture; ValueError if there are not as many as the pictures have."""
+    of_people = {name: arrays[name] for name in ("keypoints_px", "scores", "people_scores")}
+    counts = arrays["people"]
+    if counts.dtype.kind not in "iu" or (counts < 0).any() or {len(a) for a in of_people.values()} != {counts.sum()}:
+        raise ValueError("the pictures do not have as many people as there are rows")
+    return {name: np.split(array, np.cumsum(counts)[:-1]) if len(counts) else [] for name, array in of_people.items()}
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,8 @@ def prepare(model: str | ModelCard, dataset: str | DatasetSpec, settings: Traini
     _need_engine()
     s = settings or TrainingSettings()
     card, spec = evaluation.card_and_spec(model, dataset, s.models_dirs, s.datasets_file)
+    if card.crop.kind == "bottom-up":
+        raise UsageError(f"{card.name} sees whole pictures; what can be trained here are networks of people in boxes")
     recipe = spec.options.get("recipe") if s.recipe is None else s.recipe
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **s.changes())
     if plan.input:
