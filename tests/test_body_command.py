@@ -104,7 +104,7 @@ def test_refused(cache: Path, tmp_path: Path) -> None:
         ("headonly.ckpt", "lacks"),
         ("notes.txt", "a body is a .pkl or .npz file"),
         ("nowhere.pkl", "no such file"),
-        ("nowhere.ckpt", "no such"),
+        ("nowhere.ckpt", "weights file missing"),
         ("trap.pkl", "trap.pkl"),
         ("trap.ckpt", "trap.ckpt"),
     ):
