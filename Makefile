@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test test-oldest commands-oldest check bench format clean
+.PHONY: setup demo docs test test-oldest commands-oldest check bench gpu format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
@@ -48,16 +48,19 @@ commands-oldest: $(OLDEST)/installed  ## the commands, and tests of counts, code
 	$(OLD) -m pytest $(addprefix tests/test_,$(addsuffix .py,bounds flops codecs mpjpe pck coco_keypoints tables))
 
 check: setup  ## format, lint, types
-	$(BIN)/ruff format --check hmrbench synth tests
-	$(BIN)/ruff check hmrbench synth tests
+	$(BIN)/ruff format --check hmrbench synth tests docs/generate.py
+	$(BIN)/ruff check hmrbench synth tests docs/generate.py
 	$(BIN)/mypy
 
 bench: setup  ## speed, as ratios taken in one run
 	$(BIN)/python tests/bench.py
 
+gpu: setup  ## what a GPU must show, in at most 8 minutes: build/gpu/gpu.json and gpu.md
+	$(BIN)/python tests/gpu.py -o build/gpu
+
 format: setup
-	$(BIN)/ruff format hmrbench synth tests
-	$(BIN)/ruff check --fix hmrbench synth tests
+	$(BIN)/ruff format hmrbench synth tests docs/generate.py
+	$(BIN)/ruff check --fix hmrbench synth tests docs/generate.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

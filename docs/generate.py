@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import groupby
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
+DEMO = ("demo-pose AP", "demo-mesh MPJPE", "demo-mesh PA-MPJPE")  # of the demo weights' scores, what is shown
 
 
 def on_config(config: Any) -> Any:
@@ -44,10 +45,20 @@ def _families() -> dict[str, tuple[str, list[Any]]]:
     from hmrbench.cards import family_order, load_cards
 
     cards = sorted(load_cards().values(), key=lambda c: (c.task != "hpe", family_order(c)))
-    return {
-        name: (f"{re.split(r'[-_ (]', own[0].paper_name)[0]}", own)
-        for name, own in ((k, list(g)) for k, g in groupby(cards, key=lambda c: c.family))
-    }
+    families: dict[str, list[Any]] = {}
+    for card in cards:
+        families.setdefault(card.family, []).append(card)
+    return {name: (_title([c.paper_name for c in own]) or name, own) for name, own in families.items()}
+
+
+def _title(names: list[str]) -> str:
+    """What the names begin with, up to the end of a word: `HRNet` of HRNet-W32 and HRNet-W48."""
+    shared = "".join(letters[0] for letters in takewhile(lambda same: len(set(same)) == 1, zip(*names, strict=False)))
+    if len(names) > 1 and shared in names:  # one is the plain form of the others
+        shared = shared.rpartition("-")[0] or shared
+    elif len(names) > 1 and all(n[len(shared) : len(shared) + 1].isalnum() for n in names):
+        shared = re.sub(r"[A-Za-z0-9.]+$", "", shared)
+    return shared.rstrip("-_ (*")
 
 
 def _measured() -> dict[str, dict[str, float]]:
@@ -61,22 +72,26 @@ def _measured() -> dict[str, dict[str, float]]:
 
 
 def _overview() -> str:
-    lines = ["# Networks", "", "| family | task | networks | published by | encoder |", "|---|---|--:|---|---|"]
+    lines = ["# Networks", "", "| family | task | networks | read in | encoder |", "|---|---|--:|---|---|"]
     for name, (title, cards) in _families().items():
         source = cards[0].sources[0].partition(" (")[0] if cards[0].sources else ""
         encoders = ", ".join(dict.fromkeys(c.encoder or "its own" for c in cards))
         task = {"hpe": "pose", "hmr": "mesh"}[cards[0].task]
         lines.append(f"| [{title}]({name}.md) | {task} | {len(cards)} | {_cell(source)} | {encoders} |")
-    lines += ["", "A name works in any case and in the papers' spelling (`SwinHMR2.0-S-S3`); globs (`'gmf*-s3'`) work wherever a"]
-    lines += ["name does. `hmrbench show MODEL` prints a card with shapes stage by stage."]
+    lines += ["", "A name works in any case and in the papers' spelling (`SwinHMR2.0-S-S3`); globs (`'gmf*-s3'`) work"]
+    lines += ["wherever a name does. `hmrbench show MODEL` prints a card with shapes stage by stage."]
     return "\n".join(lines) + "\n"
 
 
 def _family(title: str, cards: list[Any]) -> str:
+    from hmrbench.metrics.measures import measure_of
+
     measured = _measured()
-    scores = list(dict.fromkeys(f"{p.dataset} {p.metric}" for c in cards for p in c.published))
-    demo = [k for k in ("demo-pose AP", "demo-mesh MPJPE", "demo-mesh PA-MPJPE") if any(k in measured.get(c.name, {}) for c in cards)]
-    heads = ["network", "input", "params (M)", "MACs (G)", *(f"published: {s}" for s in scores), *(f"demo weights: {s}" for s in demo)]
+    told = [p for c in cards for p in c.published if measure_of(p.metric).shown]  # a page is no data base
+    scores = list(dict.fromkeys(f"{p.dataset} {p.metric}" for p in told))
+    demo = [k for k in DEMO if any(k in measured.get(c.name, {}) for c in cards)]
+    heads = ["network", "input", "params (M)", "MACs (G)", *(f"published: {s}" for s in scores)]
+    heads += [f"demo weights: {s}" for s in demo]
     lines = [f"# {title}", "", _row(heads), "|" + "|".join(["---", "---", *["--:"] * (len(heads) - 2)]) + "|"]
     for card in cards:
         own = measured.get(card.name, {})
@@ -84,8 +99,8 @@ def _family(title: str, cards: list[Any]) -> str:
         costs = [f"{own[k] / s:.2f}" if k in own else "" for k, s in (("params", 1e6), ("macs", 1e9))]
         cells = [f"`{card.name}`", card.input_text, *costs, *(published.get(s, "") for s in scores)]
         lines.append(_row([*cells, *(f"{own[k]:.1f}" if k in own else "" for k in demo)]))
-    lines += ["", "Parameters and MACs (one multiply-add is 1) are counted by this project and held by its gate; a published number is"]
-    lines += ["its source's, and never shown as measured.", ""]
+    lines += ["", "Parameters and MACs (one multiply-add is 1) are counted by this project and held by its gate; a"]
+    lines += ["published number is its source's, and never shown as measured.", ""]
     lines += _listed("Published by", [p.source for c in cards for p in c.published])
     lines += _listed("Weights", [_where(s) for c in cards for s in c.weights])
     lines += _listed("Encoders to start training from", [_where(s) for c in cards for s in c.encoder_weights])
@@ -126,7 +141,8 @@ def commands() -> str:
     from hmrbench.cli import app
 
     lines = ["# Commands", "", "Made from the program itself; `hmrbench COMMAND --help` says the same.", ""]
-    lines += ["A flag beats an `HMRBENCH_*` variable, which beats `hmrbench.yaml` in the working folder, which beats the default.", ""]
+    lines += ["A flag beats an `HMRBENCH_*` variable, which beats `hmrbench.yaml` in the working folder, which beats"]
+    lines += ["the default.", ""]
     for path, command in _walk("hmrbench", typer.main.get_command(app)):
         lines += _command(path, command)
     return "\n".join(lines)
@@ -134,8 +150,11 @@ def commands() -> str:
 
 def _walk(path: str, command: Any) -> list[tuple[str, Any]]:
     inner = getattr(command, "commands", {})
-    found = [(path, command)] if not inner or getattr(command, "invoke_without_command", False) and path != "hmrbench" else []
-    return found + [pair for name, own in inner.items() for pair in _walk(f"{path} {name}", own)]
+    alone = not inner or (command.invoke_without_command and path != "hmrbench")  # `datasets` by itself lists
+    found = [(path, command)] if alone else []
+    for name, own in inner.items():
+        found += _walk(f"{path} {name}", own)
+    return found
 
 
 def _command(path: str, command: Any) -> list[str]:
@@ -144,22 +163,20 @@ def _command(path: str, command: Any) -> list[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     names = " ".join(p.name.upper() + ("..." if p.nargs == -1 else "") for p in arguments)
-    lines = [f"## {path}", "", "```text", f"{path} {names} [OPTIONS]".replace("  ", " "), "```", "", _help(command.help), ""]
+    usage = f"{path} {names} [OPTIONS]".replace("  ", " ")
+    lines = [f"## {path}", "", "```text", usage, "```", "", _help(command.help), ""]
     lines += [f"- `{p.name.upper()}`: {_text(getattr(p, 'help', '') or '')}" for p in arguments]
     lines += ["", "| flag | what | default |", "|---|---|---|"]
     for p in options:
         flags = ", ".join(f"`{o}`" for o in [*p.opts, *p.secondary_opts])
         variable = f" (`{p.envvar}`)" if p.envvar else ""
-        default = "required" if p.required else "" if p.default in (None, False, ()) or callable(p.default) else f"`{_shown(p.default)}`"
+        unsaid = p.default in (None, False, ()) or callable(p.default)
+        default = "required" if p.required else "" if unsaid else f"`{getattr(p.default, 'value', p.default)}`"
         lines.append(f"| {flags} | {_cell(_text(p.help or ''))}{variable} | {default} |")
     lines += [""]
     if examples := EXAMPLES.get(path.removeprefix("hmrbench ")):
         lines += ["```text", *examples, "```", ""]
     return lines
-
-
-def _shown(value: Any) -> Any:
-    return getattr(value, "value", value)
 
 
 def _help(text: str | None) -> str:

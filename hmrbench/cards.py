@@ -64,6 +64,8 @@ def _models_folder(named: str | Path) -> Path:
             found = None
         inner = [Path(place) / "models" for place in (found and found.submodule_search_locations) or ()]
         given = next((folder for folder in inner if folder.is_dir()), given)
+    if given.is_dir() and (given / "models").is_dir() and not any(given.glob("*.y*ml")):
+        return given / "models"  # the folder of a package, where it is not installed or lies here as well
     if not given.is_dir():
         raise UsageError(f"{given}: no such folder of model cards, nor a package that has a folder 'models'")
     return given

@@ -6,18 +6,24 @@ Each pair is timed in turns, A B A B, so that a change of the machine's speed me
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from pycocotools.cocoeval import COCOeval
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
@@ -29,10 +35,15 @@ from hmrbench.cards import load_card
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.loader import CropSettings, batches, crop_image
 from hmrbench.device import keep_freed_memory
+from hmrbench.files.coco_json import make_coco as make_truth
 from hmrbench.metrics import mpjpe, pa_mpjpe
+from hmrbench.metrics.coco_keypoints import measure_results
+from hmrbench.metrics.coco_matches import ap_of_resamples
+from hmrbench.nets.fusion import fuse
 from hmrbench.profiling import profile_model
 from hmrbench.profiling.latency import bare_rate
 from hmrbench.records import Dataset
+from hmrbench.zoo import create_encoder
 
 
 def in_turns(a: Callable[[], object], b: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -140,6 +151,72 @@ def bench_metrics(rounds: int) -> None:
     report("MPJPE and PA-MPJPE of 35,515 poses; batched SVD in float32", fast, slow)
 
 
+def bench_scoring(rounds: int) -> None:
+    """All that a COCO row reports against pycocotools' ten numbers, for as many people and detections as val2017 has,
+    and AP's intervals from 1,000 resamples of two runs."""
+    truth, results = coco_scene(people=5955, detections=12)
+    coco = make_truth(truth)
+
+    def official() -> None:
+        copies = make_truth({**truth, "annotations": [dict(a) for a in truth["annotations"]]})
+        with redirect_stdout(io.StringIO()):
+            evaluator = COCOeval(copies, copies.loadRes([dict(r) for r in results]), "keypoints")
+            evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
+
+    fast, slow = in_turns(partial(measure_results, coco, results), official, rounds)
+    report(f"score {len(results):,} detections; pycocotools", fast, slow)
+    per_sample = measure_results(coco, results).per_sample
+    images = len(per_sample["truths"])
+    counts = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=1000)
+    start = time.perf_counter()
+    for _ in range(2):
+        ap_of_resamples(per_sample, counts)
+    print(f"{'AP of 1,000 resamples of two runs':74s} {time.perf_counter() - start:9.2f} s", flush=True)
+
+
+def coco_scene(people: int, detections: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Annotations of generated people, and each found so many times, more or less well."""
+    rng = np.random.default_rng(0)
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for n, image in enumerate(np.sort(rng.integers(0, people * 2 // 5, people)).tolist()):
+        box = [*rng.uniform(0, 300, 2).tolist(), *rng.uniform(20, 300, 2).tolist()]
+        xy = np.round(rng.uniform(0, 1, (17, 2)) * box[2:] + box[:2])
+        shared = {"image_id": image, "category_id": 1}
+        keypoints = np.column_stack([xy, np.full(17, 2)]).ravel().tolist()
+        size = {"bbox": box, "area": 0.6 * box[2] * box[3], "iscrowd": 0, "num_keypoints": 17}
+        annotations.append({**shared, **size, "id": n + 1, "keypoints": keypoints})
+        for _ in range(detections):
+            moved = xy + rng.normal(0, rng.uniform(0, 0.2), (17, 2)) * box[3]
+            found = np.column_stack([moved, np.ones(17)]).ravel().tolist()
+            results.append({**shared, "keypoints": found, "score": float(rng.random())})
+    images = [{"id": i} for i in range(people * 2 // 5)]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}, results
+
+
+def bench_encoders(rounds: int) -> None:
+    """Encoders against timm's networks of the same sizes, at 256x192, eager, in process time of these threads."""
+    keep_freed_memory(torch.device("cpu"))
+    for name, other in (("vit-b", timm_vit), ("swin-t", timm_swin)):
+        ours, theirs = create_encoder(name).eval(), other().eval()
+        fuse(ours)
+        for batch_size in (1, 8):
+            x = torch.randn(batch_size, 3, 256, 192)
+            with torch.inference_mode():
+                fast, slow = in_turns(partial(ours, x), partial(theirs, x), rounds)
+            report(f"{name}, batch size {batch_size}; timm", fast, slow)
+
+
+def timm_vit() -> torch.nn.Module:
+    sizes: dict[str, Any] = {"img_size": (256, 192), "patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
+    return VisionTransformer(**sizes, num_classes=0, global_pool="", class_token=False)
+
+
+def timm_swin() -> torch.nn.Module:
+    sizes: dict[str, Any] = {"window_size": 7, "embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+    return SwinTransformer(img_size=(256, 192), **sizes, num_classes=0, strict_img_size=False)
+
+
 def bench_profiler(model: str, rounds: int) -> None:
     """The profiler's rate against a bare ten-line loop, and two runs of it against each other."""
     keep_freed_memory(torch.device("cpu"))  # as the profiler does: page faults are no part of the network
@@ -175,6 +252,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench_decoding(args.rounds)
         bench_metrics(args.rounds)
+        bench_scoring(args.rounds)
+        bench_encoders(args.rounds)
         bench_loading(Path(folder) / "many", args.rounds)
         for model in args.models:
             bench_loop(Path(folder) / model, model, args.people, args.rounds)

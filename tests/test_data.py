@@ -49,7 +49,7 @@ def test_a_users_file_adds_data_sets(tmp_path: Path) -> None:
     assert data.load_spec("mine", path).folder == "mine"
     assert data.load_spec("coco-val", path) == SPEC
     path.write_text("mine: {task: hpe}\n")
-    with pytest.raises(UsageError, match=r"mine\.yaml: 7 faults\n  'mine' is not right at title"):
+    with pytest.raises(UsageError, match=r"mine\.yaml: 2 faults\n  'mine' is not right at annotations"):
         data.load_spec("mine", path)
 
 

@@ -47,8 +47,6 @@ def test_console_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
     typed = [c for kind, text, why in blocks(page) if kind == "console" and why is None for c in commands(text)]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hmrbench.yaml").write_text(yaml.safe_dump(QUICK))
-    if any(c[1] == "table" and "--against" in c for c in typed):  # README: on a run of the cut compared with, too
-        save(tmp_path / "runs", profile_row("gmfpose-t-s4"))
     for words in typed:
         assert words[0] == "hmrbench", words
         result = hmrbench(*words[1:])
@@ -136,6 +134,7 @@ def test_citation_and_changelog_name_the_version() -> None:
     assert f"## {__version__} ({citation['date-released']})" in (ROOT / "CHANGELOG.md").read_text()
 
 
+@pytest.mark.slow
 def test_wheel_and_sdist_run_the_demo(tmp_path: Path) -> None:
     """Built without a network and installed by themselves; the demo runs from there on a few people."""
     pytest.importorskip("hatchling", reason="needs the build backend, which the development environment brings")

@@ -150,7 +150,8 @@ def test_colours_are_told_apart_by_colour_blind_readers() -> None:
         f = np.cbrt(xyz / (0.9505, 1.0, 1.089))
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    families = [Point(f, f, "S3", 1.0, 1.0) for f in (*known_families(), figures._OTHERS.name)]
+    families = [Point(f, f, "S3", 1.0, 1.0) for f in figures._families()]
+    assert {*known_families(), "references", "others"} == set(figures._families())
     for dark in (False, True):
         colours = figures._family_colours(families, dark)
         for reader, matrix in seen_by.items():

@@ -393,3 +393,16 @@ def test_predict_draws_a_regressed_mesh(home: Path, tmp_path: Path) -> None:
     lines = (tmp_path / person["mesh"]).read_text().splitlines()
     assert sum(line.startswith("v ") for line in lines) == 6890
     assert (tmp_path / "a-tore-fastmetro-l-effb0.png").is_file()
+
+
+# --------------------------------------------------------------------------- profile
+
+
+def test_profile_counts_as_the_papers_do_and_says_what_nothing_reads(tmp_path: Path) -> None:
+    ran = hmrbench("profile", "tore-fastmetro-l-effb0", "--repeats", "0", "--runs", tmp_path, "--json",
+                   env={"HMRBENCH_CACHE": str(tmp_path / "none")})  # fmt: skip
+    assert ran.exit_code == 0, ran.stderr
+    row = json.loads(ran.stdout)[0]
+    assert (row["params"], row["params_unread"]) == (31_624_084, 1_281_000)
+    assert row["macs"] == pytest.approx(1.563835e9, rel=2e-3)
+    assert "1.28 M of 31.62 M parameters" in ran.stderr

@@ -15,6 +15,7 @@ import timm
 import torch
 
 from hmrbench.nets.encoders.hrnet import HRNet
+from hmrbench.nets.fusion import fuse
 from hmrbench.nets.record import MMPOSE_KEYS, known_networks
 from hmrbench.profiling.flops import count
 
@@ -243,6 +244,16 @@ def test_images_of_a_batch_do_not_meet_and_the_input_stays(name):
             assert relative_error(a[0], b[i]) < 1e-4
     changed = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
     for a, b in zip(tensors(changed), together, strict=True):
+        assert relative_error(a, b) < 1e-4
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+@torch.no_grad()
+def test_folded_norms_change_the_rounding_alone(name):
+    net, x = seeding.seed_module_(NETS[name].build((64, 64)).eval()), seeding.seeded_input((1, 3, 64, 64))
+    plain = tensors(net(x))
+    fuse(net)
+    for a, b in zip(tensors(net(x)), plain, strict=True):
         assert relative_error(a, b) < 1e-4
 
 

@@ -22,14 +22,15 @@ PANELS = {
         "task", "x", "y", "size", "with_published", "untrained", "front", "labels", "y_min", "y_max", "pictures",
     ),
     "The picture": ("width", "height", "dpi", "title", "side_view", "keypoint_score", "save_mesh"),
-    "What is timed": ("every", "scope", "repeats", "seconds", "by_module"),
+    "What is timed": ("every", "scope", "repeats", "seconds", "by_module", "unstable"),
+    "What is held": ("baseline", "update", "costs", "interval", "tolerance", "resamples", "confidence"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
         "cuda_graph",
     ),
     "What is written": (
         "runs", "output", "out", "save_predictions", "json", "resume", "minutes", "half", "format", "digits", "metric",
-        "junit", "summary", "against",
+        "junit", "summary", "against", "offline",
     ),
 }  # fmt: skip
 
@@ -62,6 +63,10 @@ EXAMPLES = {
         "hmrbench check --baseline baselines/my.json --update",
         "hmrbench check --baseline baselines/my.json --junit gate.xml",
         "hmrbench check --baseline baselines/costs.json --costs",
+    ),
+    "reproduce": (
+        "hmrbench reproduce --dataset coco-val --data-root data",
+        "hmrbench reproduce 'rtmpose-*' -d coco-val -o rtmpose.html",
     ),
     "train": (
         "hmrbench train vmpose-t-s2 -d demo-pose-train --recipe demo-pose-small --data-root data",

@@ -40,8 +40,9 @@ def predict(
         str,
         typer.Option(
             "--boxes",
-            metavar="full|FILE.json",
-            help="'full': the whole picture is one person. Or a file of boxes: COCO results or annotations, "
+            metavar="full|X,Y,W,H|FILE.json",
+            help="'full': the whole picture is one person. Or a box in pixels (several: 'X,Y,W,H X,Y,W,H'). Or a file "
+            "of boxes: COCO results or annotations, "
             'mmdetection\'s, or {"a.jpg": [[x, y, w, h], ...]}.',
         ),
     ] = "full",
@@ -74,9 +75,12 @@ def predict(
     Writes `NAME-MODEL.png` and `NAME-MODEL.json` for each picture NAME. A picture that cannot be done is
     reported, and the others are done all the same.
     """
+    from dataclasses import replace
+
     from hmrbench import zoo
     from hmrbench.cards import load_card
     from hmrbench.evaluation import EvaluationSettings, prepare_pictures
+    from hmrbench.fetch import sources
     from hmrbench.pictures import predict as pictures
 
     stems = _stems(image)
@@ -92,6 +96,12 @@ def predict(
         mesh_assets=mesh_assets,
     )
     card = load_card(model, models_dir or [])
+    if weights is None and card.demo_weights is not None and sources.find_weights(card) is None:
+        weights = "demo"
+        settings = replace(settings, weights=weights)
+        stderr().print(
+            f"{card.name}: demo weights, which know synthetic people alone; no others are here", soft_wrap=True
+        )
     job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
     if job.card.task == "hpe" and (side_view or save_mesh or body):
         raise UsageError(
@@ -99,7 +109,7 @@ def predict(
         )
     if job.card.crop.kind == "bottom-up" and boxes != "full":
         raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
-    found = None if boxes == "full" else pictures.read_boxes(Path(boxes), list(stems))
+    found = None if boxes == "full" else pictures.named_boxes(boxes, list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}

@@ -110,7 +110,8 @@ def _claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | No
         for variant, codec, rule in dict.fromkeys(kinds):
             numbers = [p for p, kind in zip(own, kinds, strict=True) if kind == (variant, codec, rule)]
             values = {p.metric: p.value for p in numbers}
-            tolerances = {m: _tolerance(m, v) if tolerance is None else tolerance for m, v in values.items()}
+            usual = _tolerances(values)
+            tolerances = usual if tolerance is None else dict.fromkeys(values, tolerance)
             source = "; ".join(dict.fromkeys(p.source for p in numbers))
             found.append(Claim(card, spec.name, variant, codec, values, tolerances, source, rule))
     return found
@@ -127,10 +128,10 @@ def _demo_claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float
     return found
 
 
-def _tolerance(metric: str, value: float) -> float:
-    """The usual tolerance of a score, or half of the last digit of a number that was rounded more than that."""
-    digits = len(f"{value:g}".partition(".")[2])
-    return max(TOLERANCE.get(measure_of(metric).unit, 0.0), 0.5 * 10.0**-digits)
+def _tolerances(values: Mapping[str, float]) -> dict[str, float]:
+    """The usual tolerance of each score, or half of the last digit where all were rounded more than that."""
+    digits = max(len(f"{value:g}".partition(".")[2]) for value in values.values())
+    return {m: max(TOLERANCE.get(measure_of(m).unit, 0.0), 0.5 * 10.0**-digits) for m in values}
 
 
 def reproduce(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from hmrbench.body.decode import VERTICES
 from hmrbench.data.family_crops import crops_in
 from hmrbench.data.images import check_size, read_image
 from hmrbench.device import device_name
-from hmrbench.errors import DataError
+from hmrbench.errors import DataError, UsageError
 from hmrbench.evaluation import Job
 from hmrbench.files.coco_json import find_person, numbers
 from hmrbench.geometry import CROP_SIZE_PX, FOCAL_LENGTH_PX, cam_crop_to_full, matrix_to_axis_angle
@@ -89,6 +90,25 @@ class BoxFile:
         if width <= 0 or height <= 0:
             raise DataError(f"{name} is empty or not finite: {reprlib.repr(box)}, score {reprlib.repr(score)}")
         return (x, y, width, height), confidence
+
+
+def named_boxes(text: str, pictures: Sequence[Path]) -> BoxFile:
+    """Boxes in the words of a command, `10,20,100,200`, for each of the pictures; else those of the file of that name.
+
+    Raises:
+        DataError: see `read_boxes`.
+        UsageError: numbers, but not four a box.
+    """
+    parts = text.replace(";", " ").split()
+    if not parts or Path(text).exists() or not all(re.fullmatch(r"[-+\d.,e]+", part) for part in parts):
+        return read_boxes(Path(text), pictures)
+    try:
+        found = [[float(number) for number in part.split(",")] for part in parts]
+    except ValueError:
+        found = [[]]
+    if any(len(box) != 4 for box in found):
+        raise UsageError(f"a box is X,Y,WIDTH,HEIGHT in pixels, not '{text}'")
+    return BoxFile(Path("--boxes"), {path.name: [(box, 1.0) for box in found] for path in pictures}, {})
 
 
 def read_boxes(path: Path, pictures: Sequence[Path] = ()) -> BoxFile:

@@ -4,6 +4,7 @@ stopped."""
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,19 @@ import torch
 
 from hmrbench import data, distributed, evaluation, zoo
 from hmrbench.device import pick_device
-from hmrbench.errors import DataError, UsageError, blamed_on
+from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
+from hmrbench.fetch import sources
 from hmrbench.records import Array
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard, import_object
-from hmrbench.training import checkpoint, examples, losses
+from hmrbench.training import checkpoint, examples, losses, start
 from hmrbench.training.examples import Examples
 from hmrbench.training.job import TrainJob
 from hmrbench.training.prior import read_bodies
 from hmrbench.training.recipes import Recipe, load_recipe
 from hmrbench.training.trainer import Moment, Progress, Trainer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def prepare(model: str | ModelCard, dataset: str | DatasetSpec, settings: Traini
         raise UsageError(f"{card.name} sees whole pictures; what can be trained here are networks of people in boxes")
     recipe = spec.options.get("recipe") if s.recipe is None else s.recipe
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, card, **s.changes())
+    if recipe is None and s.init is None and plan.init in start.PRETRAINED:  # nobody asked for it
+        plan = _start_without(card, plan)
     if plan.input:
         card = card.model_copy(update={"input": plan.input})
     place = pick_device(s.device)
@@ -126,6 +132,16 @@ def prepare(model: str | ModelCard, dataset: str | DatasetSpec, settings: Traini
         seed=s.seed,
         workers=s.workers,
     )
+
+
+def _start_without(card: ModelCard, plan: Recipe) -> Recipe:
+    """The plan as it is where the pretrained encoder can be had, else one that starts from random weights."""
+    try:
+        sources.fetch_weights(card, encoder=True)
+    except HmrbenchError as e:
+        _log.warning("it starts from random weights, which --init changes: %s", str(e).splitlines()[0])
+        return plan.model_copy(update={"init": "random"})
+    return plan
 
 
 def _check_plan(plan: Recipe, place: torch.device, settings: TrainingSettings) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
+from hmrbench.nets.layers import onednn_conv2d
 from hmrbench.nets.record import Depth, WeightsLayout
 
 HEADS = 8  # fixed by the position convolutions: windows of 3, 5 and 7 pixels for 2, 3 and 3 heads
@@ -64,9 +65,10 @@ class _Linear(nn.Linear):
         large = B * H >= CONV_ROWS and x.numel() * self.out_features >= CONV_MACS
         if not (self.fused and large and _cpu_short_cuts(x)):
             return F.linear(x, self.weight, self.bias)
-        # image rows are the batch: on one thread PyTorch keeps smaller batches than 16 from oneDNN
-        rows = x.reshape(B * H, 1, W, C).permute(0, 3, 1, 2)
-        y = F.conv2d(rows, self.weight[:, :, None, None], self.bias)  # (B * H, D, 1, W)
+        y = onednn_conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias)
+        if y is None:  # image rows are the batch: on one thread PyTorch keeps smaller batches than 16 from oneDNN
+            rows = x.reshape(B * H, 1, W, C).permute(0, 3, 1, 2)
+            y = F.conv2d(rows, self.weight[:, :, None, None], self.bias)  # (B * H, D, 1, W)
         return y.permute(0, 2, 3, 1).reshape(B, H, W, -1)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
 from hmrbench.nets.encoders.selective_scan import cross_merge, cross_scan, selective_scan
+from hmrbench.nets.layers import onednn_conv2d
 from hmrbench.nets.record import Depth, WeightsLayout
 
 DIRECTIONS = 4
@@ -70,6 +71,8 @@ class Mlp(nn.Module):
 class SS2D(nn.Module):
     """Token mixer: a depthwise convolution, then a selective scan in four directions."""
 
+    fused = True
+
     def __init__(self, width: int, ssm_ratio: float) -> None:
         super().__init__()
         inner, self.rank = int(ssm_ratio * width), math.ceil(width / 16)
@@ -99,19 +102,21 @@ class SS2D(nn.Module):
         """Scan (B, D, H, W) in four directions and add up, (B, D, H, W) in the precision of the scan."""
         batch, channels, height, width = x.shape
         u = cross_scan(x)  # (B, K, D, L)
-        projected = project_directions(u, self.x_proj_weight)
+        projected = project_directions(u, self.x_proj_weight, self.fused)
         delta, B, C = torch.split(projected, [self.rank, STATES, STATES], dim=2)
-        delta = project_directions(delta, self.dt_projs_weight)  # (B, K, D, L)
+        delta = project_directions(delta, self.dt_projs_weight, self.fused)  # (B, K, D, L)
         A = -self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32)).exp()
         bias = self.dt_projs_bias.flatten()
         ys = selective_scan(u.flatten(1, 2), delta.flatten(1, 2), A, B, C, self.Ds, bias)  # (B, K*D, L)
         return cross_merge(ys.view(batch, DIRECTIONS, channels, height, width)).view(x.shape)
 
 
-def project_directions(x: Tensor, weight: Tensor) -> Tensor:
+def project_directions(x: Tensor, weight: Tensor, fused: bool = True) -> Tensor:
     """Apply weight (K, O, I) to every step of the K directions of x: (B, K, I, L) -> (B, K, O, L)."""
     x = x.permute(0, 3, 1, 2).flatten(2).transpose(1, 2)  # (B, K*I, L) in time-major memory
-    y = F.conv2d(x.unsqueeze(2), weight.flatten(0, 1)[:, :, None, None], groups=len(weight))
+    rows, weights, groups = x.unsqueeze(2), weight.flatten(0, 1), len(weight)
+    y = onednn_conv2d(rows, weights, groups=groups) if fused else None
+    y = F.conv2d(rows, weights[:, :, None, None], groups=groups) if y is None else y
     return y.view(len(x), *weight.shape[:2], -1)
 
 
