@@ -330,8 +330,8 @@ def _official(given: OfficialLayout) -> WeightsLayout:
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {ours: v for k, v in state.items() if (ours := given.ours(k)) is not None}
 
-    unused = f".*(?:{given.unused})" if given.unused else r"(?!)"
-    return WeightsLayout(given.name, (), rename, unused, given.never_read or r"(?!)", whole=True)
+    unused, never_read = (f".*(?:{x})" if x else r"(?!)" for x in (given.unused, given.never_read))
+    return WeightsLayout(given.name, (), rename, unused, never_read, whole=True)
 
 
 def as_own(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

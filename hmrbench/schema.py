@@ -91,12 +91,14 @@ class Source(_Frozen):
 class Crop(_Frozen):
     """How a person's box becomes the network's input picture.
 
+    The kinds beyond `topdown` and `square` (4D-Humans') are those of `data.family_crops`.
+
     `order` is that of the channels which the network wants; `mean` and `std` are of these, in this order, of values
     from 0 to 1 (0 and 1 leave them so). Whether a picture is measured as UDP or as the classic way does is the codec's
     to say.
     """
 
-    kind: Literal["topdown", "square", "bottom-up"] = "topdown"
+    kind: Literal["topdown", "square", "bottom-up", "metro", "spin", "cliff", "smplerx"] = "topdown"
     padding: float = 1.25
     order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

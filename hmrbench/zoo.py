@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +23,10 @@ from hmrbench.schema import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hmrbench.body.mesh_assets import MeshAssets
     from hmrbench.checkpoints import LoadReport
     from hmrbench.nets.encoders.record import Encoder
+    from hmrbench.nets.meshes.mesh import MeshMatrices
     from hmrbench.nets.record import Net
 
 
@@ -114,16 +118,20 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
     return encoder.eval()
 
 
-def build_net(card: ModelCard, **encoder_options: Any) -> nn.Module:
+def build_net(card: ModelCard, mesh: MeshMatrices | None = None, **encoder_options: Any) -> nn.Module:
     """The network of a card with initial weights; under `torch.device("meta")` it has its shapes alone.
+
+    Args:
+        mesh: the fixed matrices of a network that has some; made ones where none are given, for shapes and costs.
 
     Raises:
         UsageError: the card's options, encoder or builder are not right.
         HmrbenchError: a builder or an encoder of another package fails.
     """
     if (record := find_network(card)) is not None:
+        fixed = {"mesh": mesh or made_mesh()} if record.mesh else {}
         with blamed_on(f"{card.where}: build '{card.build}'"):
-            return record.build(card.input, **card.options)
+            return record.build(input_size=card.input, **fixed, **card.options)
     if card.build is None:
         with blamed_on(f"{card.where}: encoder '{card.encoder}'"):
             return _build_own(card, encoder_options)
@@ -160,6 +168,20 @@ def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module
             encoder.widths, stages, norm=find_encoder(card.encoder, card.file).family.output_norm
         )
     return Network(encoder, neck, _make_head(card, channels), side_crop=8 if card.head.kind == "smpl" else 0)
+
+
+@cache
+def made_mesh() -> MeshMatrices:
+    """Matrices by formula, for a network whose shapes, keys or costs alone matter."""
+    from hmrbench.body import mesh_assets
+
+    return mesh_assets.made_mesh()
+
+
+def needs_mesh(card: ModelCard) -> str:
+    """What of the mesh assets a card's network is built on: `matrices`, also the `template`, or nothing."""
+    record = find_network(card)
+    return "" if record is None else record.mesh
 
 
 def _make_head(card: ModelCard, channels: int) -> nn.Module:
@@ -228,6 +250,16 @@ def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
     return {name: number if counts["params"] else None for name, number in counts.items()}
 
 
+def unread_parameters(card: ModelCard, net: nn.Module) -> int:
+    """Of the parameters that `params` counts, those that no forward reads: official files and published numbers have
+    them."""
+    record = find_network(card)
+    if record is None or not record.layout.never_read:
+        return 0
+    pattern = re.compile(record.layout.never_read)
+    return sum(p.numel() for name, p in net.named_parameters() if pattern.search(name))
+
+
 def _count(module: Any) -> int:
     from torch import nn
 
@@ -239,34 +271,59 @@ def _count(module: Any) -> int:
 
 
 def load_model(
-    name: str | ModelCard, weights: str | Path | None = None, models_dirs: Sequence[str | Path] = ()
+    name: str | ModelCard,
+    weights: str | Path | None = None,
+    models_dirs: Sequence[str | Path] = (),
+    *,
+    mesh_assets: str | Path | None = None,
 ) -> nn.Module:
     """A network by name, in eval mode, with `.encoder`, `.neck` and `.head`.
 
     A pose network maps (B, 3, 256, 192) to heatmaps (B, 17, 64, 48); an HMR network maps (B, 3, 256, 256) to
-    a dict.
+    a dict; METRO and its kin map (B, 3, 224, 224) to a dict with `vertices` (B, 6890, 3) and `cam` (B, 3).
 
     Args:
         name: a model's name, or its card.
         weights: None for the card's own, "random" for reproducible untrained ones, or a file.
+        mesh_assets: file of the fixed matrices that METRO and its kin are built on; default: what `body fetch` stored.
 
     Raises:
         UsageError: unknown name.
+        DataError: the mesh assets are not here, or broken.
         WeightsError: the weights are not here, or not of this network.
     """
     from hmrbench.fetch import sources
 
     card = name if isinstance(name, ModelCard) else load_card(name, models_dirs)
+    assets = find_assets(card, None if mesh_assets is None else Path(mesh_assets))
     _, path = sources.resolve_weights(card, weights)
-    return load_weights(card, path)[0]
+    return load_weights(card, path, None if assets is None else assets.matrices)[0]
 
 
-def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadReport | None]:
+def find_assets(card: ModelCard, path: Path | None = None) -> MeshAssets | None:
+    """The mesh assets that a card's network is built on; None where it needs none.
+
+    Raises:
+        DataError: they are not here, which says how to get them, or broken.
+    """
+    from hmrbench.body.mesh_assets import find_mesh_assets
+
+    return find_mesh_assets(path) if needs_mesh(card) else None
+
+
+def load_weights(
+    card: ModelCard, path: Path | None, mesh: MeshMatrices | None = None
+) -> tuple[nn.Module, LoadReport | None]:
     """The card's network in eval mode, with the weights of a file or reproducible random ones (path None).
 
     A network that has a method `load_weights(path: Path)` reads its own format by it; there is no report then.
 
+    Args:
+        mesh: the fixed matrices of a network that has some; None for what `body fetch` stored. Where only costs or
+            keys matter, `made_mesh()` does.
+
     Raises:
+        DataError: the mesh assets are not here, or broken.
         UsageError: the network has no random weights: it is empty before its file is read.
         WeightsError: the file is not of this network.
     """
@@ -274,13 +331,15 @@ def load_weights(card: ModelCard, path: Path | None) -> tuple[nn.Module, LoadRep
 
     from hmrbench import checkpoints
 
+    if mesh is None and (assets := find_assets(card)) is not None:
+        mesh = assets.matrices
     # Ours are read before anything is built; another package's network may have a format of its own.
     state = None if path is None or card.foreign else checkpoints.read_state(path)
     if state is not None and path is not None and card.head.kind == "smpl":
         _check_decoder(card, checkpoints.decoder_sizes(state), path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = build_net(card)
+        net = build_net(card, mesh)
         own: Any = getattr(net, "load_weights", None)
         if own is not None and path is not None:
             _load_own_format(own, path, card.name)

@@ -33,7 +33,9 @@ def listed() -> dict[str, dict[str, Any]]:
 
 def test_the_free_bodies_are_always_here(cache: Path) -> None:
     rows = listed()
-    assert list(rows) == ["smpl", "free", "free-lite"]
+    assert list(rows) == ["smpl", "free", "free-lite", "mesh-assets"]
+    assert (rows["mesh-assets"]["status"], rows["mesh-assets"]["vertices"]) == ("missing", None)
+    assert "hmrbench body fetch" in rows["mesh-assets"]["detail"]
     assert (rows["free"]["status"], rows["free"]["vertices"], rows["free"]["faces"]) == (
         "installed",
         13718,
@@ -102,7 +104,7 @@ def test_refused(cache: Path, tmp_path: Path) -> None:
         ("headonly.ckpt", "lacks"),
         ("notes.txt", "a body is a .pkl or .npz file"),
         ("nowhere.pkl", "no such file"),
-        ("nowhere.ckpt", "no such"),
+        ("nowhere.ckpt", "weights file missing"),
         ("trap.pkl", "trap.pkl"),
         ("trap.ckpt", "trap.ckpt"),
     ):

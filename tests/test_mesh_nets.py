@@ -217,7 +217,7 @@ def cases() -> dict[str, Case]:
     for backbone in ("r50", "hr48"):
         found[f"cliff_{backbone.replace('r50', 'res50')}"] = Case(
             lambda b=backbone: iterative.cliff(b),
-            iterative.cliff_layout(backbone),
+            iterative.cliff_layout(),
             run=cliff_rounds,
             image=(256, 192),
         )
@@ -516,12 +516,12 @@ def test_an_unknown_size_or_backbone_is_refused(build: Callable[[], nn.Module]) 
         (fastmetro.official_layout("r50"), "smpl_parameter_regressor.init_pose", None),
         (fastmetro.official_layout("r50", True), "smpl_parameter_regressor.x", "head.smpl_parameter_regressor.x"),
         (fastmetro.official_layout("r50"), "backbone.7.2.bn3.bias", "encoder.layer4.2.bn3.bias"),
-        (metro.official_layout("h64"), "module.backbone.conv1.weight", "encoder.net.conv1.weight"),
+        (metro.official_layout("h64"), "module.backbone.conv1.weight", "encoder.conv1.weight"),
         (smplerx.official_layout(), "module.smplx_layer.betas", None),
         (smplerx.official_layout(), "module.backbone.last_norm.bias", "encoder.last_norm.bias"),
         (smplerx.official_layout(), "body_rotation_net.cam_out.0.bias", "head.body_regressor.cam_out.0.bias"),
         (smplerx.official_layout(), "hand_rotation_net.x", "head.hand_regressor.x"),
-        (iterative.cliff_layout("hr48"), "module.encoder.conv1.weight", "encoder.net.conv1.weight"),
+        (iterative.cliff_layout(), "module.encoder.conv1.weight", "encoder.conv1.weight"),
         (iterative.spin_layout(), "layer1.0.conv1.weight", "encoder.layer1.0.conv1.weight"),
     ],
 )

@@ -1,7 +1,15 @@
 """Body models in SMPL's format: load, pose, regress joints."""
 
 from hmrbench.body.arrays import BodyArrays, read_body, read_regressor
-from hmrbench.body.install import body_folder, check_same_body, find_body, free_body, install_body, load_body
+from hmrbench.body.install import (
+    body_folder,
+    check_same_body,
+    find_body,
+    find_gendered,
+    free_body,
+    install_body,
+    load_body,
+)
 from hmrbench.body.model import Body, BodyOutput
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "body_folder",
     "check_same_body",
     "find_body",
+    "find_gendered",
     "free_body",
     "install_body",
     "load_body",

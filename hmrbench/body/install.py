@@ -15,6 +15,7 @@ from hmrbench.body.model import Body
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.fetch.fetch import cache_dir
 
+GENDERS = ("female", "male")
 ASSETS = Path(__file__).parent / "assets"
 FREE_BODIES = {"free": "free_body.npz", "free-lite": "free_body_lite.npz"}
 
@@ -73,13 +74,26 @@ def find_body(name: str = "smpl", folder: Path | None = None, update_hips: bool 
     return body
 
 
-def install_body(source: str | Path | Mapping[str, Any], folder: Path | None = None, name: str | None = None) -> Path:
+def find_gendered(folder: Path | None = None) -> dict[str, Body]:
+    """The female and the male body, those of them that are installed, by these words."""
+    paths = {gender: (folder or body_folder()) / f"smpl_{gender}.npz" for gender in GENDERS}
+    return {gender: load_body(path) for gender, path in paths.items() if path.is_file()}
+
+
+def install_body(
+    source: str | Path | Mapping[str, Any],
+    folder: Path | None = None,
+    name: str | None = None,
+    gender: str | None = None,
+) -> Path:
     """Check SMPL, or its regressor of the extra joints, and keep it for `find_body`.
 
     Args:
         source: an official `.pkl`, an `.npz`, the state dict of an HMR2.0 checkpoint, or `SMPL_to_J19.pkl`.
         folder: where to keep it; default `body_folder()`.
         name: the file that a mapping came from, for messages.
+        gender: `female` or `male`: keep it as that body, which rules such as SPIN's take true meshes from, and not as
+            the neutral one.
 
     Returns:
         The file that was written.
@@ -99,12 +113,17 @@ def install_body(source: str | Path | Mapping[str, Any], folder: Path | None = N
     if len(body.v_template) != SMPL_VERTICES:
         found = f"{len(body.v_template)} vertices; SMPL has {SMPL_VERTICES}"
         raise DataError(f"{body.source}: {found}: this is another topology")
-    if gender := _gender(Path(name).stem, content.get("gender")):
+    its = _gender(Path(name).stem, content.get("gender"))
+    if gender is not None and its != gender:
+        said = f"the {its} body" if its else "the neutral body, or one that does not say"
+        raise DataError(f"{name}: by its name or content this is {said}, not the {gender} one")
+    if gender is None and its:
         raise DataError(
-            f"{name}: by its name or content this is the {gender} body. HMR2.0 and the benchmarks use the neutral one, "
-            "and another gives other numbers; give the neutral file (if it is this one, rename it)"
+            f"{name}: by its name or content this is the {its} body. HMR2.0 and the benchmarks use the neutral one, "
+            "and another gives other numbers; give the neutral file (if it is this one, rename it), or keep this one "
+            f"beside it with --gender {its}, for rules that measure against it"
         )
-    return files.write_arrays(folder / "smpl.npz", _as_npz(body))
+    return files.write_arrays(folder / (f"smpl_{gender}.npz" if gender else "smpl.npz"), _as_npz(body))
 
 
 def _gender(stem: str, said: Any) -> str | None:

@@ -6,13 +6,16 @@ The npz holds `adjacency`, `up0`, `up1`, `down0`, `down1` and `joints17`, each a
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array, identity
 
+from hmrbench.body.install import body_folder
 from hmrbench.errors import DataError
 from hmrbench.files import read_arrays, write_arrays
 from hmrbench.nets.meshes.mesh import COARSE, FULL, MIDDLE, SHAPES, MeshMatrices
@@ -21,7 +24,81 @@ from hmrbench.records import Array
 MAX_BYTES = 32 << 20  # unpacked; the public matrices take less than 2 MiB
 MAX_ENTRIES = 1_000_000  # of one matrix
 MAX_IN_ROW = 64  # of one that is applied to vertices; the public ones have 1 (down), 3 (up0), 7 on average (adjacency)
+MISSING = (
+    "the mesh assets are not here (no {path}): the fixed matrices between meshes of three sizes and the regressor of "
+    "Human3.6M's joints, which METRO, Mesh Graphormer, FastMETRO and TORE are built with and some rules measure by. "
+    "They are derived from SMPL and not shipped; to get them from their public repository run\n"
+    "    hmrbench body fetch\n"
+    "or give a file of them with --mesh-assets FILE"
+)
 _PARTS = ("row", "col", "value", "shape")
+
+
+@dataclass(frozen=True)
+class MeshAssets:
+    """Mesh assets that are here: the matrices, the file they are of, and their hash (that of the numbers).
+
+    `smpl_template` says whether the mesh at rest is that of the installed neutral SMPL, which METRO, Mesh Graphormer
+    and TORE on METRO were trained with.
+    """
+
+    matrices: MeshMatrices
+    source: Path
+    sha256: str
+    smpl_template: bool
+
+
+def mesh_assets_path(folder: Path | None = None) -> Path:
+    """Where `body fetch` keeps them."""
+    return (folder or body_folder()) / "mesh_assets.npz"
+
+
+def find_mesh_assets(path: Path | None = None, folder: Path | None = None) -> MeshAssets:
+    """The mesh assets of a file, or those that `body fetch` stored, with the template of SMPL once it is installed.
+
+    Args:
+        path: a file of `write_mesh_assets`; None for the stored one.
+        folder: of installed bodies; default `body_folder()`.
+
+    Raises:
+        DataError: they are missing, which says how to get them, or broken.
+    """
+    where = path or mesh_assets_path(folder)
+    if not where.is_file():
+        raise DataError(MISSING.format(path=where))
+    mesh, own = read_mesh_assets(where), smpl_template(folder)
+    if path is None and own is not None:
+        mesh = replace(mesh, template=own)
+    same = own is not None and bool(np.abs(own - mesh.template).max() < 1e-6)
+    return MeshAssets(mesh, where, content_sha256(mesh), same)
+
+
+def smpl_template(folder: Path | None = None) -> Array | None:
+    """The template of METRO out of the installed neutral SMPL; None where it is not installed."""
+    path = (folder or body_folder()) / "smpl.npz"
+    if not path.is_file():
+        return None
+    arrays = read_arrays(path, "the installed body")
+    return turned_template(arrays["v_template"], arrays["J_regressor"])
+
+
+def content_sha256(mesh: MeshMatrices) -> str:
+    """Hash of all numbers, the same whatever the file."""
+    digest = hashlib.sha256(np.ascontiguousarray(mesh.template, "<f4").tobytes())
+    for key in SHAPES:
+        digest.update(matrix_sha256(getattr(mesh, key)).encode())
+    return digest.hexdigest()
+
+
+def matrix_sha256(matrix: csr_array) -> str:
+    """Hash of a sparse matrix' numbers, in float32."""
+    matrix = csr_array(matrix, copy=True).astype(np.float32)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    digest = hashlib.sha256(f"{matrix.shape}".encode())
+    for part, dtype in ((matrix.indptr, "<i8"), (matrix.indices, "<i8"), (matrix.data, "<f4")):
+        digest.update(np.ascontiguousarray(part, dtype).tobytes())
+    return digest.hexdigest()
 
 
 def read_mesh_assets(path: Path) -> MeshMatrices:
@@ -92,10 +169,15 @@ def write_mesh_assets(path: Path, mesh: MeshMatrices) -> Path:
     """Write the npz, whole or not at all; returns its path."""
     arrays = {"template": mesh.template}
     for key in SHAPES:
-        matrix = getattr(mesh, key).tocoo()
-        parts = (matrix.row, matrix.col, matrix.data, np.array(matrix.shape))
-        arrays |= {f"{key}.{part}": array for part, array in zip(_PARTS, parts, strict=True)}
+        arrays |= parts_of(key, getattr(mesh, key))
     return write_arrays(path, arrays)
+
+
+def parts_of(key: str, matrix: csr_array) -> dict[str, Array]:
+    """A sparse matrix as the four arrays of the npz."""
+    matrix = matrix.tocoo()
+    parts = (matrix.row, matrix.col, matrix.data, np.array(matrix.shape))
+    return {f"{key}.{part}": array for part, array in zip(_PARTS, parts, strict=True)}
 
 
 def normalised_adjacency(neighbours: csr_array) -> csr_array:

@@ -53,6 +53,7 @@ class Body(nn.Module):
     _picked: Tensor
     _extra: Tensor
     _order: Tensor
+    _needed: Tensor
 
     def __init__(self, arrays: BodyArrays, update_hips: bool = False) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class Body(nn.Module):
             needed = np.union1d(arrays.joint_vertices, used)
             place = JOINTS + np.searchsorted(needed, arrays.joint_vertices)
             self.register_buffer("_picked", torch.from_numpy(place), persistent=False)
+            self.register_buffer("_needed", torch.from_numpy(needed), persistent=False)
             extra = torch.from_numpy(arrays.joint_regressor_extra[:, needed])
             self.register_buffer("_extra", extra, persistent=False)
             self.register_buffer("_order", torch.tensor(OPENPOSE_ORDER), persistent=False)
@@ -120,6 +122,29 @@ class Body(nn.Module):
             joints = None if joints is None else joints + transl[:, None]
             mesh = None if mesh is None else mesh + transl[:, None]
         return BodyOutput(joints=joints, smpl_joints=smpl_joints, vertices=mesh)
+
+    def joints_of(self, vertices: Tensor) -> Tensor:
+        """The 44 joints of a mesh that something else posed: (B, V, 3) to (B, 44, 3).
+
+        Those of the kinematic tree are regressed from the mesh as it stands, which is not quite where the tree has
+        them; the 19 extra ones, which MPJPE compares, are the same as of the parameters.
+
+        Raises:
+            DataError: the mesh is of another topology, or this body has no regressor of the 44 joints.
+        """
+        count = len(self.mesh.v_template)
+        if vertices.shape[1:] != (count, 3):
+            raise DataError(f"a mesh of {tuple(vertices.shape[1:])}, and the body {self.source} has ({count}, 3)")
+        if not self.has_joints:
+            raise DataError(f"{self.source}: this body has no regressor of the 44 joints")
+        vertices = vertices.to(self.mesh.v_template.dtype)
+        with torch.autocast(vertices.device.type, enabled=False):
+            tree = self.tree_of(vertices)
+            return self._all_joints(tree, torch.cat((tree, vertices[:, self._needed]), dim=1))
+
+    def tree_of(self, vertices: Tensor) -> Tensor:
+        """The 24 joints of the kinematic tree, regressed from a mesh: (B, V, 3) to (B, 24, 3)."""
+        return torch.einsum("jv,bvc->bjc", self.mesh.J_regressor, vertices)
 
     def _all_joints(self, smpl_joints: Tensor, points: Tensor) -> Tensor:
         openpose = torch.cat((smpl_joints, points[:, self._picked]), dim=1)[:, self._order]  # (B, 25, 3)

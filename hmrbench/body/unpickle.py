@@ -8,10 +8,13 @@ of the objects: chumpy (`Ch` keeps its array as `x`; `Select` picks `idxs` of th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
 
 from hmrbench.errors import DataError
 from hmrbench.files import describe_content, read_bytes
@@ -19,6 +22,9 @@ from hmrbench.files.unpickle import DATA_RULES, Kept, Name, Plain, Rule, read_da
 from hmrbench.records import Array
 
 MAX_PICKLE = 1 << 30  # the largest official one, text of Python 2, has a quarter of it
+
+# A sparse matrix from its shape, its values and their rows and columns
+Made = Callable[[tuple[int, int], Array, tuple[Array, Array], Plain], Any]
 
 
 def read_pickle(path: Path) -> Any:
@@ -37,6 +43,15 @@ def read_pickle(path: Path) -> Any:
     if isinstance(content, dict):
         return {str(key): value for key, value in content.items() if _is_numbers(value) or isinstance(value, str)}
     return content if _is_numbers(content) else None
+
+
+def read_sparse(data: bytes) -> Any:
+    """What is in a pickle of arrays and scipy's sparse matrices, the latter as `coo_array`.
+
+    Raises:
+        DataError: truncated, or it names anything that is not on the list; does not name the file.
+    """
+    return read_data(data, _SPARSE_RULES, _BYSTANDERS)
 
 
 def _is_numbers(x: object) -> bool:
@@ -84,15 +99,7 @@ def _old_object(note: Kept, plain: Plain) -> Any:
     return plain(made) if note.state is not None else None
 
 
-def _dense_zeros(state: dict[Any, Any], dtype: np.dtype[Any], plain: Plain) -> Array:
-    shape = state["_shape"] if "_shape" in state else state["shape"]
-    if not isinstance(shape, tuple) or len(shape) != 2 or any(type(n) is not int or n < 0 for n in shape):
-        raise DataError(f"cannot be read, a sparse matrix has the shape {str(shape)[:80]}")
-    plain.spend(math.prod(shape) * dtype.itemsize)
-    return np.zeros(shape, dtype)
-
-
-def _compressed(note: Kept, plain: Plain) -> Array:
+def _compressed(note: Kept, plain: Plain, made: Made) -> Any:
     """csr and csc matrices: values, their columns (rows), and where each row (column) begins."""
     state = _state(note, plain)
     data, indices, starts = (_need(state[key], plain) for key in ("data", "indices", "indptr"))
@@ -105,19 +112,19 @@ def _compressed(note: Kept, plain: Plain) -> Array:
         raise DataError("cannot be read, the pointers of a sparse matrix do not fit its values")
     plain.spend(8 * len(data))
     major = np.repeat(np.arange(len(counts)), counts)
-    return _filled(state, data, (major, indices) if by_row else (indices, major), plain)
+    return _filled(state, data, (major, indices) if by_row else (indices, major), plain, made)
 
 
-def _coordinates(note: Kept, plain: Plain) -> Array:
+def _coordinates(note: Kept, plain: Plain, made: Made) -> Any:
     """coo matrices: values and where each stands."""
     state = _state(note, plain)
     data = _need(state["data"], plain)
     pair = state["coords"] if "coords" in state else (state["row"], state["col"])
     row, column = (_need(x, plain) for x in pair)
-    return _filled(state, data, (row, column), plain)
+    return _filled(state, data, (row, column), plain, made)
 
 
-def _lists(note: Kept, plain: Plain) -> Array:
+def _lists(note: Kept, plain: Plain, made: Made) -> Any:
     """lil matrices: of each row a list of columns and one of values."""
     state = _state(note, plain)
     rows, values = plain(state["rows"]), plain(state["data"])
@@ -125,26 +132,41 @@ def _lists(note: Kept, plain: Plain) -> Array:
     row = [i for i, columns in enumerate(rows) for _ in columns]
     column = [c for columns in rows for c in columns]
     data = np.array([v for line in values for v in line], np.float64)
-    return _filled(state, data, (np.array(row, np.int64), np.array(column, np.int64)), plain)
+    return _filled(state, data, (np.array(row, np.int64), np.array(column, np.int64)), plain, made)
 
 
-def _filled(state: dict[Any, Any], data: Array, places: tuple[Array, Array], plain: Plain) -> Array:
-    dense = _dense_zeros(state, data.dtype, plain)
-    for index, size in zip(places, dense.shape, strict=True):
+def _filled(state: dict[Any, Any], data: Array, places: tuple[Array, Array], plain: Plain, made: Made) -> Any:
+    """A matrix of values and where each stands, once these fit its shape."""
+    shape = state["_shape"] if "_shape" in state else state["shape"]
+    if not isinstance(shape, tuple) or len(shape) != 2 or any(type(n) is not int or n < 0 for n in shape):
+        raise DataError(f"cannot be read, a sparse matrix has the shape {str(shape)[:80]}")
+    for index, size in zip(places, shape, strict=True):
         if index.shape != data.shape or index.dtype.kind not in "iu" or (index < 0).any() or (index >= size).any():
             raise DataError("cannot be read, a sparse matrix has values outside its shape")
+    return made(shape, data, places, plain)
+
+
+def _dense(shape: tuple[int, int], data: Array, places: tuple[Array, Array], plain: Plain) -> Array:
+    plain.spend(math.prod(shape) * data.dtype.itemsize)
+    dense = np.zeros(shape, data.dtype)
     np.add.at(dense, places, data)
     return dense
 
 
-def _rules() -> dict[Name, Rule]:
+def _sparse(shape: tuple[int, int], data: Array, places: tuple[Array, Array], plain: Plain) -> coo_array:
+    plain.spend(3 * data.nbytes)
+    return coo_array((data, places), shape=shape)
+
+
+def _rules(made: Made) -> dict[Name, Rule]:
     rules: dict[Name, Rule] = {**DATA_RULES, ("chumpy.ch", "Ch"): _chumpy, ("chumpy.reordering", "Select"): _chumpy}
     kinds = {"csc": _compressed, "csr": _compressed, "coo": _coordinates, "lil": _lists}
     for kind, rule in kinds.items():
         for module in ("scipy.sparse", f"scipy.sparse.{kind}", f"scipy.sparse._{kind}"):
-            rules |= {(module, f"{kind}_{form}"): rule for form in ("matrix", "array")}
+            rules |= {(module, f"{kind}_{form}"): partial(rule, made=made) for form in ("matrix", "array")}
     return rules | {(module, "_reconstructor"): _old_object for module in ("copyreg", "copy_reg")}
 
 
-_RULES = _rules()
+_RULES = _rules(_dense)
+_SPARSE_RULES = _rules(_sparse)
 _BYSTANDERS = (("builtins", "object"), ("__builtin__", "object"))

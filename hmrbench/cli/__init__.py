@@ -105,7 +105,10 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         "Get, convert and check checkpoint files.",
         {"fetch": weights.fetch, "convert": weights.convert, "check": weights.check},
     ),
-    "body": ("Install and list body models.", {"install": body.install, "list": body.list_bodies}),
+    "body": (
+        "Install and list body models, and get mesh matrices.",
+        {"install": body.install, "fetch": body.fetch, "list": body.list_bodies},
+    ),
 }
 _COMMANDS: dict[str, Callable[..., None]] = {
     "models": models.models,

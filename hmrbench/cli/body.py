@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from hmrbench.cli.options import Json, print_json, show_table, stderr, stdout
+from hmrbench.cli.options import Json, Offline, print_json, show_table, stderr, stdout
 
+_NO_TEMPLATE = "SMPL, whose mesh at rest they start from (hmrbench body install)"
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
@@ -17,6 +18,10 @@ def install(
         Path,
         typer.Argument(help="SMPL's .pkl, an .npz of it, an HMR2.0 checkpoint that holds it, or SMPL_to_J19.pkl."),
     ],
+    gender: Annotated[
+        Literal["female", "male"] | None,
+        typer.Option("--gender", help="Keep it as the female or male body, for rules that measure against it."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check the SMPL body model, or its regressor of the extra joints, and keep it. No code in it is run."""
@@ -25,7 +30,7 @@ def install(
     from hmrbench.errors import DataError
 
     checkpoint = path.suffix.lower() in _CHECKPOINTS
-    written = install_body(read_state(path), name=str(path)) if checkpoint else install_body(path)
+    written = install_body(read_state(path) if checkpoint else path, name=str(path), gender=gender)
     missing = None
     try:
         find_body("smpl")
@@ -37,6 +42,35 @@ def install(
     stdout().print(f"{path} -> {written}", markup=False, soft_wrap=True)
     if missing:
         stderr().print(f"still needed: {missing}", markup=False, soft_wrap=True)
+
+
+def fetch(
+    given: Annotated[
+        Path | None, typer.Option("--from", help="A folder that holds the public files, in place of a download.")
+    ] = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Get the mesh matrices of METRO, Mesh Graphormer, FastMETRO and TORE, checked, and keep them as one file.
+
+    They lie in public repositories and are derived from SMPL, so they are not shipped. The mesh at rest that METRO
+    starts from is that of SMPL once it is installed.
+    """
+    from hmrbench.body.mesh_assets import find_mesh_assets
+    from hmrbench.body.public_assets import describe_regressor, fetch_mesh_assets
+    from hmrbench.cli.downloads import download_bar
+
+    with download_bar(stderr()) as progress:
+        written = fetch_mesh_assets(given, offline=offline, progress=progress)
+    found = find_mesh_assets()
+    regressor = describe_regressor(found.matrices.joints17)
+    if json:
+        row = {"written": str(written), "sha256": found.sha256, "regressor": regressor}
+        print_json(row | {"smpl_template": found.smpl_template})
+        return
+    stdout().print(f"{written}: regressor {regressor}", markup=False, soft_wrap=True)
+    if not found.smpl_template:
+        stderr().print(f"still needed for METRO, Mesh Graphormer and TORE on METRO: {_NO_TEMPLATE}", soft_wrap=True)
 
 
 def list_bodies(json: Json = False) -> None:
@@ -77,4 +111,28 @@ def describe() -> list[dict[str, Any]]:
                 "detail": detail,
             }
         )
-    return rows
+    return [*rows, _assets_row()]
+
+
+def _assets_row() -> dict[str, Any]:
+    """The mesh assets among the bodies."""
+    from hmrbench.body.mesh_assets import find_mesh_assets, mesh_assets_path
+    from hmrbench.errors import DataError
+
+    found, status, detail = None, "installed", ""
+    try:
+        found = find_mesh_assets()
+        if not found.smpl_template:
+            status, detail = "incomplete", f"without {_NO_TEMPLATE}"
+    except DataError as e:
+        status, detail = ("corrupt" if mesh_assets_path().is_file() else "missing"), str(e)
+    return {
+        "name": "mesh-assets",
+        "status": status,
+        "vertices": None if found is None else len(found.matrices.template),
+        "faces": None,
+        "sha256": None if found is None else found.sha256,
+        "file": None if found is None else str(found.source),
+        "licence": "research only",
+        "detail": detail,
+    }

@@ -16,13 +16,13 @@ from hmrbench.cli.options import (
     DatasetName,
     DatasetsFile,
     Json,
+    Offline,
     print_json,
     print_text,
     show_table,
     stderr,
     stdout,
 )
-from hmrbench.cli.weights import Offline
 
 if TYPE_CHECKING:
     from hmrbench.data import Check

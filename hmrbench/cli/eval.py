@@ -18,16 +18,18 @@ from hmrbench.cli.options import (
     Dtype,
     Fuse,
     Json,
+    MeshAssetsFile,
     Models,
     ModelsDirs,
+    Protocol,
     Runs,
     Runtime,
     Weights,
     Workers,
     print_json,
     progress_bar,
+    show_evaluations,
     show_remarks,
-    show_view,
     stderr,
 )
 
@@ -63,6 +65,8 @@ def evaluate(
     ] = None,
     runs: Runs = Path("runs"),
     models_dir: ModelsDirs = None,
+    protocol: Protocol = None,
+    mesh_assets: MeshAssetsFile = None,
     datasets_file: DatasetsFile = None,
     json: Json = False,
 ) -> None:
@@ -75,19 +79,18 @@ def evaluate(
     from hmrbench import data, distributed
     from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError
-    from hmrbench.evaluation import EvaluationSettings, boxes_of, prepare, run, try_outputs
-    from hmrbench.report import views
+    from hmrbench.evaluation import EvaluationSettings, boxes_of, prepare, run, try_outputs, with_protocol
     from hmrbench.results.runs import NotWrittenError
 
     distributed.start()
     cards = find_cards(model, load_cards(models_dir or []))
     settings = EvaluationSettings(
         weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, runtime=runtime,
-        fused=fuse, batch_size=batch_size, workers=workers, data_root=data_root,
+        fused=fuse, batch_size=batch_size, workers=workers, mesh_assets=mesh_assets, data_root=data_root,
     )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):
-        spec = data.load_spec(name, datasets_file)
+        spec = with_protocol(data.load_spec(name, datasets_file), protocol)
         boxes_for = {card.name: boxes_of(card, boxes) for card in cards}
         opened = {b: data.open_dataset(spec, data_root, b, limit) for b in dict.fromkeys(boxes_for.values())}
         jobs += [prepare(card, spec, settings, opened[boxes_for[card.name]]) for card in cards]
@@ -118,7 +121,7 @@ def evaluate(
     elif json:
         print_json(done)
     elif done:
-        show_view(views.evaluation_view(done))
+        show_evaluations(done)
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
 

@@ -90,6 +90,24 @@ Boxes = Annotated[
         "--boxes", envvar="HMRBENCH_BOXES", help="gt or det, where the data set has them; bottom-up networks: none."
     ),
 ]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="HMRBENCH_OFFLINE", help="Use no network, only what is here already."),
+]
+MeshAssetsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--mesh-assets",
+        envvar="HMRBENCH_MESH_ASSETS",
+        help="The matrices that METRO and its kin need: an npz; default: what `body fetch` stored.",
+    ),
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", help="For meshes: metro, spin, smplerx, smpl24, or all side by side; default 4d-humans."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 DEFAULT_WORKERS = environment.usable_cpus()
@@ -212,6 +230,17 @@ def show_view(view: View) -> None:
     """A table of `tables`, with its caption below."""
     show_table(view.columns, view.cells)
     stdout().print(printable(view.caption), style="dim")
+
+
+def show_evaluations(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of `eval` and `score`, and where they were measured by several rules, these side by side."""
+    from hmrbench.report import views
+
+    show_view(views.evaluation_view(rows))
+    if any(row["protocol"].get("rules") for row in rows):
+        from hmrbench.report.rules import rules_view
+
+        show_view(rules_view(rows))
 
 
 def show_remarks(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from hmrbench.cli.options import (
     Device,
     Dtype,
     Json,
+    MeshAssetsFile,
     Model,
     ModelsDirs,
     Runtime,
@@ -68,6 +69,7 @@ def predict(
     runtime: Runtime = None,
     batch_size: BatchSize = "auto",
     models_dir: ModelsDirs = None,
+    mesh_assets: MeshAssetsFile = None,
     json: Json = False,
 ) -> None:
     """Draw what a network sees: keypoints, or a mesh rendered over the picture, and a JSON beside it.
@@ -86,7 +88,14 @@ def predict(
     if out.is_file():
         raise UsageError(f"{out} is a file; -o wants a folder")
     settings = EvaluationSettings(
-        weights=weights, flip=flip, device=device, dtype=dtype, runtime=runtime, batch_size=batch_size, workers=1
+        weights=weights,
+        flip=flip,
+        device=device,
+        dtype=dtype,
+        runtime=runtime,
+        batch_size=batch_size,
+        workers=1,
+        mesh_assets=mesh_assets,
     )
     card = load_card(model, models_dir or [])
     if weights is None and card.demo_weights is not None and sources.find_weights(card) is None:

@@ -160,6 +160,11 @@ def _news(row: Mapping[str, Any], several: bool = False) -> str:
     if row["status"] != "ok":
         return f"{where}: {row['status']}: {row['error']}"
     parts = [] if row["macs"] is None else [f"{row['macs'] / 1e9:.2f} GMACs"]
+    if row.get("params_unread"):
+        parts.append(
+            f"{row['params_unread'] / 1e6:.2f} M of {row['params'] / 1e6:.2f} M parameters are in official files and "
+            "published numbers, and no forward reads them"
+        )
     if row.get("count_error"):
         parts.append(f"MACs cannot be counted ({row['count_error']})")
     if row.get("not_on_meta"):

@@ -17,7 +17,9 @@ from hmrbench.cli.options import (
     Dtype,
     Fuse,
     Json,
+    MeshAssetsFile,
     ModelsDirs,
+    Offline,
     Runs,
     Workers,
     print_json,
@@ -26,7 +28,6 @@ from hmrbench.cli.options import (
     stderr,
     stdout,
 )
-from hmrbench.cli.weights import Offline
 
 
 def reproduce(
@@ -48,6 +49,7 @@ def reproduce(
     offline: Offline = False,
     runs: Runs = Path("runs"),
     models_dir: ModelsDirs = None,
+    mesh_assets: MeshAssetsFile = None,
     datasets_file: DatasetsFile = None,
     json: Json = False,
 ) -> None:
@@ -72,9 +74,15 @@ def reproduce(
     claims = claims_.find_claims(cards, spec, tolerance)
     results.try_writing(output)
     settings = EvaluationSettings(
-        data_root=data_root, device=device, dtype=dtype, fused=fuse, batch_size=batch_size, workers=workers
+        data_root=data_root,
+        device=device,
+        dtype=dtype,
+        fused=fuse,
+        batch_size=batch_size,
+        workers=workers,
+        mesh_assets=mesh_assets,
     )
-    people = data.open_dataset(spec, data_root)
+    people = data.open_dataset(claims_.to_open(spec, claims), data_root)
     remark = stderr()
     with download_bar(remark) as fetching:
         weights = claims_.fetch_all(claims, offline=offline, progress=fetching)

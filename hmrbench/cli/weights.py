@@ -7,16 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hmrbench.cli.options import Json, Model, Models, ModelsDirs, print_json, show_table, stderr, stdout
+from hmrbench.cli.options import Json, Model, Models, ModelsDirs, Offline, print_json, show_table, stderr, stdout
 
 if TYPE_CHECKING:
     from hmrbench.fetch.fetch import Fetched
     from hmrbench.schema import ModelCard
-
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", envvar="HMRBENCH_OFFLINE", help="Use no network, only what is here already."),
-]
 
 
 def fetch(
@@ -136,7 +131,7 @@ def check(
     card = load_card(model, models_dir or [])
     if not file.is_file():
         raise WeightsError(f"{file}: no such weights file")
-    _, report = zoo.load_weights(card, file)
+    _, report = zoo.load_weights(card, file, zoo.made_mesh())
     found = {
         "model": card.name,
         "file": str(file),

@@ -37,12 +37,14 @@ class Crops:
     """Where a batch of input pictures was cut out of the images.
 
     `center_px` (B, 2) and `size_px` (B, 2), both x then y, in pixels of the whole image; `input_size` is the
-    height and width of the network's input in pixels.
+    height and width of the network's input in pixels; `image_wh_px` (B, 2) the images' width and height, where they
+    were looked at.
     """
 
     center_px: Array
     size_px: Array
     input_size: tuple[int, int]
+    image_wh_px: Array | None = None
 
 
 def _no_target(keypoints_px: Array, visible: Array, input_size: tuple[int, int]) -> tuple[Array, Array]:

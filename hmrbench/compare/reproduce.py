@@ -32,7 +32,7 @@ class Claim:
     """What is said of one network with one file of weights on one data set.
 
     `variant` names the weights, "demo" this project's own; `codec` is None for the card's; `values` and `tolerances`
-    are by metric, `sources` say who reported.
+    are by metric, `sources` say who reported; `protocol` is the rule for meshes by which they did, None for 4D-Humans'.
     """
 
     card: ModelCard
@@ -42,6 +42,7 @@ class Claim:
     values: Mapping[str, float]
     tolerances: Mapping[str, float]
     source: str
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ def find_claims(cards: Iterable[ModelCard], spec: DatasetSpec, tolerance: float 
     return found
 
 
+def to_open(spec: DatasetSpec, claims: Sequence[Claim]) -> DatasetSpec:
+    """The data set with all that the claims are measured against: true meshes, where a rule needs them."""
+    if all(claim.protocol is None for claim in claims):
+        return spec
+    return spec.model_copy(update={"options": {**spec.options, "meshes": True}})
+
+
 def _claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | None) -> list[Claim]:
     chosen = [card for card in cards if card.task == spec.task]
     if spec.default_weights == "demo":
@@ -98,13 +106,14 @@ def _claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | No
     for card in chosen:
         first = card.weights[0].variant if card.weights else ""
         own = [p for p in card.published if p.dataset.lower() == spec.name.lower()]
-        for variant, codec in dict.fromkeys((p.variant or first, p.codec) for p in own):
-            numbers = [p for p in own if (p.variant or first, p.codec) == (variant, codec)]
+        kinds = [(p.variant or first, p.codec, evaluation.rule_of(p.metric)) for p in own]
+        for variant, codec, rule in dict.fromkeys(kinds):
+            numbers = [p for p, kind in zip(own, kinds, strict=True) if kind == (variant, codec, rule)]
             values = {p.metric: p.value for p in numbers}
             usual = _tolerances(values)
             tolerances = usual if tolerance is None else dict.fromkeys(values, tolerance)
             source = "; ".join(dict.fromkeys(p.source for p in numbers))
-            found.append(Claim(card, spec.name, variant, codec, values, tolerances, source))
+            found.append(Claim(card, spec.name, variant, codec, values, tolerances, source, rule))
     return found
 
 
@@ -142,7 +151,7 @@ def reproduce(
         settings: device, precision, workers and the like; weights, boxes, flip and codec are the claim's.
         runs: where evaluations are kept; finished ones are taken, unfinished ones continued.
         weights: of each claim by its place, see `fetch_all`.
-        people: the data set, opened.
+        people: the data set, opened as `to_open` says.
         failures: gets the errors of claims that could not be run.
     """
     lacking = data.lacking(spec, people)
@@ -152,7 +161,7 @@ def reproduce(
             if isinstance(given, HmrbenchError):
                 raise given
             own = replace(settings, weights=given, boxes=None, flip=True, codec=claim.codec, limit=None)
-            job = evaluation.prepare(claim.card, spec, own, people)
+            job = evaluation.prepare(claim.card, evaluation.with_protocol(spec, claim.protocol), own, people)
             result = evaluation.run(job, runs=runs, resume=True, progress=progress)
             kept = results.finished(runs, "eval", job.key)
             intervals = {} if kept is None else bootstrap.intervals(kept, bootstrap.Draw())

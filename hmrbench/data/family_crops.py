@@ -11,7 +11,8 @@ SMPLer-X's, networks want them normalised by ImageNet's mean and standard deviat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hmrbench.data.crop import crop_matrix
-from hmrbench.errors import DataError
-from hmrbench.records import Array
+from hmrbench.codecs import Crops
+from hmrbench.data.crop import crop_matrix, crops_of
+from hmrbench.errors import DataError, UsageError
+from hmrbench.records import Array, Sample
+from hmrbench.schema import Crop
 
 METRO_SIZE = SPIN_SIZE = (224, 224)
 CLIFF_SIZE = (256, 192)
@@ -66,35 +69,36 @@ def square_corners(center_px: Array, scale: float) -> Array:
     return _corners(center_px, scale, METRO_SIZE, np.trunc)
 
 
-def cliff_crop(image: Array, box_xyxy_px: Array) -> Array:
+def cliff_crop(image: Array, box_xyxy_px: Array, margin: float = CLIFF_MARGIN) -> Array:
     """The picture (256, 192, 3) that CLIFF sees.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         box_xyxy_px: (4,) left, top, right, bottom of the person.
+        margin: factor on the box's size.
 
     Raises:
         DataError: the image is not (h, w, 3) uint8, or the box is not finite or has no extent.
     """
-    crop = _cut(image, cliff_corners(box_xyxy_px))
+    crop = _cut(image, cliff_corners(box_xyxy_px, margin))
     picture: Array = cv2.resize(crop.astype(np.float64), CLIFF_SIZE[::-1], interpolation=cv2.INTER_LINEAR)
     return picture.astype(np.float32) / 255
 
 
-def cliff_corners(box_xyxy_px: Array) -> Array:
+def cliff_corners(box_xyxy_px: Array, margin: float = CLIFF_MARGIN) -> Array:
     """Corners (4,) x0, y0, x1, y1 of CLIFF's rectangle, rounded to whole pixels."""
-    center, scale = cliff_center_scale(box_xyxy_px)
+    center, scale = cliff_center_scale(box_xyxy_px, margin)
     return _corners(center, scale, CLIFF_SIZE, np.round)
 
 
-def cliff_center_scale(box_xyxy_px: Array) -> tuple[Array, np.float32]:
+def cliff_center_scale(box_xyxy_px: Array, margin: float = CLIFF_MARGIN) -> tuple[Array, np.float32]:
     """Centre (2,) in pixels and height, in units of 200 pixels, of CLIFF's rectangle around a box, in float32."""
     box = np.asarray(box_xyxy_px, np.float32)
     if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > box[:2]).all():
         raise DataError(f"box (left, top, right, bottom) = {box.tolist()} is not finite or has no extent")
     width, height = box[2:] - box[:2]
     side = max(width * np.float32(CLIFF_SIZE[0] / CLIFF_SIZE[1]), height)
-    return (box[:2] + box[2:]) / 2, np.float32(side / np.float32(SCALE_PX) * np.float32(CLIFF_MARGIN))
+    return (box[:2] + box[2:]) / 2, np.float32(side / np.float32(SCALE_PX) * np.float32(margin))
 
 
 def cliff_box_numbers(box_xyxy_px: Array, image_wh_px: Array) -> Array:
@@ -106,11 +110,16 @@ def cliff_box_numbers(box_xyxy_px: Array, image_wh_px: Array) -> Array:
         image_wh_px: (2,) width and height of the image.
     """
     center, scale = cliff_center_scale(box_xyxy_px)
-    image = np.asarray(image_wh_px, np.float32)
-    focal = np.float32(np.hypot(*image))
-    place = (center - image / 2) / focal * np.float32(2.8)
-    size = (scale * np.float32(SCALE_PX) - np.float32(0.24) * focal) / (np.float32(0.06) * focal)
-    return np.array([*place, size], np.float32)
+    return box_numbers(center, scale * np.float32(SCALE_PX), image_wh_px)
+
+
+def box_numbers(center_px: Array, height_px: Array | np.float32, image_wh_px: Array) -> Array:
+    """The same of CLIFF's rectangle, by its centre (..., 2) and its height (...): (..., 3) float32."""
+    center, height, image = (np.asarray(x, np.float32) for x in (center_px, height_px, image_wh_px))
+    focal = np.hypot(image[..., 0], image[..., 1])
+    place = (center - image / 2) / focal[..., None] * np.float32(2.8)
+    size = (height - np.float32(0.24) * focal) / (np.float32(0.06) * focal)
+    return np.concatenate((place, size[..., None]), axis=-1)
 
 
 def smplerx_crop(image: Array, box_xywh_px: Array, margin: float = SMPLERX_MARGIN) -> Array:
@@ -195,3 +204,91 @@ def _checked(image: Array) -> Array:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"an image must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
     return image
+
+
+# --------------------------------------------------------------------------- by name
+
+
+@dataclass(frozen=True)
+class FamilyCrop:
+    """One family's crop of a person's box (4,) left, top, width, height in pixels.
+
+    `place(box, margin, image_wh)` gives the rectangle in the image, its centre (2,) and size (2,) in pixels, and
+    `cut(image, box, margin)` the picture (H, W, 3) float32. `has_numbers`: the network is also given `box_numbers`.
+    """
+
+    input_size: tuple[int, int]
+    place: Callable[[Array, float, tuple[int, int]], tuple[Array, Array]]
+    cut: Callable[[Array, Array, float], Array]
+    has_numbers: bool = False
+
+
+def _square(box: Array, margin: float) -> tuple[Array, float]:
+    """Centre and scale of METRO's and SPIN's square: its longer side, with the margin."""
+    return box[:2] + box[2:] / 2, float(margin * max(box[2:])) / SCALE_PX
+
+
+def _square_place(box: Array, margin: float, image_wh: tuple[int, int]) -> tuple[Array, Array]:
+    corners = square_corners(*_square(box, margin))
+    return (corners[:2] + corners[2:]) / 2, (corners[2:] - corners[:2]).astype(np.float64)
+
+
+def _cliff_place(box: Array, margin: float, image_wh: tuple[int, int]) -> tuple[Array, Array]:
+    """As it is before its corners are rounded: CLIFF's camera and its three numbers take it so."""
+    center, scale = cliff_center_scale(_xyxy(box), margin)
+    height = scale * np.float32(SCALE_PX)
+    return center, np.array([height * np.float32(CLIFF_SIZE[1] / CLIFF_SIZE[0]), height])
+
+
+def _smplerx_place(box: Array, margin: float, image_wh: tuple[int, int]) -> tuple[Array, Array]:
+    found = smplerx_box(box, image_wh, margin)
+    return found[:2] + found[2:] / 2, found[2:]
+
+
+def _xyxy(box: Array) -> Array:
+    return np.concatenate((box[:2], box[:2] + box[2:]))
+
+
+FAMILY_CROPS = {
+    "metro": FamilyCrop(METRO_SIZE, _square_place, lambda image, box, margin: metro_crop(image, *_square(box, margin))),
+    "spin": FamilyCrop(SPIN_SIZE, _square_place, lambda image, box, margin: spin_crop(image, *_square(box, margin))),
+    "cliff": FamilyCrop(
+        CLIFF_SIZE, _cliff_place, lambda image, box, margin: cliff_crop(image, _xyxy(box), margin), has_numbers=True
+    ),
+    "smplerx": FamilyCrop(SMPLERX_SIZE, _smplerx_place, smplerx_crop),
+}
+
+
+def crops_in(samples: Sequence[Sample], crop: Crop, input_size: tuple[int, int], image_wh: tuple[int, int]) -> Crops:
+    """The crops of one image's samples that a card asks for, whatever the family; a box that already holds its margin
+    is not padded again.
+
+    Raises:
+        DataError: a sample's box is not finite, has no extent, or no part in the image where that matters.
+        UsageError: the family's pictures have another size than the card says.
+    """
+    sizes = np.tile(np.array(image_wh, np.float64), (len(samples), 1))
+    if crop.kind not in FAMILY_CROPS:
+        return replace(crops_of(samples, crop, input_size), image_wh_px=sizes)
+    family = FAMILY_CROPS[crop.kind]
+    if family.input_size != input_size:
+        height, width = family.input_size
+        raise UsageError(f"crop '{crop.kind}' gives {height}x{width}, not {input_size[0]}x{input_size[1]}")
+    places = []
+    for sample in samples:
+        try:
+            places.append(family.place(*_box_and_margin(sample, crop), image_wh))
+        except DataError as e:
+            raise DataError(f"sample {sample.id}: {e}") from None
+    center, size = (np.stack(x).astype(np.float64) for x in zip(*places, strict=True))
+    return Crops(center, size, input_size, sizes)
+
+
+def family_pictures(image: Array, samples: Sequence[Sample], crop: Crop) -> Array:
+    """The pictures (n, H, W, 3) float32 in 0..1 of one image's samples, as the card's family cuts them."""
+    family = FAMILY_CROPS[crop.kind]
+    return np.stack([family.cut(image, *_box_and_margin(sample, crop)) for sample in samples])
+
+
+def _box_and_margin(sample: Sample, crop: Crop) -> tuple[Array, float]:
+    return np.array(sample.box_xywh_px, np.float64), 1.0 if sample.padded else crop.padding

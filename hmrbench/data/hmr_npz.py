@@ -11,6 +11,7 @@ Schema, as read by `hmr2/datasets/image_dataset.py` (MIT); N people, one entry e
     extra_keypoints_3d     (N, 19, 4)  likewise
     body_pose              (N, 72)     axis-angle, global orientation first; with has_body_pose (N,), 0: not known
     betas                  (N, 10)     with has_betas (N,), likewise
+    gender                 (N,)        m, f or n, or the words; only some files have it
 
 Keypoints that a file lacks count as not labelled. Nothing is unpickled: fields of Python objects (`extra_info`) are
 not read, and a needed field of that kind is refused.
@@ -39,7 +40,8 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
     """The samples of a 4D-Humans file; `truth` is the mapping that `metrics.mpjpe` and `metrics.pck` describe.
 
     Spec options: `joints` are compared in 3D, after moving joint `pelvis` to the origin; `body` names the body model
-    (default smpl); `pve` adds the true parameters, so that vertices are compared.
+    (default smpl); `pve` adds the true parameters, so that vertices are compared; `meshes` adds them for the rules of
+    other families (`metrics.protocols`), where the file has them.
 
     Raises:
         DataError: the file is missing, truncated, holds nobody, lacks a field, or a field is not of its shape or type.
@@ -63,8 +65,9 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
         k: v[chosen] if isinstance(v, np.ndarray) and len(v) == count and k != "joint_subset" else v
         for k, v in truth.items()
     }
-    if "params" in cut:
-        cut["params"] = {k: v[chosen] for k, v in cut["params"].items()}
+    for name in ("params", "mesh_params"):
+        if name in cut:
+            cut[name] = {k: v[chosen] for k, v in cut[name].items()}
     return Dataset(spec.name, tuple(samples[chosen]), cut, boxes, file_sha256(path), total=count)
 
 
@@ -162,14 +165,36 @@ def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Arra
             )
     if "joints" in spec.options:
         truth |= {"joint_subset": np.array(spec.options["joints"]), "pelvis": spec.options.get("pelvis", 39)}
-    if spec.options.get("pve"):
+    meshes = spec.options.get("meshes") and {"body_pose", "betas"} <= content.keys()
+    if spec.options.get("pve") or meshes:
         known = {name: _known(content, name, count, path) for name in ("body_pose", "betas")}
         pose = torch.from_numpy(known["body_pose"][0].astype(np.float32)).view(-1, 24, 3)
         matrices = axis_angle_to_matrix(pose).numpy()  # (N, 24, 3, 3)
         betas = known["betas"][0].astype(np.float32)
-        truth["params"] = {"global_orient": matrices[:, :1], "body_pose": matrices[:, 1:], "betas": betas}
-        truth |= {f"has_{name}": has for name, (_, has) in known.items()}
+        params = {"global_orient": matrices[:, :1], "body_pose": matrices[:, 1:], "betas": betas}
+        if spec.options.get("pve"):
+            truth |= {"params": params, **{f"has_{name}": has for name, (_, has) in known.items()}}
+        if meshes:
+            whole = np.all([has > 0 for _, has in known.values()], axis=0)
+            truth |= {"mesh_params": params, "mesh_known": whole, "genders": _genders(content, path, count)}
     return truth
+
+
+_GENDERS = {"m": "male", "f": "female", "n": "neutral"}
+
+
+def _genders(content: dict[str, Array], path: Path, count: int) -> Array:
+    """`male`, `female` or `neutral` (N,); empty where the file says nothing."""
+    given = content.get("gender", np.full(count, ""))
+    if given.size != count or given.dtype.kind not in "US":
+        raise DataError(
+            f"{path}: gender is {given.shape} of {given.dtype}, expected one text for each of {count} people"
+        )
+    words = [_text(word).lower() for word in given.ravel()]
+    wrong = [i for i, word in enumerate(words) if word and word not in (*_GENDERS, *_GENDERS.values())]
+    if wrong:
+        raise DataError(f"{path}: gender of person {wrong[0]} is {words[wrong[0]]!r}, not m, f or n")
+    return np.array([_GENDERS.get(word, word) for word in words])
 
 
 def _known(content: dict[str, Array], name: str, count: int, path: Path) -> tuple[Array, Array]:

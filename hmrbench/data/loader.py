@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from hmrbench.codecs import Codec, Crops
-from hmrbench.data.crop import Geometry, crop_people, crops_of
+from hmrbench.data.crop import Geometry, crop_people
+from hmrbench.data.family_crops import FAMILY_CROPS, crops_in, family_pictures
 from hmrbench.data.images import check_size, read_image
 from hmrbench.records import Array, Sample
 from hmrbench.schema import Crop, ModelCard
@@ -40,7 +41,8 @@ class CropSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of some samples: `index` (B,) are their places in the data set, `images` (B, H, W, 3) uint8 RGB."""
+    """Crops of some samples: `index` (B,) are their places in the data set, `images` (B, H, W, 3) RGB, uint8, or
+    of some families float32 in 0..1."""
 
     index: Array
     images: Array
@@ -48,15 +50,17 @@ class Batch:
 
 
 def crop_image(path: Path, samples: Sequence[Sample], settings: CropSettings) -> tuple[Array, Crops]:
-    """All crops out of one picture, (n, H, W, 3) uint8 RGB, and where they lie in it.
+    """All crops out of one picture, (n, H, W, 3) RGB, and where they lie in it.
 
     Raises:
         DataError: the picture is missing or corrupt, or not of the size that the data set says.
     """
-    crops = crops_of(samples, settings.crop, settings.input)
     image = read_image(path)
     for sample in samples:
         check_size(sample, image)
+    crops = crops_in(samples, settings.crop, settings.input, (image.shape[1], image.shape[0]))
+    if settings.crop.kind in FAMILY_CROPS:
+        return family_pictures(image, samples, settings.crop), crops
     return crop_people(image, crops.center_px, crops.size_px, crops.input_size, settings.geometry), crops
 
 
@@ -77,7 +81,7 @@ def batches(
     todo = iter(pictures.items())
     ahead: deque[tuple[list[int], Future[tuple[Array, Crops]]]] = deque()
     # One entry a person, of finished pictures, by the size of the input.
-    waiting: dict[tuple[int, int], deque[tuple[int, Array, Array, Array]]] = {}
+    waiting: dict[tuple[int, int], deque[tuple[int, Array, Array, Array, Array]]] = {}
     people_ahead = 0
 
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="crop")
@@ -97,13 +101,15 @@ def batches(
                 people, future = ahead.popleft()
                 images, crops = future.result()
                 of_size = waiting.setdefault(crops.input_size, deque())
-                of_size.extend(zip(people, images, crops.center_px, crops.size_px, strict=True))
+                whole_px = np.asarray(crops.image_wh_px)
+                of_size.extend(zip(people, images, crops.center_px, crops.size_px, whole_px, strict=True))
             else:
                 return
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _collate(people: Sequence[tuple[int, Array, Array, Array]], size: tuple[int, int]) -> Batch:
-    index, images, centers, sizes = zip(*people, strict=True)
-    return Batch(np.array(index), np.stack(images), Crops(np.stack(centers), np.stack(sizes), size))
+def _collate(people: Sequence[tuple[int, Array, Array, Array, Array]], size: tuple[int, int]) -> Batch:
+    index, images, centers, sizes, wholes = zip(*people, strict=True)
+    crops = Crops(np.stack(centers), np.stack(sizes), size, np.stack(wholes))
+    return Batch(np.array(index), np.stack(images), crops)

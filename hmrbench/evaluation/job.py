@@ -10,18 +10,22 @@ from typing import Any
 import torch
 
 from hmrbench import data, environment, metrics, runtimes, zoo
-from hmrbench.body import Body, find_body
-from hmrbench.body.decode import decode_mesh
+from hmrbench.body import Body
+from hmrbench.body.decode import MeshCodec, check_body, decode_mesh, find_mesh_codec
+from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
 from hmrbench.data.crop import crops_of
+from hmrbench.data.family_crops import FAMILY_CROPS
 from hmrbench.device import DTYPES, device_name
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
+from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Exported, Runtime, Setting
+from hmrbench.runtimes.pytorch import PYTORCH
 from hmrbench.schema import DatasetSpec, ModelCard, beside
 
 
@@ -47,6 +51,8 @@ class EvaluationSettings:
         limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
+        protocol: for meshes, whose rule: metro, spin, smplerx, smpl24, `all` side by side; None is 4D-Humans'.
+        mesh_assets: file of the matrices that METRO and its kin, and some rules, need; None for the stored one.
     """
 
     weights: str | Path | None = None
@@ -63,6 +69,8 @@ class EvaluationSettings:
     limit: int | None = None
     models_dirs: Sequence[str | Path] = ()
     datasets_file: str | Path | None = None
+    protocol: str | None = None
+    mesh_assets: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Job:
     setting: Setting
     exported: Exported | None = None
     fused: bool = True
+    assets: MeshAssets | None = None
 
     @property
     def key(self) -> str:
@@ -113,42 +122,73 @@ class Job:
         )
 
     @property
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers must know of the network."""
+        found = []
+        if self.protocol.get("template") == "not SMPL's":
+            found.append(
+                "the mesh at rest from which this network starts is not that of the installed SMPL: the accuracy is "
+                "not the official one"
+            )
+        if self.card.task == "hmr" and mesh_codec_of(self.card).mesh == "smplx":
+            found.append(
+                "SMPL posed by the rotations for SMPL-X, with the mean shape, since the two bodies have other shapes: "
+                "an approximation of this network's mesh"
+            )
+        return found
+
+    @property
     def run_key(self) -> str:
         """What two runs share only if they also say the same of their predictions."""
         return results.run_key({"predictions": self.key, "metrics": self.spec.metrics})
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else decided the numbers: the body model with its regressors, for meshes; what the card says of decoding
-        and of the crop that is not as usual."""
+        """What else decided the numbers: the body model with its regressors and mesh assets, for meshes; what the card
+        says of decoding and of the crop that is not as usual."""
         body: dict[str, Any] = {}
         if self.body is not None:
             body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        if self.assets is not None:
+            body |= {"mesh_assets": self.assets.source.name, "mesh_assets_sha256": self.assets.sha256}
+            if zoo.needs_mesh(self.card) == "template":
+                body["template"] = "SMPL's" if self.assets.smpl_template else "not SMPL's"
         for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
             unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
             body |= {name: unusual} if unusual else {}
         return body
 
 
-def body_of(spec: DatasetSpec) -> Body:
-    """The body model that a data set is measured with: its option `body`, else SMPL.
+def mesh_codec(card: ModelCard, body: Body) -> Codec:
+    """How the output of an HMR network is read; such networks are not averaged with the mirrored picture.
 
     Raises:
-        DataError: SMPL is not installed; says how to get it.
+        UsageError: the card names no codec of meshes.
+        DataError: the body is not of the topology of the network's meshes.
     """
-    return find_body(spec.options.get("body", "smpl"))
-
-
-def mesh_codec(body: Body) -> Codec:
-    """How the output of an HMR network is read; such networks are not averaged with the mirrored picture."""
+    codec = mesh_codec_of(card)
+    check_body(codec, body)
 
     def decode(output: Any, crops: Crops) -> tuple[Array, Array, Array, dict[str, Array]]:
-        return decode_mesh(output, crops.center_px, crops.size_px, body)
+        return decode_mesh(output, crops.center_px, crops.size_px, body, codec, crops.image_wh_px)
 
     def unused(*_: Any) -> Any:
         raise HmrbenchError("a mesh network has no heatmaps to flip or to encode")
 
-    return Codec(name="smpl", geometry="classic", decode=decode, flip_back=unused, encode=unused)
+    return Codec(name=codec.name, geometry="classic", decode=decode, flip_back=unused, encode=unused)
+
+
+def mesh_codec_of(card: ModelCard) -> MeshCodec:
+    """The codec of meshes that a card names; HMR2.0's where it says none.
+
+    Raises:
+        UsageError: there is no such codec.
+    """
+    said = "codec" in card.model_fields_set
+    try:
+        return find_mesh_codec(card.codec if said else "smpl")
+    except UsageError as e:
+        raise UsageError(f"{card.where}: {e}") from e
 
 
 def pick_batch_size(wanted: str | int, device: torch.device) -> int:
@@ -218,13 +258,19 @@ def prepare(
         raise UsageError(f"dtype must be one of {', '.join(known)}, not '{s.dtype}'")
     runtime, exported = runtimes.choose(card, s.runtime)
     dtype = s.dtype if exported is None else exported.precision(s.dtype)
+    if spec.options.get("protocol") is None:  # else the data set was opened for it
+        spec = with_protocol(spec, s.protocol)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
     body = body_of(spec) if card.task == "hmr" else None
-    found = mesh_codec(body) if body is not None else zoo.codec_of(card, s.codec)
+    found = mesh_codec(card, body) if body is not None else zoo.codec_of(card, s.codec)
+    assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
     if found.whole != (card.crop.kind == "bottom-up"):
         of = ("whole pictures", "people in boxes")
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
+    family = FAMILY_CROPS.get(card.crop.kind)
+    if family is not None and family.has_numbers and runtime.name != PYTORCH.name:
+        raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
     setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
     if exported is None or s.weights is not None:
         default = spec.default_weights if card.demo_weights is not None else None
@@ -262,6 +308,7 @@ def prepare(
         setting=setting,
         exported=exported,
         fused=s.fused,
+        assets=assets,
     )
 
 

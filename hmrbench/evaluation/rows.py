@@ -18,7 +18,7 @@ from hmrbench.codecs import Codec
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.evaluation.job import EvaluationSettings, Job, prepare
 from hmrbench.evaluation.outputs import collect_failures, try_outputs, write_predictions
-from hmrbench.evaluation.score import measure, per_sample_arrays, score_fields
+from hmrbench.evaluation.score import measure_by_rules, per_sample_arrays, score_fields
 from hmrbench.evaluation.unfinished import Progress, predict_all
 from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
@@ -45,6 +45,8 @@ def evaluate(
     limit: int | None = None,
     models_dirs: Sequence[str | Path] = (),
     datasets_file: str | Path | None = None,
+    protocol: str | None = None,
+    mesh_assets: str | Path | None = None,
     runs: str | Path | None = None,
     resume: bool = False,
 ) -> EvalResult:
@@ -70,6 +72,8 @@ def evaluate(
         limit: the first people, or whole pictures, only; the row is then partial.
         models_dirs: folders of further model cards.
         datasets_file: a further file of data sets.
+        protocol: for meshes, whose rule: metro, spin, smplerx, smpl24, `all` side by side; None is 4D-Humans'.
+        mesh_assets: file of the matrices that METRO and its kin, and some rules, need; None for the stored one.
         runs: the folder for the run's record; None writes nothing.
         resume: take a finished run as it is and continue an unfinished one.
 
@@ -97,6 +101,8 @@ def evaluate(
         limit=limit,
         models_dirs=[Path(folder) for folder in models_dirs],
         datasets_file=as_path(datasets_file),
+        protocol=protocol,
+        mesh_assets=as_path(mesh_assets),
     )
     net = model if isinstance(model, nn.Module) else None
     if net is None and input_size is not None:
@@ -189,13 +195,14 @@ def run(
         net.train(training)
     seconds = time.monotonic() - start
     try:
-        found = measure(predictions, job.spec, job.dataset)
+        found, said = measure_by_rules(predictions, job.spec, job.dataset, job.assets)
     except HmrbenchError as e:
         kept = 0 if store is None or not distributed.is_first() else store.count()
         raise type(e)(
             f"{e}{f'; {kept:,} predictions are kept: --resume goes straight to scoring' if kept else ''}"
         ) from e
     told = ready.describe()
+    found = [*found, Measurement((), remarks=tuple(job.remarks))]
     result = EvalResult(
         model=job.card.name,
         task=job.card.task,
@@ -215,7 +222,7 @@ def run(
         commit=environment.commit(),
         annotations_sha256=job.dataset.annotations_sha256,
         seconds=round(seconds, 3),
-        protocol=job.protocol,
+        protocol={**job.protocol, **said},
         fused=job.fused,
         calibration=None if job.exported is None else job.exported.record["calibration"],
         **told.row(),
@@ -239,7 +246,8 @@ def prepare_network(job: Job, net: nn.Module | None = None) -> tuple[Prepared, s
         return runtimes.prepare(job.runtime, job.exported.network, job.setting), ""
     if net is not None:
         return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), ""
-    net, report = zoo.load_weights(job.card, job.weights_path)
+    matrices = None if job.assets is None else job.assets.matrices
+    net, report = zoo.load_weights(job.card, job.weights_path, matrices)
     part = f" ({report.part})" if report is not None and report.part else ""
     return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), part
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pycocotools.coco import COCO
 
 from hmrbench import data, environment, files, metrics
+from hmrbench.body.arrays import SMPL_VERTICES
+from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
-from hmrbench.evaluation import pairing
-from hmrbench.evaluation.job import body_of
+from hmrbench.evaluation import pairing, protocols
 from hmrbench.evaluation.outputs import collect_failures
 from hmrbench.files import file_sha256
 from hmrbench.files.coco_json import check_coco
@@ -27,21 +29,41 @@ from hmrbench.schema import DatasetSpec, beside
 _log = logging.getLogger(__name__)
 
 
-def measure(predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset) -> list[Measurement]:
+def measure(
+    predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset, assets: MeshAssets | None = None
+) -> list[Measurement]:
     """What the data set's metrics say; a body is at hand where true parameters are to be compared as meshes.
 
     Raises:
         HmrbenchError: a metric fails, or what it gives is no Measurement; names it, and where it failed.
     """
+    return measure_by_rules(predictions, spec, people, assets)[0]
+
+
+def measure_by_rules(
+    predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset, assets: MeshAssets | None = None
+) -> tuple[list[Measurement], dict[str, Any]]:
+    """The same, and what the rules of other families did, for the row's `protocol`.
+
+    Side by side with others, a rule for which something is missing is left out, and a remark says so.
+    """
     if isinstance(people.truth, Mapping) and "params" in people.truth:
-        people = replace(people, truth={**people.truth, "body": body_of(spec)})
+        people = replace(people, truth={**people.truth, "body": protocols.body_of(spec)})
+    rules = [rule.name for rule in protocols.rules_of(spec)]
+    if rules:
+        people = protocols.with_meshes(predictions, spec, people, assets)
     found = []
     for name in spec.metrics:
         metric = metrics.find_metric(name, spec.file)
-        with blamed_on(f"{spec.name}: metric '{name}'"), beside(spec.file):
-            found.append(_checked(name, metric.compute(predictions, people)))
+        try:
+            with blamed_on(f"{spec.name}: metric '{name}'"), beside(spec.file):
+                found.append(_checked(name, metric.compute(predictions, people)))
+        except DataError as e:
+            if name not in rules or spec.options.get("protocol") != "all":
+                raise
+            found.append(Measurement((), remarks=(f"not by rule '{name}': {e}",)))
     _refuse_twins(spec, found)
-    return found
+    return found, protocols.said_of_rules(predictions, spec, people)
 
 
 def _checked(name: str, found: Any) -> Measurement:
@@ -106,10 +128,21 @@ def score_file(
     model: str = "",
     runs: str | Path | None = None,
     datasets_file: str | Path | None = None,
+    protocol: str | None = None,
+    mesh_assets: str | Path | None = None,
 ) -> EvalResult:
     """Score predictions out of a file, with the numbers that `run` gives for them.
 
-    The metrics are those of the data set, as in an evaluation.
+    The metrics are those of the data set, as in an evaluation, or of another family's rule.
+
+    A file of meshes (npz) holds `id` (N,), and what the tool that wrote it has of each person: `vertices_m`
+    (N, 6890, 3) of SMPL's mesh; `joints_m` (N, 44, 3), 4D-Humans' set; `joints14_m` (N, 14, 3), which METRO and SPIN
+    compare; `joints24_m` (N, 24, 3), SMPL's tree; `keypoints_px` (N, 44, 2) with `scores` (N, 44). Joints that it lacks
+    are found on its vertices.
+
+    Args:
+        protocol: whose rule, see `evaluation.protocols`; None is 4D-Humans'.
+        mesh_assets: the file of the regressor that some rules need; None for the stored one.
 
     Raises:
         UsageError: a metric of the data set is not there.
@@ -121,16 +154,24 @@ def score_file(
     if runs is not None:
         results.try_writing(runs / "score.json", runs)
     spec = dataset if isinstance(dataset, DatasetSpec) else data.load_spec(dataset, datasets_file)
+    spec = protocols.with_protocol(spec, protocol)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
+    assets = protocols.assets_for(spec, False, None if mesh_assets is None else Path(mesh_assets))
     people = data.open_truth(spec, data_root, boxes)
+    said: dict[str, Any] = {}
+    remarks: list[str] = []
     if spec.task == "hpe":
         predicted = _read_results(path)
         found, people = _measure_results(path, predicted, spec, people)
         count = len(predicted)
     else:
-        meshes = _read_meshes(path, people)
-        found = measure(meshes, spec, people)
+        meshes = _read_meshes(path, people, spec)
+        spec, remarks = _measurable(path, meshes[0], spec)
+        try:
+            found, said = measure_by_rules(meshes, spec, people, assets)
+        except DataError as e:
+            raise DataError(f"{path}: {e}") from None
         count = len(meshes)
     result = EvalResult(
         model=model or path.stem,
@@ -150,10 +191,16 @@ def score_file(
         versions=environment.versions(),
         commit=environment.commit(),
         annotations_sha256=people.annotations_sha256,
-        **score_fields(found),
+        protocol=said,
+        **score_fields([*found, Measurement((), remarks=tuple(remarks))]),
     )
     if runs is not None:
-        identity = {"file": result.weights_sha256, "dataset": spec.name, "annotations": people.annotations_sha256}
+        identity: dict[str, Any] = {
+            "file": result.weights_sha256,
+            "dataset": spec.name,
+            "annotations": people.annotations_sha256,
+        }
+        identity |= said
         unwritten: list[str] = []
         with collect_failures(unwritten, f"the run in {runs}"):
             results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found, people))
@@ -205,20 +252,59 @@ def _read_results(path: Path) -> list[Any]:
     return found
 
 
-def _read_meshes(path: Path, people: Dataset) -> list[Prediction]:
-    arrays = files.read_arrays(path, "file of predictions")
-    lacking = [name for name in ("id", "keypoints_px", "scores", "crop_area_px2") if name not in arrays]
-    if lacking:
+def _read_meshes(path: Path, people: Dataset, spec: DatasetSpec) -> list[Prediction]:
+    room = files.MAX_ARRAYS + len(people.samples) * SMPL_VERTICES * 3 * 8
+    arrays = files.read_arrays(path, "file of predictions", room)
+    arrays = {f"params.{name}" if name in _OF_OTHERS else name: array for name, array in arrays.items()}
+    needed = (
+        "id",
+        *(("keypoints_px", "scores") if {"keypoints_px", "scores", "crop_area_px2"} & arrays.keys() else ()),
+    )
+    if lacking := [name for name in needed if name not in arrays]:
         raise DataError(f"{path}: file of predictions lacks {', '.join(lacking)}")
     ids = _ids(arrays.pop("id"), path)
     for name, array in arrays.items():
         _check_array(path, name, array, ids)
+    empty = {"keypoints_px": np.zeros((len(ids), 0, 2)), "scores": np.zeros((len(ids), 0))}
+    arrays = {**empty, "crop_area_px2": np.full(len(ids), np.nan), **arrays}
+    if "params.vertices_m" in arrays and "joints_m" not in arrays:
+        arrays["joints_m"] = _joints_on(arrays["params.vertices_m"], spec, path)
     predictions = results.unstack(arrays)
     place = {sample_id: i for i, sample_id in enumerate(ids)}
     missing = [s.id for s in people.samples if s.id not in place]
     if missing:
         raise DataError(f"{path}: no prediction for {missing[0]} ({len(missing)} of {len(people.samples)} samples)")
     return [predictions[place[s.id]] for s in people.samples]
+
+
+def _joints_on(vertices_m: Array, spec: DatasetSpec, path: Path) -> Array:
+    """The 44 joints (N, 44, 3) of meshes, some at a time."""
+    body = protocols.body_of(spec)
+    try:
+        parts = [body.joints_of(torch.from_numpy(part)).numpy() for part in _parts(vertices_m)]
+    except DataError as e:
+        raise DataError(f"{path}: vertices_m: {e}") from None
+    return np.concatenate(parts)
+
+
+def _parts(array: Array, size: int = 256) -> Iterator[Array]:
+    return (np.asarray(array[start : start + size], np.float32) for start in range(0, len(array), size))
+
+
+def _measurable(path: Path, one: Prediction, spec: DatasetSpec) -> tuple[DatasetSpec, list[str]]:
+    """The data set with the metrics that a file of predictions suffices for, and remarks on the others.
+
+    Raises:
+        DataError: it suffices for none.
+    """
+    lacks = {} if one.keypoints_px.size else {"pck": "keypoints_px"}
+    if one.joints_m is None and (spec.options.get("protocol") == "all" or not one.keypoints_px.size):
+        lacks["mpjpe"] = "joints_m or vertices_m"
+    left = tuple(name for name in spec.metrics if name not in lacks)
+    if not left:
+        raise DataError(f"{path}: file of predictions lacks {', '.join(lacks[name] for name in spec.metrics)}")
+    remarks = [f"no {name}: the file lacks {lacks[name]}" for name in spec.metrics if name in lacks]
+    return spec.model_copy(update={"metrics": left}), remarks
 
 
 def _ids(array: Array, path: Path) -> list[str]:
@@ -241,7 +327,11 @@ _ENTRIES: Mapping[str, tuple[int | None, ...]] = {
     "scores": (None,),
     "crop_area_px2": (),
     "joints_m": (None, 3),
+    "params.vertices_m": (None, 3),
+    "params.joints14_m": (14, 3),
+    "params.joints24_m": (24, 3),
 }
+_OF_OTHERS = ("vertices_m", "joints14_m", "joints24_m")  # as other tools may name them; among `params` when saved here
 
 
 def _check_array(path: Path, name: str, array: Array, ids: Sequence[str]) -> None:

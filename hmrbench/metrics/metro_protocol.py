@@ -11,16 +11,20 @@ are means over joints or vertices, then over samples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from hmrbench.errors import DataError
 from hmrbench.metrics.mpjpe import mpjpe, pa_mpjpe, pelvis_centred, pve
+from hmrbench.metrics.protocols import ANNOTATED_PELVIS as TRUE_PELVIS
+from hmrbench.metrics.protocols import ANNOTATED_TO_14 as TRUE_JOINTS
+from hmrbench.metrics.protocols import Meshes, Rule, metric_of, regressed
 from hmrbench.nets.meshes.mesh import H36M_TO_14
 from hmrbench.records import Array
 
 ANNOTATED = 24  # joints of the family's files
-TRUE_JOINTS = (*range(13), 18)  # the 14 of these that are compared, in the order of the predicted ones
-TRUE_PELVIS = 14  # of the 24
 HIPS = (2, 3)  # of the 14
 PELVIS = 0  # of the 17 regressed joints
 
@@ -38,7 +42,7 @@ def predicted_joints(vertices_m: Array, joints17: Array) -> Array:
     Raises:
         DataError: the shapes do not fit.
     """
-    joints = _regressed(vertices_m, joints17)
+    joints = regressed(joints17.astype(np.float64), vertices_m)
     centred: Array = pelvis_centred(joints, PELVIS)[:, list(H36M_TO_14)]
     return centred
 
@@ -83,15 +87,26 @@ def metro_mpvpe(pred_m: Array, gt_m: Array, joints17: Array) -> Array:
     Raises:
         DataError: the shapes do not fit, or a mesh is not finite (rows are named).
     """
-    centred = [np.asarray(mesh, np.float64) - _regressed(mesh, joints17)[:, PELVIS, None] for mesh in (pred_m, gt_m)]
+    centred = [
+        np.asarray(mesh, np.float64) - regressed(joints17.astype(np.float64), mesh)[:, PELVIS, None]
+        for mesh in (pred_m, gt_m)
+    ]
     return pve(centred[0], centred[1])
 
 
-def _regressed(vertices_m: Array, joints17: Array) -> Array:
-    vertices = np.asarray(vertices_m, np.float64)
-    if vertices.ndim != 3 or joints17.shape != (17, vertices.shape[1]) or vertices.shape[2] != 3:
-        raise DataError(f"meshes {vertices.shape} and regressor {joints17.shape} must be (N, V, 3) and (17, V)")
-    # One product for all samples: (17, V) times (V, N * 3)
-    flat = joints17.astype(np.float64) @ vertices.transpose(1, 0, 2).reshape(vertices.shape[1], -1)
-    joints: Array = flat.reshape(17, len(vertices), 3).transpose(1, 0, 2)
-    return joints
+def joints(meshes: Meshes, truth: Mapping[str, Any]) -> tuple[Array, Array, str]:
+    """Predicted and annotated joints, both on the midpoint of their hips."""
+    return pelvis_centred(meshes.pred14, HIPS), pelvis_centred(meshes.annotated14, HIPS), "annotated joints"
+
+
+RULE = Rule(
+    name="metro",
+    count=14,
+    pelvis="midpoint of the hips",
+    source="Human3.6M's joints, regressed from the mesh",
+    about_vertices="each on its own Human3.6M pelvis; neutral truth",
+    joints=joints,
+    vertices=lambda meshes: meshes.pve_h36m,
+    needs_regressor=True,
+)
+METRIC = metric_of(RULE)

@@ -24,7 +24,7 @@ where the predictions' `params` hold `vertices_m` (V, 3) as well, or
     params                   its `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3) and `betas` (N, 10)
     has_body_pose, has_betas (N,)  0 for people whose parameters are not known (absent: all are), who have no PVE
 
-where the predictions' `params` hold the same three for the same body.
+where the predictions' `params` hold the same three for the same body, or `vertices_m` of its topology.
 """
 
 from __future__ import annotations
@@ -253,12 +253,14 @@ def _vertices(
     Vertices that are given lie in the frame of the joints; those of a posed body are centred on that body's own pelvis,
     since parameters say nothing of where the person stands.
     """
-    given = "vertices_m" in truth and all("vertices_m" in p.params for p in predictions)
-    posed = "body" in truth and all(key in p.params for p in predictions for key in BODY_PARAMS)
+    meshes = all("vertices_m" in p.params for p in predictions)
+    given = "vertices_m" in truth and meshes
+    posed = "body" in truth and (meshes or all(key in p.params for p in predictions for key in BODY_PARAMS))
     if not given and not posed:
         return
-    for key in ("vertices_m",) if given else BODY_PARAMS:
-        wanted = np.shape(truth[key] if given else truth["params"][key])[1:]
+    for key in ("vertices_m",) if meshes else BODY_PARAMS:
+        true = truth["vertices_m"] if given else truth["body"].mesh.v_template[None] if meshes else truth["params"][key]
+        wanted = tuple(np.shape(true)[1:])
         for sample_id, p in zip(ids, predictions, strict=True):
             if p.params[key].shape != wanted:
                 raise DataError(f"sample {sample_id}: {key} expected {wanted}, found {p.params[key].shape}")
@@ -270,7 +272,10 @@ def _vertices(
             pred = np.stack([p["vertices_m"] for p in params]) - pred_pelvis[rows]
             gt = truth["vertices_m"][rows] - gt_pelvis[rows]
         else:
-            pred = _pose(truth["body"], {key: np.stack([p[key] for p in params]) for key in BODY_PARAMS}, pelvis)
+            if meshes:
+                pred = np.stack([p["vertices_m"] for p in params]) - pred_pelvis[rows]
+            else:
+                pred = _pose(truth["body"], {key: np.stack([p[key] for p in params]) for key in BODY_PARAMS}, pelvis)
             gt = _pose(truth["body"], {key: truth["params"][key][rows] for key in BODY_PARAMS}, pelvis)
         yield _poses(pred, gt, [ids[i] for i in rows])
 

@@ -162,6 +162,8 @@ class Net:
             and tags of all people of a picture, "mesh" for a dict.
         split: bins per pixel of a network that puts out coordinates.
         layout: how official checkpoint keys become ours.
+        mesh: what of the mesh assets `build` is given as its argument `mesh`: nothing, matrices, or also the mesh at
+            rest, without SMPL's own of which the accuracy is not the official one.
     """
 
     name: str
@@ -172,6 +174,7 @@ class Net:
     output: Literal["heatmap", "simcc", "bottom-up", "mesh"] = "heatmap"
     split: float | None = None
     layout: OfficialLayout = MMPOSE_KEYS
+    mesh: Literal["", "matrices", "template"] = ""
 
 
 def find_records(package: str, name: str) -> Iterator[Any]:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hmrbench import environment, evaluation, files
-from hmrbench.data.crop import crops_of
+from hmrbench.body.decode import VERTICES
+from hmrbench.data.family_crops import crops_in
 from hmrbench.data.images import check_size, read_image
 from hmrbench.device import device_name
 from hmrbench.errors import DataError, UsageError
@@ -332,16 +333,25 @@ def _with_meshes(picture: Picture, job: Job) -> Picture:
     assert job.body is not None
     height, width = picture.image.shape[:2]
     focal = FOCAL_LENGTH_PX / CROP_SIZE_PX * max(height, width)
-    crops = crops_of(picture.samples, job.card.crop, job.card.input)
-    cam, orient, pose, betas = (_stacked(picture, name) for name in ("cam", "global_orient", "body_pose", "betas"))
+    crops = crops_in(picture.samples, job.card.crop, job.card.input, (width, height))
+    cam = _stacked(picture, "cam")
     center, size = (torch.from_numpy(np.asarray(x, np.float64)) for x in (crops.center_px, crops.size_px))
     wh = torch.tensor([[width, height]]).expand(len(cam), 2)
-    translation = cam_crop_to_full(cam.double(), center, size[:, 0], wh, focal).numpy()
-    posed = job.body(*(x.to(job.device) for x in (orient, pose, betas)), vertices=True).vertices
-    assert posed is not None
-    vertices = posed.cpu().numpy() + translation[:, None]
+    translation = cam_crop_to_full(cam.double(), center, size[:, 1], wh, focal).numpy()
+    vertices = _meshes(picture, job).cpu().numpy() + translation[:, None]
     meshes = [Mesh(v, job.body.faces, overlay.SKINS[i % len(overlay.SKINS)]) for i, v in enumerate(vertices)]
     return replace(picture, meshes=tuple(meshes), translation_m=translation, focal_px=focal)
+
+
+def _meshes(picture: Picture, job: Job) -> Tensor:
+    """The vertices (N, V, 3) that the network put out, or that the body has by its parameters."""
+    assert job.body is not None
+    if VERTICES in picture.predictions[0].params:
+        return _stacked(picture, VERTICES)
+    params = (_stacked(picture, name).to(job.device) for name in ("global_orient", "body_pose", "betas"))
+    posed: Tensor | None = job.body(*params, vertices=True).vertices
+    assert posed is not None
+    return posed
 
 
 def _stacked(picture: Picture, name: str) -> Tensor:
@@ -368,8 +378,8 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
 
     `people` has for each person `box_xywh_px`, `box_score`, `keypoints_px` (K, 2) in the order of
     `joint_names` and `keypoint_scores` (K,), null for mesh networks, which give none. Box and score of it are null
-    where the network found the people itself; it then gives each a `score`. For mesh networks also `cam`,
-    the weak-perspective camera of the crop, by which the keypoints were projected; `betas`; the rotation
+    where the network found the people itself; it then gives each a `score`. For mesh networks also `cam`, the camera
+    of the crop as scale, x and y; of networks that put out parameters and not vertices `betas` and the rotation
     vectors `global_orient` (1, 3) and `body_pose` (23, 3); `joints_m` (44, 3) of the body in its place; and
     `translation_m`, which takes the body into the frame of a camera of the whole picture, with focal length
     `focal_px` and its axis through the middle.
@@ -409,11 +419,12 @@ def _person(picture: Picture, i: int) -> dict[str, Any]:
     if picture.whole:
         person["score"] = sample.score
     if picture.translation_m is not None:
-        rotations = {name: torch.from_numpy(prediction.params[name]) for name in ("global_orient", "body_pose")}
+        params = prediction.params
+        rotations = {name: torch.from_numpy(params[name]) for name in ("global_orient", "body_pose") if name in params}
         person |= {
             "joints_m": prediction.joints_m,
-            "cam": prediction.params["cam"],
-            "betas": prediction.params["betas"],
+            "cam": params["cam"],
+            **({"betas": params["betas"]} if "betas" in params else {}),
             **{name: matrix_to_axis_angle(matrix).numpy() for name, matrix in rotations.items()},
             "translation_m": picture.translation_m[i],
         }

@@ -24,12 +24,12 @@ def load_untrained(card: ModelCard) -> nn.Module:
     if are_of_this_package(card):
         try:
             with _BigOnMeta():
-                net = zoo.load_weights(card, None)[0]
+                net = zoo.load_weights(card, None, zoo.made_mesh())[0]
             if not any(buffer.is_meta for buffer in net.buffers()):
                 return _filled(net)
         except Exception:  # it computes with its weights while it is built; what else is wrong comes up again
             pass
-    return zoo.load_weights(card, None)[0]
+    return zoo.load_weights(card, None, zoo.made_mesh())[0]
 
 
 class _BigOnMeta(TorchFunctionMode):

@@ -127,7 +127,8 @@ class Session:
             assert self.card is not None
             label, path = sources.resolve_weights(self.card, self.settings.weights_of(self.card))
             self.loaded = {"weights": label, "weights_sha256": None if path is None else file_sha256(path)}
-            self.net = load_untrained(self.card) if path is None else zoo.load_weights(self.card, path)[0]
+            mesh = zoo.made_mesh()
+            self.net = load_untrained(self.card) if path is None else zoo.load_weights(self.card, path, mesh)[0]
         return self.net
 
     def _count(self) -> dict[str, Any]:
@@ -148,10 +149,13 @@ class Session:
     def _count_anew(self) -> dict[str, Any]:
         """The same, whatever the device and the settings."""
         net, costs = self._counted_net()
+        parameters: dict[str, Any] = zoo.parameters_by_part(net)
+        if self.card is not None and (unread := zoo.unread_parameters(self.card, net)):
+            parameters["params_unread"] = unread
         if isinstance(costs, Exception):
-            return {**zoo.parameters_by_part(net), "count_error": said(costs)}
+            return {**parameters, "count_error": said(costs)}
         return {
-            **zoo.parameters_by_part(net),
+            **parameters,
             "macs": costs.macs,
             "flops": 2 * costs.macs,
             "activations": costs.activations,

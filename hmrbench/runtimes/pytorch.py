@@ -24,7 +24,7 @@ class PyTorch:
         net = network.net.to(self.device).eval()
         fuse(net, setting.fused)
         self.net = net.to(memory_format=torch.channels_last) if setting.channels_last else net
-        self.forward: Callable[[Tensor], Any] = torch.compile(self.net) if setting.compile else self.net
+        self.forward: Callable[..., Any] = torch.compile(self.net) if setting.compile else self.net
         self.to_capture = -1
         self.stack = ExitStack()
 
@@ -42,12 +42,12 @@ class PyTorch:
         self.stack.close()
         unfold(self.net)  # its weights may change, as they do in training
 
-    def __call__(self, x: Tensor) -> Any:
-        if self.setting.cuda_graph:
+    def __call__(self, x: Tensor, *more: Tensor) -> Any:
+        if self.setting.cuda_graph and not more:
             self.to_capture += 1
             if self.to_capture == 1:
                 self.forward = graphed(self.forward, x)
-        return self.forward(x)
+        return self.forward(x, *more)
 
     def describe(self) -> Description:
         dtype = self.setting.dtype

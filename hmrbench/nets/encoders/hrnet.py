@@ -39,15 +39,18 @@ class HRNet(nn.Module):
         output: `finest`, the map of stride 4, where the last module has no other fusion (pose networks); `features`,
             all four brought to one map of stride 32 and 2048 channels by what stands before the classifier of the
             ImageNet network (mesh networks).
+        classes: keep that classifier, of so many classes, with `features`. No forward reads it: official checkpoints of
+            mesh networks and the published numbers of parameters include it.
     """
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, width: int, output: Output = "finest") -> None:
+    def __init__(self, width: int, output: Output = "finest", classes: int = 0) -> None:
         super().__init__()
         self.widths = tuple(width << branch for branch in range(4))
         self.output = output
-        net = HighResolutionNet(_stages(width), head="classification" if output == "features" else "")
+        head = "classification" if output == "features" else ""
+        net = HighResolutionNet(_stages(width), num_classes=classes, head=head)
         if output == "finest":
             last = net.stage4[-1]
             last.fuse_layers, last.multi_scale_output = last.fuse_layers[:1], False
@@ -58,9 +61,19 @@ class HRNet(nn.Module):
         if output == "features":
             self.incre_modules, self.downsamp_modules = net.incre_modules, net.downsamp_modules
             self.final_layer = net.final_layer
+            if classes:
+                self.classifier = net.classifier
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to the map (B, C, h, w) that `output` says."""
+        maps = self.branches(x)
+        if self.output == "finest":
+            return maps[0]
+        y: Tensor = self.final_layer(self.brought_together(maps))
+        return y
+
+    def branches(self, x: Tensor) -> list[Tensor]:
+        """The maps of the last stage, from the finest to the coarsest."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         maps: list[Tensor] = [self.layer1(x)]
@@ -71,10 +84,11 @@ class HRNet(nn.Module):
         ):
             # A new branch begins at the coarsest map so far; the first two both begin at the only one.
             maps = stage([layer(maps[min(branch, len(maps) - 1)]) for branch, layer in enumerate(transition)])
-        if self.output == "finest":
-            return maps[0]
+        return maps
+
+    def brought_together(self, maps: list[Tensor]) -> Tensor:
+        """All four maps as one of stride 32 and 1024 channels: what `final_layer` widens."""
         y: Tensor = self.incre_modules[0](maps[0])
         for branch, down in enumerate(self.downsamp_modules, start=1):
             y = self.incre_modules[branch](maps[branch]) + down(y)
-        y = self.final_layer(y)
         return y

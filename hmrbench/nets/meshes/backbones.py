@@ -1,23 +1,23 @@
-"""The convolutional encoders of the mesh networks, as torchvision and timm have them, to their last feature map.
+"""The convolutional encoders of the mesh networks, to their last feature map, and the keys of official files.
 
-The official code has the same networks: torchvision's ResNet-50 cut before its pooling, the HRNet for
-classification (HRNet/HRNet-Image-Classification, MIT) cut before its pooling, and lukemelas'
-EfficientNet-PyTorch (Apache-2.0), whose arithmetic timm's `tf_efficientnet_b0` has under other names.
+The official code has torchvision's ResNet-50 and the HRNet for classification (HRNet/HRNet-Image-Classification,
+MIT), both cut before their pooling, and lukemelas' EfficientNet-PyTorch (Apache-2.0), whose arithmetic timm's
+`tf_efficientnet_b0` has under other names.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import timm
-import torchvision
 from torch import Tensor, nn
 
 from hmrbench.errors import unknown_name
+from hmrbench.nets.encoders.hrnet import HRNet
+from hmrbench.nets.encoders.resnet import ResNet50
 from hmrbench.nets.record import Renames
 
 
@@ -25,56 +25,36 @@ from hmrbench.nets.record import Renames
 class Backbone:
     """An encoder to stride 32.
 
-    `build` makes it with initial weights, `channels` is the width of its map, `renames` are regular expressions that
-    turn the keys of official checkpoints into ours, where a key begins with `backbone.` there and `encoder.` here.
+    `build` makes it with initial weights, `channels` is the width of its map and
+    `widths` are those of all maps that it computes, from the finest to the coarsest, `renames` are regular expressions
+    that turn the keys of official checkpoints into ours, where a key begins with `backbone.` there and `encoder.` here.
     """
 
     build: Callable[[], nn.Module]
     channels: int
+    widths: tuple[int, ...]
     renames: Renames
 
 
-class TimmFeatures(nn.Module):
-    """The last feature map of a timm network. Its classifier stays, unused: official checkpoints and the published
-    numbers of parameters include it."""
+class EfficientNetFeatures(nn.Module):
+    """The last feature map of timm's EfficientNet-B0: (B, 3, H, W) to (B, 1280, H/32, W/32), equal to the official one
+    where H and W are multiples of 32. Its classifier stays, unused: official checkpoints and counts include it."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.net: Any = net
+        self.net: Any = timm.create_model("tf_efficientnet_b0")
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.net.forward_features(x)
         return y
 
 
-class GlobalAndGrid(nn.Module):
+class GlobalAndGrid(HRNet):
     """HRNet to the mean of its last map (B, 2048) and to the map (B, 1024, h, w) of which that one is made."""
 
-    def __init__(self, features: TimmFeatures) -> None:
-        super().__init__()
-        self.net = features.net
-        self.final_layer = self.net.final_layer
-        self.net.final_layer = nn.Identity()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        grid = self.net.forward_features(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        grid = self.brought_together(self.branches(x))
         return self.final_layer(grid).mean((2, 3)), grid
-
-
-def resnet50() -> nn.Module:
-    """(B, 3, H, W) to (B, 2048, H/32, W/32)."""
-    children = OrderedDict(torchvision.models.resnet50().named_children())
-    return nn.Sequential(OrderedDict((name, m) for name, m in children.items() if name not in ("avgpool", "fc")))
-
-
-def hrnet(width: int, classes: int = 1000) -> TimmFeatures:
-    """HRNet-W`width` with its four resolutions brought together: (B, 3, H, W) to (B, 2048, H/32, W/32)."""
-    return TimmFeatures(timm.create_model(f"hrnet_w{width}", num_classes=classes))
-
-
-def efficientnet_b0() -> TimmFeatures:
-    """(B, 3, H, W) to (B, 1280, H/32, W/32); equal to the official one where H and W are multiples of 32."""
-    return TimmFeatures(timm.create_model("tf_efficientnet_b0"))
 
 
 _B0_BLOCKS = [(stage, block) for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(blocks)]
@@ -92,22 +72,26 @@ def _b0_block(match: re.Match[str]) -> str:
     return f"encoder.net.blocks.{stage}.{block}.{layer}."
 
 
-NEVER_READ = r"^encoder\.net\.classifier\."  # ours, in official checkpoints and counts
-HRNET_RENAMES: Renames = ((r"^backbone\.", "encoder.net."),)
+H64_WIDTHS = (64, 128, 256, 512)
+CLASSES = 1000  # of ImageNet, for the classifier that official networks keep
+NEVER_READ = r"^encoder\.(net\.)?classifier\."  # ours, in official checkpoints and counts
+HRNET_RENAMES: Renames = ((r"^backbone\.", "encoder."),)
 BACKBONES = {
     "r50": Backbone(
-        resnet50,
+        ResNet50,
         2048,
+        ResNet50.widths,
         (
             (r"^backbone\.0\.", "encoder.conv1."),
             (r"^backbone\.1\.", "encoder.bn1."),
             (r"^backbone\.([4-7])\.", lambda match: f"encoder.layer{int(match[1]) - 3}."),
         ),
     ),
-    "h64": Backbone(lambda: hrnet(64), 2048, HRNET_RENAMES),
+    "h64": Backbone(lambda: HRNet(64, "features", CLASSES), 2048, H64_WIDTHS, HRNET_RENAMES),
     "effb0": Backbone(
-        efficientnet_b0,
+        EfficientNetFeatures,
         1280,
+        (16, 24, 40, 112, 320),
         (
             (r"^backbone\._blocks\.(\d+)\._(\w+)\.", _b0_block),
             (r"^backbone\._conv_stem\.", "encoder.net.conv_stem."),

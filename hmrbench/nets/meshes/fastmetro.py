@@ -11,17 +11,21 @@ joints at everything. Coarse to middle vertices are upsampled by a learned matri
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmrbench.errors import unknown_name
-from hmrbench.nets.meshes.backbones import NEVER_READ, find_backbone
+from hmrbench.nets.meshes.backbones import BACKBONES, NEVER_READ, find_backbone
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
 from hmrbench.nets.meshes.mesh import COARSE, JOINTS, MIDDLE, LearnedUpsampling, MeshMatrices, SparseRows
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.transformers.encoder_decoder import EncoderDecoder
 from hmrbench.nets.truncation import Network
 
+INPUT_SIZE = (224, 224)
 DEPTHS = {"s": 1, "m": 2, "l": 3}
 WIDTHS = (512, 128)
 _REGRESSOR = r"smpl_parameter_regressor\."
@@ -136,7 +140,13 @@ class Residual(FullyConnected):
         return F.relu(x + self.fc_block(x))
 
 
-def fastmetro(size: str, backbone: str, mesh: MeshMatrices, parameters: bool = False) -> Network:
+def fastmetro(
+    size: str,
+    backbone: str,
+    mesh: MeshMatrices,
+    parameters: bool = False,
+    input_size: tuple[int, int] = INPUT_SIZE,
+) -> Network:
     """FastMETRO-`size` (s, m or l) on ResNet-50 (`r50`) or HRNet-W64 (`h64`); any input size in multiples of 32."""
     if size not in DEPTHS:
         raise unknown_name("size of FastMETRO", size, DEPTHS)
@@ -151,4 +161,25 @@ def official_layout(backbone: str, parameters: bool = False) -> OfficialLayout:
         renames=find_backbone(backbone).renames + TO_HEAD,
         unused=None if parameters else "^" + _REGRESSOR,
         never_read=NEVER_READ,
+        name="fastmetro",
     )
+
+
+def _record(size: str, backbone: str, parameters: bool = False) -> Net:
+    return Net(
+        name=f"fastmetro-{size}-{backbone}" + ("-smpl" if parameters else ""),
+        build=partial(fastmetro, size, backbone, parameters=parameters),
+        family=FAMILY,
+        input_sizes=(INPUT_SIZE,),
+        widths=BACKBONES[backbone].widths,
+        output="mesh",
+        layout=official_layout(backbone, parameters),
+        mesh="matrices",
+    )
+
+
+FAMILY = Family("fastmetro", "FastMETRO")
+NETWORKS = (
+    *(_record(size, backbone) for size in DEPTHS for backbone in ("r50", "h64")),
+    _record("l", "h64", parameters=True),
+)

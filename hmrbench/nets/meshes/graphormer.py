@@ -10,14 +10,17 @@ tokens of their own and are cut off at the end. The MLPs are twice as wide as th
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from hmrbench.errors import unknown_name
-from hmrbench.nets.meshes.backbones import HRNET_RENAMES, NEVER_READ, GlobalAndGrid, hrnet
+from hmrbench.nets.meshes.backbones import CLASSES, H64_WIDTHS, HRNET_RENAMES, NEVER_READ, GlobalAndGrid
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
 from hmrbench.nets.meshes.mesh import COARSE, JOINTS, MeshMatrices, SparseRows
-from hmrbench.nets.meshes.metro import FEATURES, OUTS, TemplateHead, cells
+from hmrbench.nets.meshes.metro import FEATURES, INPUT_SIZE, OUTS, TemplateHead, cells
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.transformers import bert
 from hmrbench.nets.transformers.bert import BertBlock
 from hmrbench.nets.truncation import Network
@@ -45,15 +48,29 @@ class GraphormerHead(TemplateHead):
         return self.meshes(x[:, : JOINTS + COARSE])
 
 
-def graphormer(backbone: str, mesh: MeshMatrices) -> Network:
+def graphormer(backbone: str, mesh: MeshMatrices, input_size: tuple[int, int] = INPUT_SIZE) -> Network:
     """Mesh Graphormer on HRNet-W64 (`h64`), for images of 224x224."""
     if backbone != "h64":
         raise unknown_name("backbone", backbone, ("h64",))
-    return Network(GlobalAndGrid(hrnet(64)), nn.Identity(), GraphormerHead(mesh))
+    return Network(GlobalAndGrid(64, "features", CLASSES), nn.Identity(), GraphormerHead(mesh))
 
 
 def official_layout() -> OfficialLayout:
     """Keys of `graphormer_*_state_dict.bin`."""
     graph = ((r"\.(lin1|lin2|skip_conv)\.W$", r".\1.weight"), (r"\.(lin1|lin2|skip_conv)\.b$", r".\1.bias"))
-    final = ((r"^backbone\.final_layer\.", "encoder.final_layer."),)
-    return OfficialLayout(graph + final + HRNET_RENAMES + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}")
+    return OfficialLayout(graph + HRNET_RENAMES + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}")
+
+
+FAMILY = Family("graphormer", "Mesh Graphormer")
+NETWORKS = (
+    Net(
+        name="graphormer-h64",
+        build=partial(graphormer, "h64"),
+        family=FAMILY,
+        input_sizes=(INPUT_SIZE,),
+        widths=H64_WIDTHS,
+        output="mesh",
+        layout=official_layout(),
+        mesh="template",
+    ),
+)

@@ -12,19 +12,26 @@ HMR2.0 has two vectors one after the other.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.geometry import rot6d_to_matrix
-from hmrbench.nets.meshes.backbones import find_backbone, hrnet, resnet50
+from hmrbench.nets.encoders.hrnet import HRNet
+from hmrbench.nets.encoders.resnet import ResNet50
+from hmrbench.nets.meshes.backbones import find_backbone
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
+SPIN_SIZE, CLIFF_SIZE = (224, 224), (256, 192)
 ROUNDS = 3
 POSE, BETAS, CAMERA = 24 * 6, 10, 3
 FEATURES, HIDDEN = 2048, 1024
 BOX_NUMBERS = 3
+HR48_WIDTHS = (48, 96, 192, 384)
 
 
 def interleaved_rot6d_to_matrix(rot6d: Tensor) -> Tensor:
@@ -100,26 +107,33 @@ class Cliff(Network):
         return out
 
 
-def spin(backbone: str = "r50") -> Network:
+def spin(backbone: str = "r50", input_size: tuple[int, int] = SPIN_SIZE) -> Network:
     """SPIN (HMR trained with fitting in the loop) on ResNet-50, for images of 224x224."""
     encoder = find_backbone(backbone, ("r50",)).build()
     return Network(encoder, nn.Identity(), IterativeRegressor())
 
 
-def cliff(backbone: str) -> Cliff:
+def cliff(backbone: str, input_size: tuple[int, int] = CLIFF_SIZE) -> Cliff:
     """CLIFF on ResNet-50 (`r50`) or HRNet-W48 (`hr48`), for images of 256x192."""
     if backbone not in ("r50", "hr48"):
         raise unknown_name("backbone", backbone, ("r50", "hr48"))
-    encoder = resnet50() if backbone == "r50" else hrnet(48, classes=0)
+    encoder = ResNet50() if backbone == "r50" else HRNet(48, "features")
     return Cliff(encoder, nn.Identity(), IterativeRegressor(BOX_NUMBERS))
 
 
 def spin_layout() -> OfficialLayout:
     """Keys of SPIN's `model_checkpoint.pt`, whose encoder has no prefix."""
-    return OfficialLayout(((r"^(conv1|bn1|layer\d)\.", r"encoder.\1."), *TO_HEAD), wrapper="model")
+    return OfficialLayout(((r"^(conv1|bn1|layer\d)\.", r"encoder.\1."), *TO_HEAD), wrapper="model", name="spin")
 
 
-def cliff_layout(backbone: str) -> OfficialLayout:
+def cliff_layout() -> OfficialLayout:
     """Keys of CLIFF's checkpoints."""
-    to_net = ((r"^encoder\.", "encoder.net."),) if backbone == "hr48" else ()
-    return OfficialLayout(to_net + TO_HEAD, wrapper="model")
+    return OfficialLayout(TO_HEAD, wrapper="model", name="cliff")
+
+
+SPIN, CLIFF = Family("spin", "SPIN"), Family("cliff", "CLIFF")
+NETWORKS = (
+    Net("spin-r50", partial(spin, "r50"), SPIN, (SPIN_SIZE,), ResNet50.widths, "mesh", layout=spin_layout()),
+    Net("cliff-r50", partial(cliff, "r50"), CLIFF, (CLIFF_SIZE,), ResNet50.widths, "mesh", layout=cliff_layout()),
+    Net("cliff-hr48", partial(cliff, "hr48"), CLIFF, (CLIFF_SIZE,), HR48_WIDTHS, "mesh", layout=cliff_layout()),
+)

@@ -10,17 +10,21 @@ are mixed into one image token for every joint and vertex, so the input is 224x2
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
-from hmrbench.nets.meshes.backbones import NEVER_READ, find_backbone
+from hmrbench.nets.meshes.backbones import BACKBONES, NEVER_READ, find_backbone
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
 from hmrbench.nets.meshes.mesh import COARSE, FULL, JOINTS, MIDDLE, LearnedUpsampling, MeshMatrices, as_tensor
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.transformers import bert
 from hmrbench.nets.transformers.bert import BertBlock
 from hmrbench.nets.truncation import Network
 
+INPUT_SIZE = (224, 224)
 CELLS = 49  # positions of the feature map, 7x7
 FEATURES = 2048
 WIDTHS = (1024, 256, 128)
@@ -101,11 +105,28 @@ class MetroHead(TemplateHead):
         return self.meshes(x)
 
 
-def metro(backbone: str, mesh: MeshMatrices) -> Network:
+def metro(backbone: str, mesh: MeshMatrices, input_size: tuple[int, int] = INPUT_SIZE) -> Network:
     """METRO on ResNet-50 (`r50`) or HRNet-W64 (`h64`), for images of 224x224."""
     return Network(find_backbone(backbone).build(), nn.Identity(), MetroHead(mesh))
 
 
 def official_layout(backbone: str) -> OfficialLayout:
     """Keys of `metro_*_state_dict.bin`."""
-    return OfficialLayout(find_backbone(backbone).renames + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}")
+    renames = find_backbone(backbone).renames
+    return OfficialLayout(renames + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}", name="metro")
+
+
+FAMILY = Family("metro", "METRO")
+NETWORKS = tuple(
+    Net(
+        name=f"metro-{backbone}",
+        build=partial(metro, backbone),
+        family=FAMILY,
+        input_sizes=(INPUT_SIZE,),
+        widths=BACKBONES[backbone].widths,
+        output="mesh",
+        layout=official_layout(backbone),
+        mesh="template",
+    )
+    for backbone in ("r50", "h64")
+)

@@ -12,6 +12,7 @@ matrices, as in SPIN.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -24,8 +25,10 @@ from hmrbench.errors import unknown_name
 from hmrbench.nets.encoders.vit import ViT
 from hmrbench.nets.meshes.iterative import interleaved_rot6d_to_matrix
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
 
+CROP_SIZE = (512, 384)
 SEEN_SIZE = (256, 192)  # of the picture that the ViT sees, height and width in pixels
 CELL_PX = 16
 GRID = (SEEN_SIZE[0] // CELL_PX, SEEN_SIZE[1] // CELL_PX)
@@ -283,7 +286,7 @@ def camera_translation(camera: Tensor) -> Tensor:
     return torch.cat((camera[:, :2], farthest * camera[:, 2:].sigmoid()), dim=1)
 
 
-def smplerx(size: str) -> Network:
+def smplerx(size: str, input_size: tuple[int, int] = CROP_SIZE) -> Network:
     """SMPLer-X-S, -B, -L or -H, for crops of 512x384 in 0..1 (RGB / 255, not normalised further)."""
     if size not in SIZES:
         raise unknown_name("size of SMPLer-X", size, SIZES)
@@ -297,4 +300,19 @@ def official_layout() -> OfficialLayout:
         (r"^body_rotation_net\.", "body_regressor."),
         (r"^hand_rotation_net\.", "hand_regressor."),
     )
-    return OfficialLayout(older + TO_HEAD, unused=r"^smplx_layer\.", wrapper="network")
+    return OfficialLayout(older + TO_HEAD, unused=r"^smplx_layer\.", wrapper="network", name="smplerx")
+
+
+FAMILY = Family("smplerx", "SMPLer-X")
+NETWORKS = tuple(
+    Net(
+        name=f"smplerx-{size}",
+        build=partial(smplerx, size),
+        family=FAMILY,
+        input_sizes=(CROP_SIZE,),
+        widths=sizes[:1],
+        output="mesh",
+        layout=official_layout(),
+    )
+    for size, sizes in SIZES.items()
+)

@@ -11,11 +11,13 @@ its image and whose queries are the 431 vertices, which look at their neighbours
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmrbench.nets.meshes.backbones import NEVER_READ, find_backbone
+from hmrbench.nets.meshes.backbones import BACKBONES, NEVER_READ, find_backbone
 from hmrbench.nets.meshes.fastmetro import WIDTHS, repeated
 from hmrbench.nets.meshes.layout import TO_HEAD, OfficialLayout
 from hmrbench.nets.meshes.mesh import (
@@ -28,7 +30,8 @@ from hmrbench.nets.meshes.mesh import (
     SparseRows,
     as_tensor,
 )
-from hmrbench.nets.meshes.metro import CELLS, cells, metro_blocks
+from hmrbench.nets.meshes.metro import CELLS, INPUT_SIZE, cells, metro_blocks
+from hmrbench.nets.record import Family, Net
 from hmrbench.nets.transformers import bert
 from hmrbench.nets.transformers.encoder_decoder import EncoderDecoder
 from hmrbench.nets.truncation import Network
@@ -145,14 +148,14 @@ class ToreMetroHead(nn.Module):
         }
 
 
-def tore_fastmetro(backbone: str, mesh: MeshMatrices) -> Network:
+def tore_fastmetro(backbone: str, mesh: MeshMatrices, input_size: tuple[int, int] = INPUT_SIZE) -> Network:
     """TORE on FastMETRO-L with ResNet-50 (`r50`), HRNet-W64 (`h64`) or EfficientNet-B0 (`effb0`); any input size in
     multiples of 32."""
     encoder = find_backbone(backbone, FASTMETRO_BACKBONES)
     return Network(encoder.build(), nn.Identity(), ToreFastMETROHead(encoder.channels, mesh))
 
 
-def tore_metro(backbone: str, mesh: MeshMatrices) -> Network:
+def tore_metro(backbone: str, mesh: MeshMatrices, input_size: tuple[int, int] = INPUT_SIZE) -> Network:
     """TORE on METRO with ResNet-50 (`r50`) or HRNet-W64 (`h64`), for images of 224x224."""
     return Network(find_backbone(backbone).build(), nn.Identity(), ToreMetroHead(mesh))
 
@@ -160,4 +163,35 @@ def tore_metro(backbone: str, mesh: MeshMatrices) -> Network:
 def official_layout(backbone: str) -> OfficialLayout:
     """Keys of TORE's checkpoints, on FastMETRO and on METRO."""
     renames = find_backbone(backbone, FASTMETRO_BACKBONES).renames
-    return OfficialLayout(renames + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}")
+    return OfficialLayout(renames + TO_HEAD, never_read=f"{NEVER_READ}|{bert.NEVER_READ}", name="tore")
+
+
+FAMILY = Family("tore", "TORE")
+NETWORKS = (
+    *(
+        Net(
+            name=f"tore-fastmetro-l-{backbone}",
+            build=partial(tore_fastmetro, backbone),
+            family=FAMILY,
+            input_sizes=(INPUT_SIZE,),
+            widths=BACKBONES[backbone].widths,
+            output="mesh",
+            layout=official_layout(backbone),
+            mesh="matrices",
+        )
+        for backbone in FASTMETRO_BACKBONES
+    ),
+    *(
+        Net(
+            name=f"tore-metro-{backbone}",
+            build=partial(tore_metro, backbone),
+            family=FAMILY,
+            input_sizes=(INPUT_SIZE,),
+            widths=BACKBONES[backbone].widths,
+            output="mesh",
+            layout=official_layout(backbone),
+            mesh="template",
+        )
+        for backbone in ("r50", "h64")
+    ),
+)

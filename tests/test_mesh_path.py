@@ -1,0 +1,408 @@
+"""The mesh networks by name: eval, score, predict and profile on a made body of SMPL's format, and every rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from made_bodies import smpl_sized
+from test_cli import hmrbench
+
+from hmrbench import evaluation, geometry, zoo
+from hmrbench.body import Body, find_body, find_gendered, install_body
+from hmrbench.body.mesh_assets import made_mesh, write_mesh_assets
+from hmrbench.cards import load_card, load_cards
+from hmrbench.data import load_spec
+from hmrbench.errors import DataError, UsageError
+from hmrbench.metrics.protocols import ANNOTATED_TO_14
+from hmrbench.nets.meshes.mesh import H36M_TO_14
+from hmrbench.nets.record import known_networks
+
+pytestmark = pytest.mark.usefixtures("calm")
+JOINTS = [25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43]
+SPEC = f"""
+people-3d:
+  {{task: hmr, title: People, reader: hmr-npz, folder: people, annotations: people.npz, images: pictures, licence: none,
+   metrics: [mpjpe, pck], options: {{pve: true, pelvis: 39, joints: {JOINTS}, gendered_truth: true}}}}
+"""
+CENTERS, SIZE = np.array([(120.0, 110.0), (150.0, 100.0), (90.5, 130.25)]), 160.0
+MESH_CARDS = [name for name, card in load_cards().items() if card.build in known_networks() and card.task == "hmr"]
+# One of each family, the smallest.
+SMALL = ["fastmetro-s-r50", "tore-fastmetro-l-effb0", "spin-r50", "cliff-r50", "smplerx-s"]
+
+
+def made_body(shift: float = 0.0) -> dict[str, Any]:
+    """A body of SMPL's format in which every regressor finds the same joints, so that all rules can agree."""
+    extra = np.zeros((19, 6890))
+    h36m = made_mesh().joints17.toarray()
+    extra[list(ANNOTATED_TO_14)] = h36m[list(H36M_TO_14)]
+    extra[14] = h36m[0]
+    extra[13, 5000] = extra[15, 5100] = extra[16, 5200] = extra[17, 5300] = 1
+    parts = smpl_sized(joint_regressor_extra=extra)
+    rng = np.random.default_rng(3)
+    regressor = np.zeros((24, 6890))
+    for joint in range(24):
+        regressor[joint, 280 * joint : 280 * joint + 10] = 0.1
+    parts["v_template"] = made_mesh().template * [1, -1, 1] + rng.normal(0, 0.01, (6890, 3)) + shift
+    return parts | {"J_regressor": regressor, "f": rng.integers(0, 6890, (400, 3))}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a made SMPL and mesh assets, and a data set of three people in two pictures: that body's truth."""
+    root = tmp_path_factory.mktemp("home")
+    bodies = root / "cache" / "bodies"
+    install_body(made_body(), bodies)
+    write_mesh_assets(bodies / "mesh_assets.npz", made_mesh())
+    (root / "sets.yaml").write_text(SPEC)
+    write_people(root / "people", find_body("smpl", bodies))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HMRBENCH_CACHE", str(home / "cache"))
+
+
+def params() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pose = 0.2 * torch.randn(3, 24, 3, generator=generator)
+    pose[:, 0] = torch.tensor([torch.pi, 0, 0])
+    return {"pose": pose, "betas": 0.5 * torch.randn(3, 10, generator=generator)}
+
+
+def posed(body: Body) -> Any:
+    matrices = geometry.axis_angle_to_matrix(params()["pose"])
+    with torch.no_grad():
+        vertices = body(matrices[:, :1], matrices[:, 1:], params()["betas"], vertices=True).vertices
+    assert vertices is not None
+    return vertices.numpy()
+
+
+def write_people(folder: Path, body: Body, **change: Any) -> None:
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.jpg", "b.jpg"):
+        noise = rng.integers(0, 256, (12, 16, 3), np.uint8)
+        cv2.imwrite(str(folder / "pictures" / name), cv2.resize(noise, (320, 240), interpolation=cv2.INTER_CUBIC))
+    joints = body.joints_of(torch.from_numpy(posed(body))).numpy()
+    in_space = np.concatenate([joints, np.ones((3, 44, 1))], axis=2)
+    in_image = np.concatenate([CENTERS[:, None] + 60 * joints[..., :2], np.ones((3, 44, 1))], axis=2)
+    fields = {
+        "imgname": np.array(["a.jpg", "b.jpg", "a.jpg"]),
+        "center": CENTERS,
+        "scale": np.array([[0.75 * SIZE, SIZE]] * 3),
+        "body_keypoints_2d": in_image[:, :25],
+        "extra_keypoints_2d": in_image[:, 25:],
+        "body_keypoints_3d": in_space[:, :25],
+        "extra_keypoints_3d": in_space[:, 25:],
+        "body_pose": params()["pose"].flatten(1).numpy(),
+        "betas": params()["betas"].numpy(),
+    }
+    np.savez(folder / "people.npz", **{k: v for k, v in (fields | change).items() if v is not None})
+
+
+def common(home: Path) -> tuple[Any, ...]:
+    return ("-d", "people-3d", "--data-root", home, "--datasets-file", home / "sets.yaml", "--json")
+
+
+def spec_of(home: Path, protocol: str | None = None) -> Any:
+    return evaluation.with_protocol(load_spec("people-3d", home / "sets.yaml"), protocol)
+
+
+# --------------------------------------------------------------------------- cards
+
+
+def test_there_is_a_card_for_every_network_and_a_network_for_every_card() -> None:
+    built = {load_card(name).build for name in MESH_CARDS}
+    assert built == {net.name for net in known_networks().values() if net.output == "mesh"}
+    assert len(MESH_CARDS) == 22  # the 21, and FastMETRO-L-H64 with its SMPL regressor
+    for name in MESH_CARDS:
+        card = load_card(name)
+        assert card.weights
+        assert card.input in known_networks()[name].input_sizes
+        assert all(p.source and (p.metric == "MPE" or "@" in p.metric) for p in card.published), name
+
+
+def test_published_numbers_of_other_rules_have_names_of_their_own() -> None:
+    from hmrbench.report.references import load_references
+
+    for row in load_references():
+        if row.model.startswith(("METRO", "FastMETRO", "TORE", "MeshGraphormer", "CLIFF", "SPIN", "PARE")):
+            assert all("@" in metric for scores in row.metrics.values() for metric in scores), row
+
+
+# --------------------------------------------------------------------------- eval
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_eval_on_pictures(home: Path, tmp_path: Path, name: str) -> None:
+    ran = hmrbench("eval", name, "--weights", "random", "--device", "cpu", "--runs", tmp_path, *common(home))
+    assert ran.exit_code == 0, ran.stderr
+    row = json.loads(ran.stdout)[0]
+    assert row["samples"] == 3
+    assert row["metrics"]["MPJPE"] > 10
+    assert set(row["metrics"]) >= {"MPJPE", "PA-MPJPE", "PVE", "PCK@0.05"}
+    assert row["input"] == load_card(name).input_text
+    assert row["codec"] == load_card(name).codec
+    needs = known_networks()[name].mesh
+    assert ("mesh_assets_sha256" in row["protocol"]) == bool(needs)
+    assert any("approximation" in remark for remark in row["remarks"]) == name.startswith("smplerx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["metro-r50", "tore-metro-r50", "graphormer-h64"])
+def test_eval_of_networks_that_start_from_a_template(home: Path, tmp_path: Path, name: str) -> None:
+    ran = hmrbench("eval", name, "--weights", "random", "--device", "cpu", "--runs", tmp_path, *common(home))
+    assert ran.exit_code == 0, ran.stderr
+    row = json.loads(ran.stdout)[0]
+    assert row["protocol"]["template"] == "SMPL's"
+    assert not row["remarks"]
+
+
+def job_of(home: Path, name: str, **settings: Any) -> evaluation.Job:
+    made = evaluation.EvaluationSettings(weights="random", device="cpu", data_root=home, **settings)
+    return evaluation.prepare(name, spec_of(home), made)
+
+
+def test_the_row_says_when_the_template_is_not_smpls(home: Path, tmp_path: Path) -> None:
+    stored = job_of(home, "metro-r50")  # whose template is that of the installed body
+    assert stored.protocol["template"] == "SMPL's"
+    assert stored.remarks == []
+    own = write_mesh_assets(tmp_path / "own.npz", made_mesh())
+    given = job_of(home, "metro-r50", mesh_assets=own)
+    assert given.protocol["template"] == "not SMPL's"
+    assert "not the official one" in given.remarks[0]
+    assert given.protocol["mesh_assets"] == "own.npz"
+    assert given.protocol["mesh_assets_sha256"] != stored.protocol["mesh_assets_sha256"]
+    assert given.key != stored.key
+    assert "template" not in job_of(home, "fastmetro-s-r50").protocol
+
+
+def test_missing_mesh_assets_stop_with_the_cure(home: Path, tmp_path: Path) -> None:
+    for command in (("eval", "metro-r50", "--runs", tmp_path), ("eval", "tore-fastmetro-l-r50", "--runs", tmp_path)):
+        ran = hmrbench(*command, "--weights", "random", "--mesh-assets", tmp_path / "none.npz", *common(home))
+        assert ran.exit_code == 3
+        assert "hmrbench body fetch" in ran.stderr
+        assert "none.npz" in ran.stderr
+    with pytest.raises(DataError, match="body fetch"):
+        zoo.load_model("fastmetro-s-r50", "random", mesh_assets=tmp_path / "none.npz")
+    rule = hmrbench("eval", "spin-r50", "--weights", "random", "--mesh-assets", tmp_path / "none.npz", "--runs",
+                    tmp_path, "--protocol", "metro", *common(home))  # fmt: skip
+    assert rule.exit_code == 3
+    assert "body fetch" in rule.stderr
+
+
+def test_a_body_of_another_topology_cannot_tell_joints(tmp_path: Path) -> None:
+    ran = hmrbench("eval", "fastmetro-s-r50", "-d", "demo-mesh", "--weights", "random", "--runs", tmp_path)
+    assert ran.exit_code == 3
+    assert "6,890 vertices of SMPL" in ran.stderr
+    rule = hmrbench("eval", "swinhmr2-t-s2", "-d", "demo-mesh", "--protocol", "all", "--runs", tmp_path)
+    assert rule.exit_code == 3
+    assert "6,890 vertices" in rule.stderr
+
+
+def test_a_network_loads_with_the_assets_that_are_given(tmp_path: Path) -> None:
+    shifted = made_mesh(made_mesh().template + np.float32(0.1) * np.arange(6890)[:, None] / 6890)
+    net: Any = zoo.load_model("metro-r50", "random", mesh_assets=write_mesh_assets(tmp_path / "m.npz", shifted))
+    expected = torch.tensor(shifted.template_tokens(), dtype=torch.float32)
+    assert torch.allclose(net.head.template, expected, atol=1e-6)
+
+
+# --------------------------------------------------------------------------- rules
+
+
+def saved(path: Path, **arrays: Any) -> Path:
+    np.savez(path, id=np.array([f"person {i}" for i in range(3)]), **arrays)
+    return path
+
+
+def scored(home: Path, file: Path, *args: Any) -> dict[str, Any]:
+    ran = hmrbench("score", file, *args, *common(home))
+    assert ran.exit_code == 0, ran.stderr
+    row: dict[str, Any] = json.loads(ran.stdout)[0]
+    return row
+
+
+def test_vertices_equal_to_the_truth_are_perfect_by_every_rule(home: Path, tmp_path: Path) -> None:
+    file = saved(tmp_path / "p.npz", vertices_m=posed(find_body("smpl")))
+    row = scored(home, file, "--protocol", "all")
+    names = {"MPJPE", "PA-MPJPE", "PVE"}
+    rules = {"metro": names, "spin": names - {"PVE"}, "smplerx": names, "smpl24": names}
+    expected = names | {f"{name}@{rule}" for rule, own in rules.items() for name in own}
+    assert set(row["metrics"]) == expected
+    assert max(row["metrics"].values()) < 2e-3
+    said = row["protocol"]["rules"]
+    assert list(said) == ["4d-humans", *rules]
+    assert [said[rule]["joints"] for rule in said] == [14, 14, 14, 14, 24]
+    assert "midpoint of the hips" in said["metro"]["pelvis"]
+    assert "not the public one" in said["metro"]["regressor"]
+    assert "not the gendered mesh's" in said["spin"]["truth"]
+    assert "no pck: the file lacks keypoints_px" in row["remarks"]
+
+
+@pytest.mark.parametrize("rule", ["metro", "spin", "smplerx", "smpl24"])
+def test_a_planted_similarity_gives_the_right_values(home: Path, tmp_path: Path, rule: str) -> None:
+    """A turn, a scale and a shift: PA-MPJPE 0, the others by arithmetic on the mesh."""
+    truth = posed(find_body("smpl")).astype(np.float64)
+    turn = geometry.axis_angle_to_matrix(torch.tensor([0.1, 0.4, -0.2])).double().numpy()
+    moved = 1.2 * truth @ turn.T + [0.3, -2.0, 4.0]
+    row = scored(home, saved(tmp_path / "p.npz", vertices_m=moved), "--protocol", rule)
+    assert {name.partition("@")[2] for name in row["metrics"]} == {rule}
+    found = {name.partition("@")[0]: value for name, value in row["metrics"].items()}
+    tree = rule in ("smplerx", "smpl24")
+    regressor = made_body()["J_regressor"] if tree else made_mesh().joints17.toarray()
+    joints = np.einsum("jv,nvc->njc", regressor, truth)
+    chosen = {"smplerx": [1, 2, 4, 5, 7, 8, 12, *range(15, 22)], "smpl24": list(range(24))}.get(rule, list(H36M_TO_14))
+    origin = joints[:, chosen][:, 2:4].mean(1) if rule == "metro" else joints[:, 0]
+    about = joints[:, chosen] - origin[:, None]
+    expected = 1000 * np.linalg.norm(1.2 * about @ turn.T - about, axis=2).mean()
+    assert found["MPJPE"] == pytest.approx(expected, rel=1e-4)
+    assert found["PA-MPJPE"] == pytest.approx(0, abs=2e-3)
+    if rule != "spin":
+        mesh = truth - joints[:, :1]
+        expected = 1000 * np.linalg.norm(1.2 * mesh @ turn.T - mesh, axis=2).mean()
+        assert found["PVE"] == pytest.approx(expected, rel=1e-4)
+    else:
+        assert "PVE" not in found
+
+
+def test_rules_of_parameters_and_of_their_vertices_agree(home: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    pose = geometry.axis_angle_to_matrix(params()["pose"] + 0.1 * torch.from_numpy(rng.normal(size=(3, 24, 3))).float())
+    given = {"global_orient": pose[:, :1], "body_pose": pose[:, 1:], "betas": params()["betas"]}
+    body = find_body("smpl")
+    with torch.no_grad():
+        out = body(**given, vertices=True)
+    arrays = {f"params.{name}": value.numpy() for name, value in given.items()}
+    by_params = scored(home, saved(tmp_path / "a.npz", joints_m=out.joints.numpy(), **arrays), "--protocol", "all")
+    by_mesh = scored(home, saved(tmp_path / "b.npz", vertices_m=out.vertices.numpy()), "--protocol", "all")
+    assert by_params["metrics"].keys() == by_mesh["metrics"].keys()
+    for name, value in by_params["metrics"].items():
+        assert by_mesh["metrics"][name] == pytest.approx(value, abs=1e-2), name
+    assert by_mesh["metrics"]["MPJPE"] > 10
+
+
+def test_joints_of_any_tool(home: Path, tmp_path: Path) -> None:
+    truth = posed(find_body("smpl"))
+    h36m = np.einsum("jv,nvc->njc", made_mesh().joints17.toarray(), truth)
+    file = saved(tmp_path / "p.npz", joints14_m=(h36m - h36m[:, :1])[:, list(H36M_TO_14)])
+    row = scored(home, file, "--protocol", "all")
+    assert set(row["metrics"]) == {f"{name}@{rule}" for name in ("MPJPE", "PA-MPJPE") for rule in ("metro", "spin")}
+    assert max(row["metrics"].values()) < 2e-3
+    assert any(remark.startswith("not by rule 'smpl24'") for remark in row["remarks"])
+    assert row["protocol"]["rules"]["metro"]["predicted"] == "joints of the file"
+    tree = np.einsum("jv,nvc->njc", made_body()["J_regressor"], truth)
+    row = scored(home, saved(tmp_path / "t.npz", joints24_m=tree - tree[:, :1]), "--protocol", "smpl24")
+    assert row["metrics"]["MPJPE@smpl24"] < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "args", "message"),
+    [
+        ({}, (), "lacks joints_m or vertices_m, keypoints_px"),
+        ({"vertices_m": np.zeros((3, 100, 3))}, (), r"vertices_m: a mesh of (100, 3)"),
+        ({"vertices_m": np.full((3, 6890, 3), np.nan)}, (), "not finite"),
+        ({"joints14_m": np.zeros((3, 13, 3))}, (), "expected (3, 14, 3)"),
+        ({"joints_m": np.zeros((3, 44, 3))}, ("--protocol", "metro"), "nothing that rule 'metro' can compare"),
+    ],
+)
+def test_files_that_do_not_do(home: Path, tmp_path: Path, arrays: dict[str, Any], args: Any, message: str) -> None:
+    ran = hmrbench("score", saved(tmp_path / "p.npz", **arrays), *args, *common(home))
+    assert ran.exit_code == 3
+    assert "p.npz" in ran.stderr
+    assert message in ran.stderr
+
+
+def test_unknown_rules_and_rules_for_keypoints_are_refused(home: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean metro"):
+        spec_of(home, "metroo")
+    with pytest.raises(UsageError, match="rule for meshes"):
+        evaluation.with_protocol(load_spec("coco-val"), "metro")
+    assert spec_of(home, "4d-humans") == spec_of(home)
+
+
+def test_spins_truth_is_the_gendered_mesh(home: Path, tmp_path: Path) -> None:
+    """Where the file says genders and the bodies are installed; the women's mesh differs here."""
+    bodies = home / "cache" / "bodies"
+    paths = [install_body({**made_body(), "gender": "male"}, bodies, gender="male")]
+    female = made_body()
+    female["v_template"] = female["v_template"] * [1.1, 1, 1]
+    paths.append(install_body({**female, "gender": "female"}, bodies, gender="female"))
+    try:
+        assert list(find_gendered()) == ["female", "male"]
+        folder = tmp_path / "people"
+        write_people(folder, find_body("smpl"), gender=np.array(["m", "f", "m"]))
+        meshes = posed(find_body("smpl"))
+        meshes[1] = posed(find_gendered()["female"])[1]
+        file = saved(tmp_path / "p.npz", vertices_m=meshes)
+        args = ("-d", "people-3d", "--data-root", tmp_path, "--datasets-file", home / "sets.yaml", "--json")
+        row = json.loads(hmrbench("score", file, "--protocol", "all", *args).stdout)[0]
+        assert row["metrics"]["MPJPE@spin"] < 2e-3
+        assert row["metrics"]["MPJPE@smpl24"] < 2e-3
+        assert row["metrics"]["MPJPE@metro"] > 1  # whose truth is annotated, by the neutral body here
+        assert row["protocol"]["rules"]["spin"]["truth"] == "the gendered mesh's joints"
+    finally:
+        for path in paths:
+            path.unlink()
+
+
+def test_the_female_body_is_not_kept_as_the_neutral_or_the_male_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--gender female"):
+        install_body({**made_body(), "gender": "female"}, tmp_path)
+    with pytest.raises(DataError, match="not the male one"):
+        install_body({**made_body(), "gender": "female"}, tmp_path, gender="male")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rules_side_by_side_are_printed(home: Path, tmp_path: Path) -> None:
+    file = saved(tmp_path / "p.npz", vertices_m=posed(find_body("smpl")))
+    shown = hmrbench("score", file, "--protocol", "all", *common(home)[:-1], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.stderr
+    for word in ("4d-humans", "metro", "spin", "smplerx", "smpl24", "midpoint of the hips", "annotated joints"):
+        assert word in " ".join(shown.stdout.split()), word
+
+
+def test_eval_by_all_rules_scores_as_its_saved_predictions(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "p.npz"
+    ran = hmrbench("eval", "tore-fastmetro-l-effb0", "--weights", "random", "--device", "cpu", "--runs", tmp_path / "r",
+                   "--protocol", "all", "--save-predictions", file, *common(home))  # fmt: skip
+    assert ran.exit_code == 0, ran.stderr
+    row = json.loads(ran.stdout)[0]
+    again = scored(home, file, "--protocol", "all")
+    assert again["metrics"] == pytest.approx(row["metrics"], abs=1e-3)
+    assert {"MPJPE@metro", "PVE@metro", "MPJPE@spin", "MPJPE@smpl24", "PCK@0.1"} <= set(row["metrics"])
+
+
+# --------------------------------------------------------------------------- predict
+
+
+def test_predict_draws_a_regressed_mesh(home: Path, tmp_path: Path) -> None:
+    picture = home / "people" / "pictures" / "a.jpg"
+    drawn = hmrbench("predict", "tore-fastmetro-l-effb0", picture, "--weights", "random", "--save-mesh", "obj",
+                     "--device", "cpu", "-o", tmp_path, "--json")  # fmt: skip
+    assert drawn.exit_code == 0, drawn.stderr
+    person = json.loads(drawn.stdout)[0]["people"][0]
+    assert len(person["keypoints_px"]) == 44
+    assert "betas" not in person
+    lines = (tmp_path / person["mesh"]).read_text().splitlines()
+    assert sum(line.startswith("v ") for line in lines) == 6890
+    assert (tmp_path / "a-tore-fastmetro-l-effb0.png").is_file()
+
+
+# --------------------------------------------------------------------------- profile
+
+
+def test_profile_counts_as_the_papers_do_and_says_what_nothing_reads(tmp_path: Path) -> None:
+    ran = hmrbench("profile", "tore-fastmetro-l-effb0", "--repeats", "0", "--runs", tmp_path, "--json",
+                   env={"HMRBENCH_CACHE": str(tmp_path / "none")})  # fmt: skip
+    assert ran.exit_code == 0, ran.stderr
+    row = json.loads(ran.stdout)[0]
+    assert (row["params"], row["params_unread"]) == (31_624_084, 1_281_000)
+    assert row["macs"] == pytest.approx(1.563835e9, rel=2e-3)
+    assert "1.28 M of 31.62 M parameters" in ran.stderr
