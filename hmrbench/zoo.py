@@ -72,9 +72,10 @@ def codec_of(card: ModelCard, name: str | None = None) -> Codec:
     """
     net = find_network(card)
     split = net.split if net is not None else card.head.split if card.head.kind in ("simcc", "rtmcc") else None
-    bins = {} if split in (None, 2.0) else {"split": split}
     options = card.decode.codec_options if name in (None, card.codec) else {}
-    return find_codec(name or card.codec, {**bins, **options}, card.file)
+    if split is not None and "split" in find_codec(name or card.codec, file=card.file).options:
+        options = {"split": split, **options}
+    return find_codec(name or card.codec, options, card.file)
 
 
 def _make_encoder(

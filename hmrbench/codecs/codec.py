@@ -79,6 +79,11 @@ class Codec:
     vary: Callable[..., Codec] | None = None
     whole: bool = False
 
+    @property
+    def options(self) -> list[str]:
+        """The names of its options."""
+        return [] if self.vary is None else list(inspect.signature(self.vary).parameters)
+
 
 def find_codec(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None) -> Codec:
     """The codec of that name, or the one at an import path such as `mypkg.codec:CODEC`.
@@ -97,7 +102,7 @@ def find_codec(name: str, options: Mapping[str, Any] | None = None, file: Path |
         raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
     if not options:
         return found
-    known = [] if found.vary is None else list(inspect.signature(found.vary).parameters)
+    known = found.options
     if found.vary is None or (wrong := [unknown_key(key, known) for key in options if key not in known]):
         raise UsageError(f"codec '{name}': {'; '.join(wrong) if known else 'it has no options'}")
     return found.vary(**options)
