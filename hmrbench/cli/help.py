@@ -27,12 +27,10 @@ PANELS = {
     "What is held": ("baseline", "update", "costs", "interval", "tolerance", "resamples", "confidence"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
-        "calibrate", "calibration_crops", "max_drop",
         "cuda_graph",
     ),
     "What is written": (
         "runs", "output", "out", "save_predictions", "json", "resume", "minutes", "half", "format", "digits", "metric",
-        "by",
         "junit", "summary", "against", "offline",
     ),
 }  # fmt: skip
