@@ -50,7 +50,7 @@ EXAMPLES = {
     ),
     "export": (
         "hmrbench export vmpose-t-s2 --runtime onnx --weights demo -o vmpose.onnx",
-        "hmrbench export vmpose-t-s2 --runtime openvino --dtype int8 --calibrate demo-pose-train --data-root data -o v.xml",
+        "hmrbench export vmpose-t-s2 --runtime openvino --dtype int8 --calibrate demo-pose-train -o v.xml",
     ),
     "table": ("hmrbench table", "hmrbench table --against S4 --with-published -f latex -o table.tex"),
     "profile": (
