@@ -24,7 +24,7 @@ test: setup  ## the gates on this project's own costs and demo accuracies, then 
 	$(BIN)/python -m hmrbench eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate
 	$(BIN)/python -m hmrbench eval vmhmr2-t-s2 -d demo-mesh --runs build/gate
 	$(BIN)/python -m hmrbench check --baseline baselines/demo.json --runs build/gate
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every dependency at its lower bound in an environment of its own.
 OLDEST := $(VENV)-oldest

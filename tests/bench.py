@@ -195,7 +195,7 @@ def coco_scene(people: int, detections: int) -> tuple[dict[str, Any], list[dict[
 
 
 def bench_encoders(rounds: int) -> None:
-    """Encoders against timm's networks of the same sizes, at 256x192, eager, in process time of these threads."""
+    """Encoders against timm's networks of the same sizes, at 256x192, eager."""
     keep_freed_memory(torch.device("cpu"))
     for name, other in (("vit-b", timm_vit), ("swin-t", timm_swin)):
         ours, theirs = create_encoder(name).eval(), other().eval()

@@ -6,6 +6,10 @@ import gc
 import json
 import os
 import sys
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait for those of another worker take fifty times as long
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -31,6 +31,7 @@ from hmrbench.cards import load_cards
 from hmrbench.nets.encoders import scan_cuda, scan_torch, selective_scan
 from hmrbench.nets.fusion import fuse
 from hmrbench.profiling import ProfileSettings, flops, latency
+from hmrbench.runtimes.pytorch import graphed
 from hmrbench.schema import ModelCard
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def as_way(net: nn.Module, x: Tensor, way: str) -> Callable[[Tensor], Any]:
     """The network's forward in a way of running; on a CPU nothing is captured, and compiled code stays Python."""
     if way == "compile":
         return torch.compile(net, backend="inductor" if x.is_cuda else "eager")
-    return latency.graphed(net, x) if way == "cuda graph" and x.is_cuda else net
+    return graphed(net, x) if way == "cuda graph" and x.is_cuda else net
 
 
 def check_networks(

@@ -131,7 +131,7 @@ class Case:
         return " ".join(words[:2]) if words[0] in ("weights", "body") or words[:2] in _GROUPED else words[0]
 
 
-_GROUPED = [["datasets", verb] for verb in ("check", "fetch", "prepare", "make")]
+_GROUPED = [["datasets", verb] for verb in ("check", "fetch", "prepare", "make", "show")]
 EVAL = f"eval plain --weights random --device cpu --workers 1 --runs out {FIND} -d"
 TRAIN = f"train learner -d people-2d --device cpu --workers 1 -o out {FIND} --recipe"
 PREDICT = "predict plain person.jpg --device cpu -o out --models-dir cards --weights"
@@ -233,6 +233,7 @@ CASES = [
         for line, fails in (
             ("datasets", False),
             ("datasets check people-2d --data-root .", True),
+            ("datasets show people-2d", True),
             ("datasets fetch packed --data-root .", True),
             ("reproduce -d people-2d --data-root . --offline", True),
             ("datasets prepare packed --from . --data-root .", True),

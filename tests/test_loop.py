@@ -122,10 +122,11 @@ def test_the_loop_reaches_nine_tenths_of_the_bare_rate(tmp_path: Path, tiny_card
     root = make_coco(tmp_path / "coco", (7,) * 8)
     job = prepare_job(
         "tiny-a", "coco-val", weights="random", data_root=root, device="cpu", batch_size=8, boxes="det",
-        flip=False, codec="dark", models_dirs=[tiny_cards],
+        flip=False, codec="plain", models_dirs=[tiny_cards],
     )  # fmt: skip
     ratios = []
     while not ratios or (len(ratios) < 4 and max(ratios) < 0.9):  # others use this machine as well
+        torch.manual_seed(0)
         net = Sleeping(0.25)
         start = time.perf_counter()
         found = evaluation.predict_all(net, job)
@@ -134,10 +135,10 @@ def test_the_loop_reaches_nine_tenths_of_the_bare_rate(tmp_path: Path, tiny_card
     assert max(ratios) >= 0.9, ratios
     plain = evaluation.predict_all(net, prepare_job(
         "tiny-a", "coco-val", weights="random", data_root=root, device="cpu", batch_size=64, boxes="det",
-        flip=False, codec="dark", models_dirs=[tiny_cards], workers=1,
+        flip=False, codec="plain", models_dirs=[tiny_cards], workers=1,
     ))  # fmt: skip
     for a, b in zip(found, plain, strict=True):
-        np.testing.assert_allclose(a.keypoints_px, b.keypoints_px, atol=1e-3)
+        np.testing.assert_allclose(a.keypoints_px, b.keypoints_px, rtol=1e-5, atol=1e-3)
 
 
 def test_threads_are_as_many_as_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

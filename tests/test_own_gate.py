@@ -92,6 +92,17 @@ def test_a_harmless_retraining_passes_by_intervals_and_a_worse_network_does_not(
         assert (verdict["verdict"] == "worse") <= (compared[name]["verdict"] == "worse")
 
 
+def test_a_row_of_which_no_score_has_an_interval_is_not_passed(data: Path, tmp_path: Path, baseline: Path) -> None:
+    score(data, "worse", tmp_path / "worse")
+    content = json.loads(baseline.read_text())
+    content["rows"][0]["values"] = {"ARM": content["rows"][0]["values"]["ARM"]}
+    baseline.write_text(json.dumps(content))
+    args = ("check", "--baseline", baseline, "--runs", tmp_path / "worse", "--interval")
+    result = hmrbench(*args)
+    assert result.exit_code == 3, result.output
+    assert "no score of net on mine has an interval" in " ".join(result.output.split())
+
+
 def test_the_tolerance_is_what_the_interval_must_exclude(data: Path, tmp_path: Path, baseline: Path) -> None:
     score(data, "worse", tmp_path / "worse")
     _, verdicts = check(baseline, tmp_path / "worse", "--interval", "--tolerance", "100")

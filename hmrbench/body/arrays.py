@@ -174,7 +174,7 @@ def _geometry(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
                 raise DataError(f"{name}: {part} is {array.shape}, not {shape}: {why}")
             if array.dtype.kind not in "biuf":
                 raise DataError(f"{name}: {part} is not finite numbers but {array.dtype}")
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 array = np.ascontiguousarray(array, np.float32)
             if not np.isfinite(array).all():
                 raise DataError(f"{name}: {part} is not finite")

@@ -44,9 +44,9 @@ def check(
         list[str] | None,
         typer.Option(
             "--tolerance",
-            metavar="[NAME=]NUMBER",
+            metavar="[NAME=]X",
             help="How much worse a score may be in its own unit (0.1 if nobody says), by which part of itself a count "
-            "may differ (0), how many times as slow a network may be (1.1); a NUMBER alone is for all scores. Goes "
+            "may differ (0), how many times as slow a network may be (1.1); X alone is for all scores. Goes "
             "before what the file says; with --update, into the file.",
         ),
     ] = None,

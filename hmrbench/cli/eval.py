@@ -83,7 +83,7 @@ def evaluate(
     cards = find_cards(model, load_cards(models_dir or []))
     settings = EvaluationSettings(
         weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, runtime=runtime,
-        fused=fuse, batch_size=batch_size, workers=workers,
+        fused=fuse, batch_size=batch_size, workers=workers, data_root=data_root,
     )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):

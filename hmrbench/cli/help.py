@@ -19,17 +19,20 @@ PANELS = {
     "Network": ("weights", "flip", "codec", "body", "mesh_assets", "protocol", "models_dir", "init"),
     "Recipe": ("recipe", "epochs", "steps", "lr", "seed", "real_bodies"),
     "What is drawn": (
-        "task", "x", "y", "size", "with_published", "untrained", "front", "labels", "y_min", "y_max", "pictures",
+        "task", "x", "y", "size", "with_published", "untrained", "front", "labels", "y_min", "y_max", "pictures", "by",
     ),
+    "In 8 bits": ("calibrate", "calibration_crops", "max_drop"),
     "The picture": ("width", "height", "dpi", "title", "side_view", "keypoint_score", "save_mesh"),
     "What is timed": ("every", "scope", "repeats", "seconds", "by_module", "unstable"),
     "What is held": ("baseline", "update", "costs", "interval", "tolerance", "resamples", "confidence"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
+        "calibrate", "calibration_crops", "max_drop",
         "cuda_graph",
     ),
     "What is written": (
         "runs", "output", "out", "save_predictions", "json", "resume", "minutes", "half", "format", "digits", "metric",
+        "by",
         "junit", "summary", "against", "offline",
     ),
 }  # fmt: skip
@@ -46,6 +49,10 @@ EXAMPLES = {
     "predict": (
         "hmrbench predict vmpose-t-s2 photo.jpg --boxes full --weights demo",
         "hmrbench predict hmr2-h photo.jpg --side-view --save-mesh obj",
+    ),
+    "export": (
+        "hmrbench export vmpose-t-s2 --runtime onnx --weights demo -o vmpose.onnx",
+        "hmrbench export vmpose-t-s2 --runtime openvino --dtype int8 --calibrate demo-pose-train --data-root data -o v.xml",
     ),
     "table": ("hmrbench table", "hmrbench table --against S4 --with-published -f latex -o table.tex"),
     "profile": (

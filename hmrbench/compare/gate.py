@@ -240,7 +240,10 @@ class Intervals:
             )
         units, higher = now.get("units") or {}, now.get("higher_is_better") or {}
         before = Scores(f"the baseline's row of {name}", row["values"], kept, units, higher)
-        return {d.metric: d for d in compare_scores(before, Scores.of_run(now["run"]), self.draw).differences}
+        found = {d.metric: d for d in compare_scores(before, Scores.of_run(now["run"]), self.draw).differences}
+        if found and all(d.low is None for d in found.values()):
+            raise DataError(f"no score of {name} has an interval: {next(iter(found.values())).reason}")
+        return found
 
 
 def check(baseline: Mapping[str, Any], rows: Sequence[Row], intervals: Intervals | None = None) -> list[Verdict]:

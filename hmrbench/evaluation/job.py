@@ -214,7 +214,7 @@ def prepare(
     """
     s = settings or EvaluationSettings()
     card, spec = card_and_spec(model, dataset, s.models_dirs, s.datasets_file)
-    if s.dtype not in (known := (*DTYPES, "int8")):
+    if s.dtype not in (known := (*DTYPES, *(["int8"] if s.runtime else []))):
         raise UsageError(f"dtype must be one of {', '.join(known)}, not '{s.dtype}'")
     runtime, exported = runtimes.choose(card, s.runtime)
     dtype = s.dtype if exported is None else exported.precision(s.dtype)
