@@ -106,13 +106,15 @@ class Crop(_Frozen):
 
 
 class Head(_Frozen):
-    """The decoder: its kind and sizes (read by `zoo.build_net`).
+    """The decoder: its kind and sizes.
 
-    Of `heatmap` and `simcc`: `filters` of the transposed convolutions, in `groups`. Of `simcc` and `rtmcc`: `split`,
-    bins per pixel. Of `smpl`: the others, all of them.
+    `kind` is heatmap, simcc, rtmcc or smpl, or the import path of another one's `hmrbench.nets.record.HeadKind`, which
+    `options` are for. Of `heatmap` and `simcc`: `filters` of the transposed convolutions, in `groups`. Of `simcc` and
+    `rtmcc`: `split`, bins per pixel. Of `smpl`: the others, all of them.
     """
 
-    kind: Literal["heatmap", "simcc", "rtmcc", "smpl"] = "heatmap"
+    kind: str = "heatmap"
+    options: dict[str, Any] = Field(default_factory=dict)
     filters: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = (256, 256)
     groups: Annotated[int, Field(ge=1, le=8192)] = 1
     split: Annotated[float, Field(gt=0, le=16)] = 2.0

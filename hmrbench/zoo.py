@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hmrbench.checkpoints import LoadReport
     from hmrbench.nets.encoders.record import Encoder
     from hmrbench.nets.meshes.mesh import MeshMatrices
-    from hmrbench.nets.record import Net
+    from hmrbench.nets.record import HeadKind, Net
 
 
 # --------------------------------------------------------------------------- networks
@@ -75,7 +75,9 @@ def codec_of(card: ModelCard, name: str | None = None) -> Codec:
         UsageError: there is no such codec, or it has no such option.
     """
     net = find_network(card)
-    split = net.split if net is not None else card.head.split if card.head.kind in ("simcc", "rtmcc") else None
+    split = net.split if net is not None else None
+    if net is None and not card.foreign and find_head(card).bins:
+        split = card.head.split
     options = card.decode.codec_options if name in (None, card.codec) else {}
     if split is not None and "split" in find_codec(name or card.codec, file=card.file).options:
         options = {"split": split, **options}
@@ -167,7 +169,13 @@ def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module
         neck, channels = make_neck(
             encoder.widths, stages, norm=find_encoder(card.encoder, card.file).family.output_norm
         )
-    return Network(encoder, neck, _make_head(card, channels), side_crop=8 if card.head.kind == "smpl" else 0)
+    kind = find_head(card)
+    try:
+        fields = card.head.options if ":" in card.head.kind else card.head.model_dump(exclude={"kind", "options"})
+        head = kind.build(channels, card.input, **fields)
+    except UsageError as e:
+        raise UsageError(f"{card.where}: {e}") from e
+    return Network(encoder, neck, head, side_crop=kind.side_crop)
 
 
 @cache
@@ -184,23 +192,23 @@ def needs_mesh(card: ModelCard) -> str:
     return "" if record is None else record.mesh
 
 
-def _make_head(card: ModelCard, channels: int) -> nn.Module:
-    from hmrbench.nets.heads.heatmap import HeatmapHead
-    from hmrbench.nets.heads.rtmcc import RTMCCHead
-    from hmrbench.nets.heads.simcc import SimCCHead
-    from hmrbench.nets.heads.smpl import SMPLHead
+def find_head(card: ModelCard) -> HeadKind:
+    """The record of a card's head.
 
-    h = card.head
-    if h.kind == "heatmap":
-        return HeatmapHead(channels, num_filters=h.filters, groups=h.groups)
-    if h.kind == "simcc":
-        return SimCCHead(channels, card.input, h.split, num_filters=h.filters, groups=h.groups)
-    if h.kind == "rtmcc":
-        return RTMCCHead(channels, card.input, h.split)
-    sizes = h.model_dump(include={"depth", "heads", "dim_head", "mlp_dim"})
-    if None in sizes.values():
-        raise UsageError(f"{card.where}: an smpl head needs {', '.join(sizes)}")
-    return SMPLHead(channels, **sizes)
+    Raises:
+        UsageError: there is no head of that kind, or its import path leads to no HeadKind.
+    """
+    from hmrbench.nets.record import HeadKind, known_heads
+
+    kind = card.head.kind
+    found = import_object(kind, f"{card.where}: head", card.file) if ":" in kind else known_heads().get(kind)
+    if found is None:
+        raise unknown_name(f"{card.where}: head", kind, known_heads())
+    if not isinstance(found, HeadKind):
+        raise UsageError(
+            f"{card.where}: head '{kind}' is a {type(found).__name__}, not a hmrbench.nets.record.HeadKind"
+        )
+    return found
 
 
 def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[ModelCard, ...]:

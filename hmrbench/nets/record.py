@@ -177,11 +177,35 @@ class Net:
     mesh: Literal["", "matrices", "template"] = ""
 
 
+@dataclass(frozen=True)
+class HeadKind:
+    """A head: what comes behind encoder and neck.
+
+    Attributes:
+        name: what a card's `head.kind` says.
+        build: takes the channels of the features, the input's (height, width) in pixels, and what the card says by
+            name: of heads of this package the fields of its `head`, of another's its `options`.
+        bins: puts out coordinates, in the card's `split` bins per pixel.
+        side_crop: pixels of the picture's sides that the network does not look at.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    bins: bool = False
+    side_crop: int = 0
+
+
 def find_records(package: str, name: str) -> Iterator[Any]:
     """The records in the tuples of that name in the files of a package, in the order of the files."""
     folder = importlib.import_module(package)
     for module in pkgutil.iter_modules(folder.__path__):
         yield from getattr(importlib.import_module(f"{package}.{module.name}"), name, ())
+
+
+@cache
+def known_heads() -> dict[str, HeadKind]:
+    """The heads of this package by name."""
+    return {head.name: head for head in find_records(f"{__package__}.heads", "HEADS")}
 
 
 @cache

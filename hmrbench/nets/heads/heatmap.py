@@ -8,8 +8,11 @@ Origin: ViTAE-Transformer/ViTPose (Apache-2.0), `mmpose/models/heads/topdown_hea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
+
+from hmrbench.nets.record import HeadKind
 
 
 class HeatmapHead(nn.Module):
@@ -47,3 +50,10 @@ class HeatmapHead(nn.Module):
         """(B, C, h, w) features to heatmaps, (B, K, 4h, 4w) with the two transposed convolutions of ViTPose."""
         y: Tensor = self.final_layer(self.deconv_layers(x))
         return y
+
+
+def _build(channels: int, input_size: tuple[int, int], *, filters: Sequence[int], groups: int, **_: Any) -> HeatmapHead:
+    return HeatmapHead(channels, num_filters=filters, groups=groups)
+
+
+HEADS = (HeadKind("heatmap", _build),)

@@ -7,9 +7,13 @@ Origin: open-mmlab/mmpose (Apache-2.0), `rtmcc_head.py` and `rtmcc_block.py`; ke
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hmrbench.nets.record import HeadKind
 
 
 class ScaleNorm(nn.Module):
@@ -94,3 +98,10 @@ class RTMCCHead(nn.Module):
         """(B, C, h, w) features to scores (B, K, W * split) of x and (B, K, H * split) of y."""
         tokens = self.gau(self.mlp(self.final_layer(x).flatten(2)))  # (B, K, 256)
         return self.cls_x(tokens), self.cls_y(tokens)
+
+
+def _build(channels: int, input_size: tuple[int, int], *, split: float, **_: Any) -> RTMCCHead:
+    return RTMCCHead(channels, input_size, split)
+
+
+HEADS = (HeadKind("rtmcc", _build, bins=True),)

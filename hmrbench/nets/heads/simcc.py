@@ -7,10 +7,12 @@ Origin: leeyegy/SimCC (MIT), `lib/models/pose_hrnet.py`; open-mmlab/mmpose (Apac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from hmrbench.nets.heads.heatmap import HeatmapHead
+from hmrbench.nets.record import HeadKind
 
 
 class SimCCHead(HeatmapHead):
@@ -42,3 +44,12 @@ class SimCCHead(HeatmapHead):
         """(B, C, h, w) features to logits (B, K, W * split) of x and (B, K, H * split) of y."""
         maps = super().forward(x).flatten(2)  # (B, K, H/4 * W/4)
         return self.mlp_head_x(maps), self.mlp_head_y(maps)
+
+
+def _build(
+    channels: int, input_size: tuple[int, int], *, filters: Sequence[int], groups: int, split: float, **_: Any
+) -> SimCCHead:
+    return SimCCHead(channels, input_size, split, num_filters=filters, groups=groups)
+
+
+HEADS = (HeadKind("simcc", _build, bins=True),)

@@ -7,10 +7,14 @@ read: shubham-goel/4D-Humans (MIT licence), `hmr2/models/heads/smpl_head.py` and
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from hmrbench.errors import UsageError
 from hmrbench.geometry import matrix_to_rot6d, rot6d_to_matrix
+from hmrbench.nets.record import HeadKind
 
 JOINTS = 24
 BETAS = 10
@@ -169,3 +173,13 @@ class SMPLHead(nn.Module):
             "betas": self.decshape(token) + self.init_betas,  # (B, 10)
             "cam": self.deccam(token) + self.init_cam,  # (B, 3)
         }
+
+
+def _build(channels: int, input_size: tuple[int, int], **sizes: Any) -> SMPLHead:
+    sizes = {name: sizes[name] for name in ("depth", "heads", "dim_head", "mlp_dim")}
+    if None in sizes.values():
+        raise UsageError(f"an smpl head needs {', '.join(sizes)}")
+    return SMPLHead(channels, **sizes)
+
+
+HEADS = (HeadKind("smpl", _build, side_crop=8),)
