@@ -47,8 +47,8 @@ class RegressionError(HmrbenchError):
 
 def said(error: BaseException) -> str:
     """An error in one line, with its kind, and with its place where that is neither ours nor a library's."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR] if lines else type(error).__name__
+    words = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {words}"[:_LONGEST_ERROR] if words else type(error).__name__
     inside = (str(Path(__file__).parent), "site-packages", "<frozen", str(Path(traceback.__file__).parent))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in inside)]
     return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text

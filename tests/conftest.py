@@ -24,10 +24,11 @@ sys.path[:0] = [str(REFS), str(TESTS)]  # refio, seeding; reference, bad_server
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache of the tests' own: what they count with parts replaced must not meet a user again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HMRBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("HMRBENCH_CACHE", raising=False)
         yield
 
 

@@ -127,7 +127,7 @@ def test_no_archive(data: bytes, tmp_path: Path) -> None:
 
 
 def test_missing_archive(tmp_path: Path) -> None:
-    refused(tmp_path / "a.zip", tmp_path, "no such archive")
+    refused(tmp_path / "a.zip", tmp_path, "archive missing")
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (next((root / "runs").glob("*.json"))).rename(root / "runs" / "eval-plain-000000000001.json")
     (next((root / "runs").glob("*.npz"))).rename(root / "runs" / "eval-plain-000000000001.npz")
     np.savez(root / "real.npz", body_pose=np.zeros((3, 72), np.float32), betas=np.zeros((3, 10), np.float32))
+    (root / "mesh").mkdir()
+    np.save(root / "mesh" / "J_regressor_h36m_correct.npy", np.zeros((17, 6890)))
     save_file({"a": torch.ones(2)}, root / "weights.safetensors")
     return root
 
@@ -188,6 +190,10 @@ CASES = [
         for file, corpus in WEIGHTS[:1]
     ],
     *[Case(f"weights check plain {file} --models-dir cards", file, corpus) for file, corpus in WEIGHTS],
+    *[
+        Case(f"export plain --runtime onnx --models-dir cards --weights {file} -o out.onnx", file, corpus)
+        for file, corpus in WEIGHTS[:1]
+    ],
     *[Case(f"weights convert {file} out.safetensors", file, corpus) for file, corpus in WEIGHTS],
     *[Case(f"{TRAIN} short.yaml --init {file}", file, corpus) for file, corpus in WEIGHTS[:1]],
     Case(f"{TRAIN} short.yaml --resume", "out/last.ckpt", broken.WEIGHTS),
@@ -200,6 +206,7 @@ CASES = [
         "x.npz",
         lambda _: broken.npzs(broken.npz(joint_regressor_extra=np.ones((19, 6890), np.float32))),
     ),
+    Case("body fetch --from mesh", "mesh/mesh_downsampling.npz", broken.NPY),
     Case("body list", "cache/hmrbench/body/smpl.npz", broken.NPY, False),
     # YAML
     *[
@@ -210,7 +217,7 @@ CASES = [
             ("eval broken -d people-2d --data-root . --datasets-file sets.yaml --weights random --runs out", True),
             ("profile broken --repeats 0 --runs out --device cpu", True),
             ("predict broken person.jpg --weights random -o out", True),
-            ("weights fetch broken --offline", True),
+            ("weights fetch broken --offline", False),
             ("weights check broken weights.safetensors", True),
         )
     ],

@@ -294,7 +294,7 @@ def test_a_metric_that_fails_keeps_the_predictions(
         raise RuntimeError("the metric's own fault")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "measure", fail)
+        patch.setattr(rows, "measure_by_rules", fail)
         with pytest.raises(RuntimeError, match="own fault"):
             evaluation.run(job, runs=tmp_path)
     monkeypatch.setattr(unfinished, "predict", lambda net, job, index: iter(no_prediction() if index else ()))

@@ -19,7 +19,7 @@ from hmrbench.nets.fusion import fuse
 from hmrbench.nets.record import MMPOSE_KEYS, known_networks
 from hmrbench.profiling.flops import count
 
-NETS = known_networks()
+NETS = {name: net for name, net in known_networks().items() if net.output != "mesh"}
 SMALLEST = (
     "simplebaseline-res50",
     "simcc-hrnet-w32",

@@ -285,7 +285,8 @@ def test_an_output_that_is_not_finite_is_said(cards: Path) -> None:
 )
 def test_a_failing_model_is_a_row(name: str, error: str, cards: Path) -> None:
     row = measure(name, cards)
-    assert (row["status"], row["error"], row["latency_ms"]) == ("failed", error, None)
+    assert (row["status"], row["latency_ms"]) == ("failed", None)
+    assert error in row["error"]
     assert (row["macs"] is None) == (name == "unbuilt")
 
 

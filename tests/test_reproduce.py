@@ -238,6 +238,6 @@ def test_an_interval_of_one_run_holds_its_scores(place: Path) -> None:
     write_cards(place, {"a": [claim("AR", 50)]}, [here(place)])
     run("--tolerance", "100")
     kept = results.load_runs(Path("runs"), "eval")[0]
-    found = bootstrap.intervals(kept, resamples=200)
+    found = bootstrap.intervals(kept, bootstrap.Draw(resamples=200))
     assert found["AR"][0] <= kept.row["metrics"]["AR"] <= found["AR"][1]
-    assert bootstrap.intervals(kept, resamples=200) == found
+    assert bootstrap.intervals(kept, bootstrap.Draw(resamples=200)) == found

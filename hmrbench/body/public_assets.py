@@ -33,7 +33,7 @@ from hmrbench.body.mesh_assets import (
 from hmrbench.body.unpickle import read_sparse
 from hmrbench.errors import DataError
 from hmrbench.fetch.fetch import Progress, fetch
-from hmrbench.files import file_sha256, read_npy
+from hmrbench.files import file_sha256, opened, read_npy
 from hmrbench.nets.meshes.mesh import FULL, MeshMatrices
 from hmrbench.records import Array
 from hmrbench.schema import Source
@@ -98,7 +98,7 @@ def fetch_mesh_assets(
         if not regressors:
             raise DataError(f"{given}: no {REGRESSOR}, nor SPIN's J_regressor_h36m.npy")
         files = [given / DOWNSAMPLING, regressors[-1]]
-        if files[0].is_file() and (digest := file_sha256(files[0])) != _SHA256[DOWNSAMPLING]:
+        if (digest := file_sha256(files[0])) != _SHA256[DOWNSAMPLING]:
             raise DataError(f"{files[0]}: sha256 {digest[:12]}, expected {_SHA256[DOWNSAMPLING][:12]}: another file")
     own = smpl_template(folder)
     mesh = read_public_assets(files[0], files[1], made_mesh().template if own is None else own)
@@ -135,18 +135,17 @@ def read_downsampling(path: Path) -> dict[str, csr_array]:
         DataError: the file cannot be read, is damaged, or holds no such matrices.
     """
     found: dict[str, list[Any]] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name, count in (("A", 3), ("U", 2), ("D", 2)):
-                found[name] = _objects(archive, name)
-                if len(found[name]) < count or not all(isinstance(x, coo_array) for x in found[name]):
-                    raise DataError(f"its array {name} does not hold {count} sparse matrices")
-    except DataError as e:
-        raise DataError(f"{path}: {e}") from None
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-        raise DataError(f"{path}: not a readable {DOWNSAMPLING}, truncated perhaps ({e})") from e
+    with opened(path, DOWNSAMPLING) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for name, count in (("A", 3), ("U", 2), ("D", 2)):
+                    found[name] = _objects(archive, name)
+                    if len(found[name]) < count or not all(isinstance(x, coo_array) for x in found[name]):
+                        raise DataError(f"its array {name} does not hold {count} sparse matrices")
+        except DataError as e:
+            raise DataError(f"{path}: {e}") from None
+        except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+            raise DataError(f"{path}: not a readable {DOWNSAMPLING}, truncated perhaps ({e})") from e
     coarse = found["A"][2]
     return {
         "adjacency": normalised_adjacency(csr_array(coarse)) if coarse.shape[0] == coarse.shape[1] else coarse,

@@ -163,7 +163,7 @@ def reproduce(
             own = replace(settings, weights=given, boxes=None, flip=True, codec=claim.codec, limit=None)
             job = evaluation.prepare(claim.card, evaluation.with_protocol(spec, claim.protocol), own, people)
             result = evaluation.run(job, runs=runs, resume=True, progress=progress)
-            kept = results.finished(runs, "eval", job.key)
+            kept = results.finished(runs, "eval", job.run_key)
             intervals = {} if kept is None else bootstrap.intervals(kept, bootstrap.Draw())
         except HmrbenchError as e:
             if failures is not None:
