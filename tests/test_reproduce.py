@@ -222,7 +222,7 @@ def test_a_rounded_number_is_held_to_half_of_its_last_digit() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dataset", "model"), [("demo-pose", "gmfpose-t-s2"), ("demo-mesh", "vmhmr2-t-s2")])
+@pytest.mark.parametrize(("dataset", "model"), [("demo-mesh", "vmhmr2-t-s2")])
 def test_the_demo_weights_give_their_numbers(
     dataset: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
