@@ -66,7 +66,9 @@ _ELEMENTWISE = """
     mul ne neg norm pow prelu reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin
     softmax softplus sqrt square std std_mean sub sum tan tanh topk trunc upsample_nearest1d
     upsample_nearest3d var var_mean
+    linalg_det linalg_svd roi_align
 """
+# The last three are of single 3x3 rotations and of pooled regions: official counts leave them out too.
 FREE = frozenset((_MOVING + _ELEMENTWISE).split())
 _CONVOLUTIONS = {"conv"}
 # The products that both counters know; that of a matrix and a vector, PyTorch's must be told.
@@ -199,7 +201,7 @@ def tensors(output: Any) -> list[Tensor]:
 
 def _is_free(operator: str) -> bool:
     namespace, _, name = operator.partition("::")
-    return namespace == "aten" and (name in FREE or name.rstrip("_") in FREE)
+    return namespace in ("aten", "torchvision") and (name in FREE or name.rstrip("_") in FREE)
 
 
 # --------------------------------------------------------------------------- prices
