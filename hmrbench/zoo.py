@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hmrbench.cards import find_cards, load_card, load_cards
 from hmrbench.codecs import Codec, find_codec
-from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, said, unknown_name
+from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, unknown_name
 from hmrbench.schema import (
     ModelCard,
     beside,
@@ -350,7 +350,8 @@ def load_weights(
         net = build_net(card, mesh)
         own: Any = getattr(net, "load_weights", None)
         if own is not None and path is not None:
-            _load_own_format(own, path, card.name)
+            with blamed_on(f"{card.name}: {path}", WeightsError):
+                own(path)
             return net.eval(), None
     if path is None:
         if own is not None and not net.state_dict():
@@ -367,15 +368,6 @@ def _load_network(card: ModelCard, net: nn.Module, state: dict[str, Tensor], sou
     check_same_body(state, source)
     record = find_network(card)
     return checkpoints.load_network(net, state, source, None if record is None else record.layout)
-
-
-def _load_own_format(load: Callable[[Path], None], path: Path, name: str) -> None:
-    try:
-        load(path)
-    except HmrbenchError:
-        raise
-    except Exception as e:  # whatever the other package raises
-        raise WeightsError(f"{name}: {path}: {said(e)}") from e
 
 
 def _check_decoder(card: ModelCard, found: Mapping[str, int], path: Path) -> None:

@@ -259,6 +259,11 @@ FAMILY_CROPS = {
 }
 
 
+def has_box_numbers(crop: Crop) -> bool:
+    """Whether a network of this crop is also given `box_numbers`."""
+    return crop.kind in FAMILY_CROPS and FAMILY_CROPS[crop.kind].has_numbers
+
+
 def crops_in(samples: Sequence[Sample], crop: Crop, input_size: tuple[int, int], image_wh: tuple[int, int]) -> Crops:
     """The crops of one image's samples that a card asks for, whatever the family; a box that already holds its margin
     is not padded again.

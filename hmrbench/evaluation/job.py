@@ -16,7 +16,7 @@ from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
 from hmrbench.data.crop import crops_of
-from hmrbench.data.family_crops import FAMILY_CROPS
+from hmrbench.data.family_crops import has_box_numbers
 from hmrbench.device import DTYPES, device_name
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
@@ -268,8 +268,7 @@ def prepare(
     if found.whole != (card.crop.kind == "bottom-up"):
         of = ("whole pictures", "people in boxes")
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
-    family = FAMILY_CROPS.get(card.crop.kind)
-    if family is not None and family.has_numbers and runtime.name != PYTORCH.name:
+    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
         raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
     setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
     if exported is None or s.weights is not None:

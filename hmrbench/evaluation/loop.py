@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.data.family_crops import FAMILY_CROPS, box_numbers
+from hmrbench.data.family_crops import box_numbers, has_box_numbers
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError, blamed_on
@@ -88,8 +88,7 @@ def overlapped(
 
 def _box_numbers(batch: Batch, job: Job) -> tuple[Tensor, ...]:
     """What a network is given beside its pictures: CLIFF's numbers of where each box lies; nothing for most."""
-    family = FAMILY_CROPS.get(job.card.crop.kind)
-    if family is None or not family.has_numbers:
+    if not has_box_numbers(job.card.crop):
         return ()
     crops = batch.crops
     numbers = box_numbers(crops.center_px, crops.size_px[:, 1], np.asarray(crops.image_wh_px))

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hmrbench.metrics.protocols import Meshes, Rule, mesh_truth, metric_of
+from hmrbench.metrics import smpl24_protocol
+from hmrbench.metrics.protocols import Meshes, mesh_truth, metric_of
 from hmrbench.records import Array, Measure
 
 JOINTS = (1, 2, 4, 5, 7, 8, 12, *range(15, 22))
@@ -23,15 +24,7 @@ def joints(meshes: Meshes, truth: Mapping[str, Any]) -> tuple[Array, Array, str]
     return meshes.pred24[:, list(JOINTS)], true[:, list(JOINTS)], words
 
 
-RULE = Rule(
-    name="smplerx",
-    count=len(JOINTS),
-    pelvis="SMPL's root, regressed from each mesh",
-    source="SMPL's tree, regressed from the mesh",
-    about_vertices="each on its own root; neutral truth",
-    joints=joints,
-    vertices=lambda meshes: meshes.pve_root,
-)
+RULE = replace(smpl24_protocol.RULE, name="smplerx", count=len(JOINTS), joints=joints)
 METRIC = metric_of(RULE)
 # What its authors publish: the mean of the primary errors on five data sets. It is never measured here.
 METRIC = replace(METRIC, measures=(*METRIC.measures, Measure("MPE", "mm", False, change_shown=False)))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hmrbench import device as devices
 from hmrbench.errors import UsageError
 from hmrbench.records import Array
-from hmrbench.runtimes.runtime import Description, Network, Prepared, Runtime, Setting, instruction_set
+from hmrbench.runtimes.runtime import Description, FromFile, Network, Prepared, Runtime, Setting, instruction_set
 
 
-class Interpreter:
+class Interpreter(FromFile):
     """A file in LiteRT's interpreter. It takes pictures one by one, in the layout that the file has."""
 
     def __init__(self, network: Network, setting: Setting) -> None:
@@ -29,18 +27,7 @@ class Interpreter:
         self.outputs = [detail["index"] for detail in self.reader.get_output_details()]
         self.channels_last = int(self.input["shape"][-1]) == 3
 
-    def __enter__(self) -> Interpreter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def __call__(self, x: Tensor) -> Any:
-        return self.network.in_batches(x, self._run)
-
-    def _run(self, images: Array) -> list[Array]:
+    def run(self, images: Array) -> list[Array]:
         found = []
         for image in images.transpose(0, 2, 3, 1) if self.channels_last else images:
             self.reader.set_tensor(self.input["index"], np.ascontiguousarray(image[None]))

@@ -6,16 +6,14 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hmrbench import device as devices
 from hmrbench.records import Array
 from hmrbench.runtimes.outputs import names
-from hmrbench.runtimes.runtime import Description, Network, Prepared, Runtime, Setting, instruction_set
+from hmrbench.runtimes.runtime import Description, FromFile, Network, Prepared, Runtime, Setting, instruction_set
 from hmrbench.runtimes.trace import Graph
 
 OPSET = 17  # the first with LayerNormalization
@@ -24,7 +22,7 @@ _QUANTISED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class Session:
+class Session(FromFile):
     """A file in a session of ONNX Runtime."""
 
     def __init__(self, network: Network, setting: Setting, runtime: Runtime, provider: str) -> None:
@@ -37,16 +35,9 @@ class Session:
         first = [] if provider == _PROVIDERS["cpu"] else [(provider, {"device_id": setting.place.index or 0})]
         self.session = onnxruntime.InferenceSession(str(network.file), options, providers=[*first, _PROVIDERS["cpu"]])
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def __call__(self, x: Tensor) -> Any:
-        return self.network.in_batches(x, lambda images: self.session.run(None, {"images": images}))
+    def run(self, images: Array) -> list[Array]:
+        found: list[Array] = self.session.run(None, {"images": images})
+        return found
 
     def describe(self) -> Description:
         place = self.setting.place

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hmrbench import environment
 from hmrbench.records import Array
 from hmrbench.runtimes.outputs import names
-from hmrbench.runtimes.runtime import Description, Network, Prepared, Runtime, Setting
+from hmrbench.runtimes.runtime import Description, FromFile, Network, Prepared, Runtime, Setting
 from hmrbench.runtimes.trace import Graph
 
 _HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -22,7 +20,7 @@ _CAPABILITIES = {"bf16": "BF16"}  # fp16 is a form of file as well, which any de
 _QUANTISED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 
-class Compiled:
+class Compiled(FromFile):
     """A file compiled for a device."""
 
     def __init__(self, network: Network, setting: Setting) -> None:
@@ -37,18 +35,7 @@ class Compiled:
         self.model = core.compile_model(str(network.file), self.device, options)
         self.name = str(core.get_property(self.device, "FULL_DEVICE_NAME"))
 
-    def __enter__(self) -> Compiled:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def __call__(self, x: Tensor) -> Any:
-        return self.network.in_batches(x, self._run)
-
-    def _run(self, images: Array) -> list[Array]:
+    def run(self, images: Array) -> list[Array]:
         found = self.model(images)
         return [found[i] for i in range(len(self.model.outputs))]
 

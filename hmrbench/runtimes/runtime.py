@@ -6,8 +6,6 @@ record, named by its import path, such as `mypkg.runtime:RUNTIME`, on the comman
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from hmrbench import environment
 from hmrbench.device import pick_device
 from hmrbench.errors import UsageError, unknown_name
+from hmrbench.nets.record import find_records
 from hmrbench.records import Array
 from hmrbench.runtimes.outputs import Form, unflatten
 from hmrbench.runtimes.trace import Graph
@@ -134,6 +133,27 @@ class Prepared(Protocol):
     def describe(self) -> Description: ...
 
 
+class FromFile(Prepared):
+    """A network's file, ready to run in batches of the size that it was made for."""
+
+    network: Network
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.network.in_batches(x, self.run)
+
+    def run(self, images: Array) -> Sequence[Array]:
+        """One batch (B, 3, H, W) to the file's outputs, in their order."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Runtime:
     """One way to run networks.
@@ -212,12 +232,10 @@ def _installed(package: str) -> str | None:
 @cache
 def known_runtimes() -> dict[str, Runtime]:
     """The runtimes of this folder by name, PyTorch's first."""
-    package = importlib.import_module(__package__)
-    found: dict[str, Runtime] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        runtimes: tuple[Runtime, ...] = getattr(importlib.import_module(f"{__package__}.{module.name}"), "RUNTIMES", ())
-        found.update((runtime.name, runtime) for runtime in runtimes)
-    return {name: found[name] for name in sorted(found, key=lambda n: (n != "pytorch", n))}
+    found: list[Runtime] = sorted(
+        find_records(str(__package__), "RUNTIMES"), key=lambda r: (r.name != "pytorch", r.name)
+    )
+    return {runtime.name: runtime for runtime in found}
 
 
 def find_runtime(name: str) -> Runtime:

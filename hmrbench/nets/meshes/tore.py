@@ -11,7 +11,9 @@ its image and whose queries are the 431 vertices, which look at their neighbours
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -167,31 +169,21 @@ def official_layout(backbone: str) -> OfficialLayout:
 
 
 FAMILY = Family("tore", "TORE")
-NETWORKS = (
-    *(
-        Net(
-            name=f"tore-fastmetro-l-{backbone}",
-            build=partial(tore_fastmetro, backbone),
-            family=FAMILY,
-            input_sizes=(INPUT_SIZE,),
-            widths=BACKBONES[backbone].widths,
-            output="mesh",
-            layout=official_layout(backbone),
-            mesh="matrices",
-        )
-        for backbone in FASTMETRO_BACKBONES
-    ),
-    *(
-        Net(
-            name=f"tore-metro-{backbone}",
-            build=partial(tore_metro, backbone),
-            family=FAMILY,
-            input_sizes=(INPUT_SIZE,),
-            widths=BACKBONES[backbone].widths,
-            output="mesh",
-            layout=official_layout(backbone),
-            mesh="template",
-        )
-        for backbone in ("r50", "h64")
-    ),
+_KINDS: tuple[tuple[str, Callable[..., Network], Literal["matrices", "template"], Collection[str]], ...] = (
+    ("tore-fastmetro-l", tore_fastmetro, "matrices", FASTMETRO_BACKBONES),
+    ("tore-metro", tore_metro, "template", ("r50", "h64")),
+)
+NETWORKS = tuple(
+    Net(
+        name=f"{name}-{backbone}",
+        build=partial(build, backbone),
+        family=FAMILY,
+        input_sizes=(INPUT_SIZE,),
+        widths=BACKBONES[backbone].widths,
+        output="mesh",
+        layout=official_layout(backbone),
+        mesh=mesh,
+    )
+    for name, build, mesh, backbones in _KINDS
+    for backbone in backbones
 )
