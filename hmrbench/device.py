@@ -127,8 +127,8 @@ def synchronize(device: torch.device) -> None:
 
 
 class Normalize:
-    """(B, H, W, 3) RGB, integers from 0 to 255 or floats in 0..1, on the host or the device -> (B, 3, H, W) float32 on
-    the device, normalised and in the order of channels as the card says."""
+    """(B, H, W, 3) RGB from 0 to 255, on the host or the device -> (B, 3, H, W) float32 on the device, normalised and
+    in the order of channels as the card says."""
 
     def __init__(
         self, card: ModelCard, device: torch.device, layout: torch.memory_format = torch.contiguous_format
@@ -143,8 +143,7 @@ class Normalize:
         x = x.flip(-1) if self.mirrored else x
         if self.device.type == "cuda" and not x.is_cuda:
             x = x.pin_memory()
-        x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
-        x = x.float().clone() if x.is_floating_point() else x.float().div(255)
+        x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W)
         return x.sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
 
 

@@ -466,9 +466,7 @@ def test_a_run_with_kept_pictures_learns_the_same(settings: dict[str, Any], tmp_
     kept = run(settings, tmp_path / "kept", val_dataset="people-2d", cache=True)
     numbers = [np.array([[float(x) for x in row] for row in losses(tmp_path / n)]) for n in ("read", "kept")]
     assert len(numbers[0]) == 6
-    # Rounded levels apart, which learning makes more of with every step.
-    np.testing.assert_allclose(numbers[0][:2], numbers[1][:2], rtol=0.03)
-    np.testing.assert_allclose(numbers[0][:, 1], numbers[1][:, 1], rtol=0.5)
+    np.testing.assert_allclose(numbers[0], numbers[1], rtol=0.02)  # rounded levels apart
     assert read.best["step"] == kept.best["step"]
     with pytest.raises(UsageError, match="cached"):
         run(settings, tmp_path / "read", val_dataset="people-2d", cache=True, resume=True)

@@ -290,9 +290,9 @@ def crops_in(samples: Sequence[Sample], crop: Crop, input_size: tuple[int, int],
 
 
 def family_pictures(image: Array, samples: Sequence[Sample], crop: Crop) -> Array:
-    """The pictures (n, H, W, 3) float32 in 0..1 of one image's samples, as the card's family cuts them."""
+    """The pictures (n, H, W, 3) float32 from 0 to 255 of one image's samples, as the card's family cuts them."""
     family = FAMILY_CROPS[crop.kind]
-    return np.stack([family.cut(image, *_box_and_margin(sample, crop)) for sample in samples])
+    return 255 * np.stack([family.cut(image, *_box_and_margin(sample, crop)) for sample in samples])
 
 
 def _box_and_margin(sample: Sample, crop: Crop) -> tuple[Array, float]:

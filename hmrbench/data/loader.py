@@ -42,7 +42,7 @@ class CropSettings:
 @dataclass(frozen=True)
 class Batch:
     """Crops of some samples: `index` (B,) are their places in the data set, `images` (B, H, W, 3) RGB, uint8, or
-    of some families float32 in 0..1."""
+    of some families float32, from 0 to 255 all."""
 
     index: Array
     images: Array
