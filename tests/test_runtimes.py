@@ -21,8 +21,17 @@ from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.nets.encoders import scan_standard
 from hmrbench.nets.encoders.selective_scan import selective_scan
 from hmrbench.results import runs as results
-from hmrbench.runtimes import Network, Setting, find_runtime, known_runtimes, onnxruntime, prepare, read_exported
-from hmrbench.runtimes import exported as exporting
+from hmrbench.runtimes import (
+    Network,
+    Setting,
+    checking,
+    find_runtime,
+    known_runtimes,
+    onnxruntime,
+    prepare,
+    read_exported,
+    writing,
+)
 from hmrbench.runtimes.outputs import flatten, names, unflatten
 from hmrbench.runtimes.runtime import instruction_set
 
@@ -111,7 +120,7 @@ def on_runtime(net: nn.Module, runtime: str, x: Tensor, folder: Path, batch_size
     with torch.inference_mode():
         want = net(x)
     kind = find_runtime(runtime)
-    made = exporting.convert(net, None, kind, "fp32", batch_size, folder / f"n{kind.suffix}", x)
+    made = writing.convert(net, None, kind, "fp32", batch_size, folder / f"n{kind.suffix}", checking.SomeCrops(x))
     with kind.prepare(made, Setting("cpu", "fp32", (64, 48))) as forward:
         found = forward(x)
         again = forward(x.flip(0))
@@ -131,7 +140,7 @@ def test_a_runtime_gives_pytorchs_numbers(
     torch.manual_seed(3)
     x = torch.randn(3, 3, 64, 48)  # a batch that neither 2 nor the tracing's example divides
     want, found = on_runtime(make(), runtime, x, tmp_path, batch_size)
-    largest, rms = exporting.compare_outputs(want, found)
+    largest, rms = checking.compare_outputs(want, found)
     assert rms <= largest <= 1e-4
     assert largest < 5e-5
 
@@ -141,7 +150,7 @@ def test_what_was_put_out_stays_as_it_is(runtime: str, tmp_path: Path) -> None:
     """Runtimes use their memory again; the loop decodes an output while the next one is computed."""
     net, x = Layers().eval(), torch.randn(2, 3, 64, 48)
     kind = find_runtime(runtime)
-    made = exporting.convert(net, None, kind, "fp32", None, tmp_path / f"n{kind.suffix}", x)
+    made = writing.convert(net, None, kind, "fp32", None, tmp_path / f"n{kind.suffix}", checking.SomeCrops(x))
     with kind.prepare(made, Setting("cpu", "fp32", (64, 48))) as forward:
         first = forward(x)
         kept = first.clone()
@@ -151,12 +160,12 @@ def test_what_was_put_out_stays_as_it_is(runtime: str, tmp_path: Path) -> None:
 
 def test_differences_are_in_standard_deviations() -> None:
     a = torch.tensor([[0.0, 2.0, 0.0, 2.0]])
-    assert exporting.compare_outputs(a, a + torch.tensor([[0.5, 0, 0, 0]])) == pytest.approx((0.5, 0.25))
-    assert exporting.compare_outputs((a, 4 * a), (a, 4 * a + 1)) == pytest.approx((0.25, 0.25))
+    assert checking.compare_outputs(a, a + torch.tensor([[0.5, 0, 0, 0]])) == pytest.approx((0.5, 0.25))
+    assert checking.compare_outputs((a, 4 * a), (a, 4 * a + 1)) == pytest.approx((0.25, 0.25))
     with pytest.raises(HmrbenchError, match="is not finite"):
-        exporting.compare_outputs(a, a / 0)
+        checking.compare_outputs(a, a / 0)
     with pytest.raises(HmrbenchError, match=r"is \(1, 3\), PyTorch's \(1, 4\)"):
-        exporting.compare_outputs(a, a[:, :3])
+        checking.compare_outputs(a, a[:, :3])
 
 
 # --------------------------------------------------------------------------- files
@@ -607,7 +616,7 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     x = torch.randn(2, 3, 64, 48)
     want, found = on_runtime(Layers(), "onnxruntime", x, tmp_path, None)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["n.onnx", "n.onnx.data"]
-    assert exporting.compare_outputs(want, found)[0] < 1e-4
+    assert checking.compare_outputs(want, found)[0] < 1e-4
     assert Network(file=tmp_path / "n.onnx").size_mb() == sum(f.stat().st_size for f in tmp_path.iterdir()) / 2**20
 
 

@@ -32,14 +32,9 @@ from hmrbench.files import file_sha256
 from hmrbench.records import Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Calibration, Exported, ExportSettings, Prepared, Runtime
-from hmrbench.runtimes.exported import (
-    check_export,
-    compare_outputs,
-    crops_of_people,
-    in_fp32,
-    quantised,
-    record_path,
-)  # fmt: skip
+from hmrbench.runtimes.checking import compare_outputs, crops_of_people
+from hmrbench.runtimes.exported import record_path
+from hmrbench.runtimes.writing import check_export, in_fp32, quantised
 from hmrbench.schema import DatasetSpec, ModelCard
 
 _log = logging.getLogger(__name__)

@@ -268,8 +268,8 @@ def prepare(
     if found.whole != (card.crop.kind == "bottom-up"):
         of = ("whole pictures", "people in boxes")
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
-    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
-        raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
+    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name and runtime.write is None:
+        raise UsageError(f"{card.name} is given the place of its box beside the picture, which {runtime.name} cannot")
     setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
     if exported is None or s.weights is not None:
         default = spec.default_weights if card.demo_weights is not None else None
