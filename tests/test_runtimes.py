@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_coco
-from runtime_nets import Doubling, Layers, Mesh, Nested, Pair, scanning
+from runtime_nets import Boxed, Doubling, Layers, Mesh, Nested, Pair, scanning
 from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
 
+from hmrbench.cards import load_card
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.nets.encoders import scan_standard
 from hmrbench.nets.encoders.selective_scan import selective_scan
@@ -143,6 +144,46 @@ def test_a_runtime_gives_pytorchs_numbers(
     largest, rms = checking.compare_outputs(want, found)
     assert rms <= largest <= 1e-4
     assert largest < 5e-5
+
+
+@BOTH
+def test_whole_pictures_are_of_any_size(runtime: str, tmp_path: Path) -> None:
+    """A file that was traced on pictures of one size, as a network of whole pictures is given others."""
+    net, card, kind = Layers().eval(), load_card("litepose-auto-xs"), find_runtime(runtime)
+    some = checking.SomeCrops(torch.randn(1, 3, 64, 96))
+    made = writing.convert(net, card, kind, "fp32", 1, tmp_path / f"n{kind.suffix}", some)
+    with kind.prepare(made, Setting("cpu", "fp32", card.input)) as forward:
+        for size in ((64, 96), (128, 64), (64, 48)):
+            x = torch.randn(2, 3, *size)
+            with torch.inference_mode():
+                assert checking.compare_outputs(net(x), forward(x))[0] < 1e-4
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_numbers_beside_the_picture_go_into_the_file(runtime: str, batch_size: int | None, tmp_path: Path) -> None:
+    """As CLIFF's of the place of each box; without them they are zeros, as in PyTorch's network."""
+    net, kind = Boxed().eval(), find_runtime(runtime)
+    x, box = torch.randn(3, 3, 64, 48), torch.randn(3, 3)
+    some = checking.SomeCrops(x, (box,))
+    made = writing.convert(net, None, kind, "fp32", batch_size, tmp_path / f"n{kind.suffix}", some)
+    prepared = kind.prepare(made, Setting("cpu", "fp32", (64, 48)))
+    check = checking.compare_networks(None, net, prepared, some)
+    assert (check.crops, check.max_std < 1e-4, check.keypoints_px) == (3, True, None)
+    with prepared as forward, torch.inference_mode():
+        assert checking.compare_outputs(net(x), forward(x))[0] < 1e-4
+        assert checking.compare_outputs(net(x, box), forward(x))[0] > 0.1
+
+
+def test_who_gives_cliff_its_numbers() -> None:
+    from hmrbench.evaluation.job import EvaluationSettings, prepare
+
+    def job(runtime: str) -> Any:
+        return prepare("cliff-r50", "demo-mesh", EvaluationSettings(weights="random", runtime=runtime, device="cpu"))
+
+    assert job("onnx").runtime.name == "onnxruntime"
+    with pytest.raises(UsageError, match="cliff-r50 is given the place of its box beside the picture, which doubling"):
+        job("runtime_nets:RUNTIME")
 
 
 @BOTH
@@ -344,7 +385,11 @@ def test_a_converter_that_fails_says_why(cards: Path, tmp_path: Path, monkeypatc
     ("name", "args", "words"),
     [
         ("net.xml", ["--runtime", "onnx"], "ends in .onnx"),
-        ("net.onnx", ["--runtime", "litert"], "nothing is exported for litert; there is onnxruntime, openvino"),
+        (
+            "net.onnx",
+            ["--runtime", "litert"],
+            "litert: it runs .tflite files that others wrote; there is onnx",
+        ),
         ("net.onnx", ["--runtime", "onyx"], "unknown runtime 'onyx'; known: litert, onnxruntime"),
         ("net.onnx", ["--runtime", "onnx", "--dtype", "bf16"], "in fp32, fp16, int8, not in bf16"),
         ("net.onnx", ["--runtime", "onnx", "--dtype", "int8"], "int8 needs --calibrate"),

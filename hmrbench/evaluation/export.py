@@ -31,7 +31,7 @@ from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Dataset
 from hmrbench.results import runs as results
-from hmrbench.runtimes import Calibration, Exported, ExportSettings, Prepared, Runtime
+from hmrbench.runtimes import Calibration, Exported, ExportSettings, Network, Prepared, Runtime, Setting
 from hmrbench.runtimes.checking import compare_outputs, crops_of_people
 from hmrbench.runtimes.exported import record_path
 from hmrbench.runtimes.writing import check_export, in_fp32, quantised
@@ -40,6 +40,7 @@ from hmrbench.schema import DatasetSpec, ModelCard
 _log = logging.getLogger(__name__)
 
 GROUPS = 12
+RANKED = 8  # crops on which stretches are ranked
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,42 @@ class _Scorer:
         return scores[self.name].value, scores[self.name].higher_is_better
 
 
+@dataclass(frozen=True)
+class _Int8:
+    """A network whose layers go into int8 by stretches, those named or all but those named."""
+
+    card: ModelCard
+    runtime: Runtime
+    settings: ExportSettings
+    calibration: Calibration
+    whole: Network
+    setting: Setting
+    folder: Path
+    layers: Sequence[str]
+
+    @property
+    def stretches(self) -> list[list[str]]:
+        """The layers, cut into at most GROUPS parts in the order in which they run."""
+        return [list(s) for s in np.array_split(np.array(self.layers, object), min(GROUPS, len(self.layers)))]
+
+    def ready(self, in_fp: Sequence[str]) -> Prepared:
+        """The network in int8, but for these layers."""
+        target = self.folder / f"int8{self.runtime.suffix}"
+        made = quantised(self.runtime, self.whole, target, self.calibration, replace(self.settings, in_fp=in_fp))
+        return self.runtime.prepare(made, self.setting)
+
+    def costs(self, net: nn.Module) -> list[float]:
+        """What each stretch alone changes in the output of PyTorch's network, in standard deviations."""
+        given = tuple(x[:RANKED] for x in self.calibration.crops.given)
+        with torch.inference_mode():
+            expected = net(*given)
+        found = []
+        for stretch in self.stretches:
+            with self.ready([layer for layer in self.layers if layer not in stretch]) as forward:
+                found.append(compare_outputs(expected, forward(*given))[1])
+        return found
+
+
 def _search(
     net: nn.Module,
     card: ModelCard,
@@ -149,10 +186,8 @@ def _search(
     """Which layers stay out of int8, and what the search found, for the record."""
     assert calibrate.max_drop is not None
     assert runtime.layers is not None
-    name, bound = calibrate.max_drop
     spec, people = opened
     job = prepare(card, spec, EvaluationSettings(weights="random", workers=1, flip=False), people)
-    score = _Scorer(job, spec, people, name)
     setting = replace(job.setting, device=runtime.check(card.name, "auto", "int8"), dtype="int8")
     with (
         tempfile.TemporaryDirectory(prefix="hmrbench-") as folder,
@@ -160,52 +195,49 @@ def _search(
     ):
         assert whole.file is not None
         layers = runtime.layers(whole.file)
-        stretches = [list(s) for s in np.array_split(np.array(layers, object), min(GROUPS, len(layers)))]
+        int8 = _Int8(card, runtime, settings, calibration, whole, setting, Path(folder), layers)
+        return _bounded(net, int8, _Scorer(job, spec, people, calibrate.max_drop[0]), calibrate.max_drop[1])
 
-        def ready(in_fp: Sequence[str]) -> Prepared:
-            target = Path(folder) / f"int8{runtime.suffix}"
-            made = quantised(runtime, whole, target, calibration, replace(settings, in_fp=in_fp))
-            return runtime.prepare(made, setting)
 
-        x = calibration.crops.x[:8]
-        with torch.inference_mode():
-            expected = net(x)
-        costs = []
-        for stretch in stretches:
-            with ready([layer for layer in layers if layer not in stretch]) as forward:
-                costs.append(compare_outputs(expected, forward(x))[1])
-        ranked = sorted(range(len(stretches)), key=lambda i: -costs[i])
-        full, higher = score(net)
-        tried: dict[int, float] = {}
+def _bounded(net: nn.Module, int8: _Int8, score: _Scorer, bound: float) -> tuple[ExportSettings, Mapping[str, Any]]:
+    """The fewest of the most costly stretches in fp with which the score drops by no more than the bound.
 
-        def drop(count: int) -> float:
-            in_fp = [layer for i in ranked[:count] for layer in stretches[i]]
-            value, _ = score(ready(in_fp))
-            tried[count] = full - value if higher else value - full
-            _log.info(
-                "%s: %d of %d stretches in fp: %s drops by %.3f", card.name, count, len(ranked), name, tried[count]
-            )
-            return tried[count]
+    Raises:
+        UsageError: all but one of them are too few.
+    """
+    costs, stretches = int8.costs(net), int8.stretches
+    ranked = sorted(range(len(stretches)), key=lambda i: -costs[i])
+    full, higher = score(net)
+    tried: dict[int, float] = {}
 
-        low, high = 0, len(ranked) - 1  # with all of them in fp there would be no int8
-        if drop(0) > bound:
-            if drop(high) > bound:
-                raise UsageError(
-                    f"{card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
-                    f"{name} still drops by {tried[high]:.3f}, more than {bound:g}: int8 cannot keep that bound"
-                )
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if drop(middle) <= bound else (middle, high)
-        else:
-            high = 0
-    in_fp = [layer for i in ranked[:high] for layer in stretches[i]]
+    def in_fp(count: int) -> list[str]:
+        return [layer for i in ranked[:count] for layer in stretches[i]]
+
+    def drop(count: int) -> float:
+        value, _ = score(int8.ready(in_fp(count)))
+        tried[count] = full - value if higher else value - full
+        told = (int8.card.name, count, len(ranked), score.name, tried[count])
+        _log.info("%s: %d of %d stretches in fp: %s drops by %.3f", *told)
+        return tried[count]
+
+    low, high = 0, len(ranked) - 1  # with all of them in fp there would be no int8
+    if drop(0) <= bound:
+        high = 0
+    elif drop(high) > bound:
+        raise UsageError(
+            f"{int8.card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
+            f"{score.name} still drops by {tried[high]:.3f}, more than {bound:g}: int8 cannot keep that bound"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if drop(middle) <= bound else (middle, high)
     found = {
-        "score": name, "bound": bound, "fp32": full, "drop": tried[high], "layers": len(layers), "in_fp": len(in_fp),
+        "score": score.name, "bound": bound, "fp32": full, "drop": tried[high], "layers": len(int8.layers),
+        "in_fp": len(in_fp(high)),
         "stretches": [
             {"first": str(s[0]), "last": str(s[-1]), "rms_std": cost, "in_fp": i in ranked[:high]}
             for i, (s, cost) in enumerate(zip(stretches, costs, strict=True))
         ],
         "drops": {str(count): value for count, value in sorted(tried.items())},
     }  # fmt: skip
-    return replace(settings, in_fp=in_fp), found
+    return replace(int8.settings, in_fp=in_fp(high)), found

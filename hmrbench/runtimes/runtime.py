@@ -144,8 +144,8 @@ class Prepared(Protocol):
 class FromFile(Prepared):
     """A network's file, ready to run in batches of the size that it was made for.
 
-    `beside` says how many numbers it takes beside pictures, see `INPUTS`; where they are not given they are zeros, as in
-    PyTorch's network.
+    `beside` says how many numbers it takes beside pictures, see `INPUTS`; where they are not given they are zeros, as
+    in PyTorch's network.
     """
 
     network: Network

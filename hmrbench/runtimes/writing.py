@@ -158,7 +158,8 @@ def check_export(card: ModelCard, settings: ExportSettings, path: Path, calibrat
         raise UsageError(f"{card.name} runs on {find_runtime(card.runtime).name} alone: there is nothing to export")
     if runtime.write is None:
         able = ", ".join(r.name for r in known_runtimes().values() if r.write is not None)
-        raise UsageError(f"nothing is exported for {runtime.name}; there is {able}")
+        reads = f": it runs {runtime.suffix} files that others wrote" if runtime.suffix else ""
+        raise UsageError(f"nothing is exported for {runtime.name}{reads}; there is {able}")
     runtime.check(card.name, "auto", settings.dtype)
     if path.suffix != runtime.suffix:
         raise UsageError(f"{path}: a file for {runtime.name} ends in {runtime.suffix}")
