@@ -203,6 +203,8 @@ def test_differences_are_in_standard_deviations() -> None:
     a = torch.tensor([[0.0, 2.0, 0.0, 2.0]])
     assert checking.compare_outputs(a, a + torch.tensor([[0.5, 0, 0, 0]])) == pytest.approx((0.5, 0.25))
     assert checking.compare_outputs((a, 4 * a), (a, 4 * a + 1)) == pytest.approx((0.25, 0.25))
+    flat = torch.full((1, 4), 5.0)  # rounding is not large because nothing varies
+    assert checking.compare_outputs(flat, flat + 1e-5) == pytest.approx((2e-4, 2e-4), rel=1e-2)
     with pytest.raises(HmrbenchError, match="is not finite"):
         checking.compare_outputs(a, a / 0)
     with pytest.raises(HmrbenchError, match=r"is \(1, 3\), PyTorch's \(1, 4\)"):
@@ -458,6 +460,7 @@ def test_the_search_leaves_the_fewest_costly_layers(
         in_fp,
     )
     assert found["drop"] <= 0.5
+    assert len(found["stretches"]) == (4 if in_fp else 0)  # ranked only where some must stay
     left = sorted((s["rms_std"] for s in found["stretches"] if s["in_fp"]), reverse=True)
     assert left == sorted((s["rms_std"] for s in found["stretches"]), reverse=True)[:in_fp]
     assert len(record["calibration"]["in_fp"]) == in_fp

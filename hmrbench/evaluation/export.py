@@ -1,10 +1,9 @@
 """A network to a file of another runtime; in int8, with the layers that cost accuracy left out until a bound holds.
 
-The search: the layers that can be in int8 are cut into at most GROUPS stretches in the order in which they run. Each
-stretch alone is put into int8, and what that changes in the output on crops of the calibration set (root mean square,
-in standard deviations) ranks the stretches. Then the network is scored on that set, first in fp32, then in int8 with
-the most costly stretches left in fp: none of them, and if the drop is above the bound, by bisection the fewest that
-keep it. Never is the set looked at on which the file will be scored.
+The search: the layers that can be in int8 are cut into at most GROUPS stretches in the order in which they run.
+The network is scored on the calibration set in fp32 and in int8. If the drop is above the bound, each stretch alone is
+put into int8, and what that changes in the output on crops of that set (root mean square, in standard deviations) ranks
+the stretches; by bisection the fewest of the most costly ones are left in fp that keep the bound. Never is the set looked at on which the file will be scored.
 """
 
 from __future__ import annotations
@@ -97,6 +96,8 @@ def export(
     for target in (path, record_path(path)):
         results.try_writing(target)
     opened = None if calibrate is None else _open(card, calibrate, settings)
+    if weights is None and opened is not None and card.demo_weights is not None:  # as for an evaluation on this set
+        weights = opened[1][0].default_weights
     label, file = sources.resolve_weights(card, weights)
     sha256 = None if file is None else file_sha256(file)
     net, _ = zoo.load_weights(card, file)
@@ -205,10 +206,11 @@ def _bounded(net: nn.Module, int8: _Int8, score: _Scorer, bound: float) -> tuple
     Raises:
         UsageError: all but one of them are too few.
     """
-    costs, stretches = int8.costs(net), int8.stretches
-    ranked = sorted(range(len(stretches)), key=lambda i: -costs[i])
     full, higher = score(net)
     tried: dict[int, float] = {}
+    stretches, low, high = int8.stretches, 0, 0
+    costs: list[float] = []  # of each stretch, measured where some must stay in fp
+    ranked: list[int] = []
 
     def in_fp(count: int) -> list[str]:
         return [layer for i in ranked[:count] for layer in stretches[i]]
@@ -216,18 +218,19 @@ def _bounded(net: nn.Module, int8: _Int8, score: _Scorer, bound: float) -> tuple
     def drop(count: int) -> float:
         value, _ = score(int8.ready(in_fp(count)))
         tried[count] = full - value if higher else value - full
-        told = (int8.card.name, count, len(ranked), score.name, tried[count])
+        told = (int8.card.name, count, len(stretches), score.name, tried[count])
         _log.info("%s: %d of %d stretches in fp: %s drops by %.3f", *told)
         return tried[count]
 
-    low, high = 0, len(ranked) - 1  # with all of them in fp there would be no int8
-    if drop(0) <= bound:
-        high = 0
-    elif drop(high) > bound:
-        raise UsageError(
-            f"{int8.card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
-            f"{score.name} still drops by {tried[high]:.3f}, more than {bound:g}: int8 cannot keep that bound"
-        )
+    if drop(0) > bound:
+        costs = int8.costs(net)
+        ranked = sorted(range(len(stretches)), key=lambda i: -costs[i])
+        high = len(ranked) - 1  # with all of them in fp there would be no int8
+        if high == 0 or drop(high) > bound:
+            raise UsageError(
+                f"{int8.card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
+                f"{score.name} still drops by {tried[high]:.3f}, more than {bound:g}: int8 cannot keep that bound"
+            )
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if drop(middle) <= bound else (middle, high)
@@ -236,7 +239,7 @@ def _bounded(net: nn.Module, int8: _Int8, score: _Scorer, bound: float) -> tuple
         "in_fp": len(in_fp(high)),
         "stretches": [
             {"first": str(s[0]), "last": str(s[-1]), "rms_std": cost, "in_fp": i in ranked[:high]}
-            for i, (s, cost) in enumerate(zip(stretches, costs, strict=True))
+            for i, (s, cost) in enumerate(zip(stretches, costs, strict=False))
         ],
         "drops": {str(count): value for count, value in sorted(tried.items())},
     }  # fmt: skip

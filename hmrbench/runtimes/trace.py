@@ -77,9 +77,16 @@ def traceable(
 ) -> Iterator[Graph]:
     """What converters trace inside: there, a network with operators of its own computes them by standard ones."""
     standard(net, True)
+    learned = [weight for weight in net.parameters() if weight.requires_grad]
+    for (
+        weight
+    ) in learned:  # one that `state_dict` shows in another shape becomes a constant, which may have no gradient
+        weight.requires_grad_(False)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _Spelt():
             warnings.simplefilter("ignore")  # of Python numbers, which are the same for all pictures
             yield Graph(_Flat(net).eval(), given, flatten(net(*given))[1], any_batch, any_size)
     finally:
+        for weight in learned:
+            weight.requires_grad_(True)
         standard(net, False)
