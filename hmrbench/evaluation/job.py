@@ -46,6 +46,7 @@ class EvaluationSettings:
         runtime: what runs the network, by name or import path, or the file to run, see `runtimes`; None for the card's
             own, or PyTorch.
         fused: let the network take its short cuts, see `nets.fusion`.
+        cuda_graph: replay a CUDA graph of the forward; None: on a CUDA device, where it can be captured.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores.
         limit: the first people, or whole pictures, only; the row is then partial.
@@ -64,6 +65,7 @@ class EvaluationSettings:
     dtype: str = "fp32"
     runtime: str | None = None
     fused: bool = True
+    cuda_graph: bool | None = None
     batch_size: str | int = "auto"
     workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
@@ -270,7 +272,10 @@ def prepare(
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
     if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
         raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
-    setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
+    device = runtime.check(card.name, s.device, dtype)
+    setting = Setting(device, dtype, card.input, fused=s.fused, cuda_graph=s.cuda_graph)
+    if s.cuda_graph and (runtime.name != PYTORCH.name or setting.place.type != "cuda"):
+        raise UsageError(f"a CUDA graph needs PyTorch on a CUDA device, not {runtime.name} on {device}")
     if exported is None or s.weights is not None:
         default = spec.default_weights if card.demo_weights is not None else None
         label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
