@@ -16,8 +16,8 @@ from test_tables import CARDS, eval_row, gather, profile_row, save
 from hmrbench.errors import DataError, UsageError
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.records import Array
-from hmrbench.report import figures, plots
-from hmrbench.report.figures import Axis, Point
+from hmrbench.report import figures, marks, plots
+from hmrbench.report.marks import Axis, Point
 from hmrbench.report.references import load_references
 
 MACS, AP = Axis("MACs (G)", 1e9, False), Axis("AP (%)", 1.0, True)
@@ -150,10 +150,10 @@ def test_colours_are_told_apart_by_colour_blind_readers() -> None:
         f = np.cbrt(xyz / (0.9505, 1.0, 1.089))
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    families = [Point(f, f, "S3", 1.0, 1.0) for f in figures._families()]
-    assert {*known_families(), "references", "others"} == set(figures._families())
+    families = [Point(f, f, "S3", 1.0, 1.0) for f in marks._families()]
+    assert {*known_families(), "references", "others"} == set(marks._families())
     for dark in (False, True):
-        colours = figures._family_colours(families, dark)
+        colours = marks.family_colours(families, dark)
         for reader, matrix in seen_by.items():
             for a, b in combinations(colours.values(), 2):
                 assert np.linalg.norm(lab(a, matrix) - lab(b, matrix)) > 14, (reader, dark, a, b)
@@ -292,8 +292,8 @@ def test_few_points_are_not_spread_over_the_plot() -> None:
 
 
 def test_sizes_in_the_legend_are_of_the_points() -> None:
-    assert figures._round_sizes(3.85, 8.2) == [4.0, 8.0]
-    assert figures._round_sizes(0.5, 8.2) == [0.8, 4.0, 8.0]
+    assert marks._round_sizes(3.85, 8.2) == [4.0, 8.0]
+    assert marks._round_sizes(0.5, 8.2) == [0.8, 4.0, 8.0]
 
 
 @pytest.mark.parametrize("many", [False, True])

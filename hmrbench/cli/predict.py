@@ -83,6 +83,7 @@ def predict(
     from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
     from hmrbench.fetch import sources
     from hmrbench.pictures import predict as pictures
+    from hmrbench.pictures.boxes import named_boxes, people_in
 
     stems = _stems(image)
     if out.is_file():
@@ -111,13 +112,13 @@ def predict(
         )
     if job.card.crop.kind == "bottom-up" and boxes != "full":
         raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
-    found = None if boxes == "full" else pictures.named_boxes(boxes, list(stems))
+    found = None if boxes == "full" else named_boxes(boxes, list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}
     for path in stems:  # all are looked at before the network is made
         with _reported(remark, failures):
-            people[path] = pictures.people_in(path, found, box_score)
+            people[path] = people_in(path, found, box_score)
     done = []
     if people:
         net, _ = prepare_network(job)

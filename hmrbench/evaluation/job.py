@@ -26,7 +26,8 @@ from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Exported, Runtime, Setting
 from hmrbench.runtimes.pytorch import PYTORCH
-from hmrbench.schema import DatasetSpec, ModelCard, beside
+from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema.importing import beside
 
 
 @dataclass(frozen=True)

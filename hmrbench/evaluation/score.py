@@ -24,7 +24,8 @@ from hmrbench.files.coco_json import check_coco
 from hmrbench.metrics import coco_keypoints
 from hmrbench.records import ANY_BOXES, IMAGE_OF_SAMPLE, Array, Dataset, EvalResult, Measurement, Prediction, Score
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, beside
+from hmrbench.schema import DatasetSpec
+from hmrbench.schema.importing import beside
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from hmrbench import __version__
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures, phi
 from hmrbench.report import figures, formats, gallery, plots
-from hmrbench.report.figures import Axis, Point
+from hmrbench.report.marks import Axis, Point
 from hmrbench.report.sheets import sheets
 from hmrbench.report.tables import Table
 from hmrbench.results.runs import Run
