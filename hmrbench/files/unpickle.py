@@ -208,6 +208,15 @@ class _Machine:
                 self.set_items([key, value])
             case "u":
                 self.set_items(self.marked())
+            case "\x94":
+                self.memo[len(self.memo)] = stack[-1]
+            case _:
+                self.do_named(code)
+
+    def do_named(self, code: int) -> None:
+        """What names a class or function, or uses one."""
+        stack, push = self.stack, self.stack.append
+        match chr(code):
             case "R" | "\x81":
                 args = stack.pop()
                 stack[-1] = self.called(stack[-1], args)
@@ -228,8 +237,6 @@ class _Machine:
             case "\x93":
                 name_text, module = stack.pop(), stack.pop()
                 push(self.named(module, name_text))
-            case "\x94":
-                self.memo[len(self.memo)] = stack[-1]
             case "Q":
                 push(self.outside(stack.pop()))
             case "\x82" | "\x83" | "\x84" | "\x97":

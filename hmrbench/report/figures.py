@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,27 @@ _AUTO_LABELS = 45  # more points than that: only those on a front get a label
 _DPI = 100.0  # of the layout; labels are placed in these pixels
 
 
+@dataclass(frozen=True)
+class FigureSettings:
+    """What a figure shows, and how.
+
+    Attributes:
+        front: draw the Pareto front of the measured and of the published points.
+        labels: all, front (only those on a front), none, or auto: all unless there are too many.
+        dark: on a dark page.
+        width_in: inches.
+        height_in: inches.
+        y_range: lower and upper end of the accuracy axis; points beyond it are left out.
+    """
+
+    front: bool = True
+    labels: str = "auto"
+    dark: bool = False
+    width_in: float = 7.0
+    height_in: float = 4.4
+    y_range: tuple[float | None, float | None] = (None, None)
+
+
 def pareto_front(x: Array, y: Array, x_higher: bool = False, y_higher: bool = True) -> Array:
     """Which of N points no other point beats: (N,) bool.
 
@@ -67,21 +89,13 @@ def accuracy_cost(
     x: Axis,
     y: Axis,
     size: Axis | None = None,
-    *,
-    front: bool = True,
-    labels: str = "auto",
-    dark: bool = False,
-    width_in: float = 7.0,
-    height_in: float = 4.4,
-    y_range: tuple[float | None, float | None] = (None, None),
+    settings: FigureSettings | None = None,
 ) -> tuple[Figure, list[str]]:
     """Draw accuracy against cost.
 
     Args:
         points: the models; `x`, `y` and `size` say what their numbers are.
-        front: draw the Pareto front of the measured and of the published points.
-        labels: all, front (only those on a front), none, or auto: all unless there are too many.
-        y_range: lower and upper end of the accuracy axis; points beyond it are left out.
+        settings: what to show, and how.
 
     Returns:
         The figure, and remarks on what it does not show.
@@ -93,33 +107,34 @@ def accuracy_cost(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if labels not in LABELS:
-        raise UsageError(f"labels are {', '.join(LABELS)}, not '{labels}'")
+    s = settings or FigureSettings()
+    if s.labels not in LABELS:
+        raise UsageError(f"labels are {', '.join(LABELS)}, not '{s.labels}'")
     remarks = []
-    low, high = y_range
+    low, high = s.y_range
     inside = [p for p in points if (low is None or p.y >= low) and (high is None or p.y <= high)]
     if len(inside) < len(points):
         remarks.append(f"{len(points) - len(inside)} points lie beyond the accuracy axis")
     if not inside:
         raise DataError("there is nothing to draw: no model has both numbers")
-    ink, back = ("#d8dbe0", "#16181d") if dark else ("#222222", "#ffffff")
-    colours = family_colours(inside, dark)
-    figure = Figure(figsize=(width_in, height_in), dpi=_DPI, layout="constrained")
+    ink, back = ("#d8dbe0", "#16181d") if s.dark else ("#222222", "#ffffff")
+    colours = family_colours(inside, s.dark)
+    figure = Figure(figsize=(s.width_in, s.height_in), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.patch.set_alpha(0.0 if dark else 1.0)
+    figure.patch.set_alpha(0.0 if s.dark else 1.0)
     axes = figure.add_subplot()
-    _style(axes, inside, x, y, ink, y_range)
+    _style(axes, inside, x, y, ink, s.y_range)
     sized = size is not None and sizes_tell(inside)
     areas = marker_areas(inside) if sized else np.full(len(inside), _PLAIN_AREA_PT2)
     at = np.array([(p.x / x.scale, p.y / y.scale) for p in inside])
-    on_front, corners = _fronts(axes, inside, at, x, y, ink if front else None)
+    on_front, corners = _fronts(axes, inside, at, x, y, ink if s.front else None)
     draw_points(axes, inside, at, areas, colours, back)
-    draw_legend(axes, inside, colours, size if sized else None, front, ink)
-    chosen = labels if labels != "auto" else "all" if len(inside) <= _AUTO_LABELS else "front"
+    draw_legend(axes, inside, colours, size if sized else None, s.front, ink)
+    chosen = s.labels if s.labels != "auto" else "all" if len(inside) <= _AUTO_LABELS else "front"
     wanted = [] if chosen == "none" else [i for i in range(len(inside)) if chosen == "all" or on_front[i]]
     measured = {inside[i].label for i in wanted if not inside[i].published}
     wanted = [i for i in wanted if not (inside[i].published and inside[i].label in measured)]
-    if labels == "auto" and chosen == "front":
+    if s.labels == "auto" and chosen == "front":
         remarks.append(f"{len(inside)} points: labels only on the front")
     remarks += _write_labels(axes, inside, at, areas, wanted, corners, ink, back)
     if sized and any(p.size is None for p in inside):

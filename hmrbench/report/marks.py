@@ -153,16 +153,8 @@ def draw_legend(
         for value in _round_sizes(min(known), largest):
             mark(f"{value:g}", area=_AREA_PT2[1] * value / largest, hollow=True)
     column = VPacker(children=rows, pad=0, sep=3.5, align="left")
-    axes.add_artist(
-        AnchoredOffsetbox(
-            "center left",
-            child=column,
-            frameon=False,
-            bbox_to_anchor=(1.015, 0.5),
-            bbox_transform=axes.transAxes,
-            borderpad=0,
-        )
-    )
+    place: dict[str, Any] = {"bbox_to_anchor": (1.015, 0.5), "bbox_transform": axes.transAxes, "borderpad": 0}
+    axes.add_artist(AnchoredOffsetbox("center left", child=column, frameon=False, **place))
 
 
 def _round_sizes(smallest: float, largest: float) -> list[float]:

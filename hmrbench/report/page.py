@@ -84,7 +84,7 @@ def _plot(points: Sequence[Point], x: str, y: str, size: str | None, left_out: S
     third = None if size is None else plots.axis_of(size)
     pictures, remarks = [], [*left_out]
     for dark in (False, True):
-        figure, more = figures.accuracy_cost(points, *axes, third, dark=dark)
+        figure, more = figures.accuracy_cost(points, *axes, third, figures.FigureSettings(dark=dark))
         data = base64.b64encode(figures.to_bytes(figure, "svg", outlines=False)).decode()
         pictures.append(f"data:image/svg+xml;base64,{data}")
     spots = [
