@@ -32,6 +32,7 @@ from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Runtime, pytorch
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 pytestmark = pytest.mark.usefixtures("calm")
 CPU = torch.device("cpu")
@@ -246,7 +247,7 @@ def test_parameters_that_are_not_there_yet_are_not_counted_as_zero(cards: Path) 
     row = measure("lazy", cards)
     assert (row["status"], row["params"], row["params_head"]) == ("ok", 545, 153), row["error"]
     assert row["latency_ms"] > 0
-    assert zoo.count_parameters(load_card("lazy", [cards]))["params"] is None
+    assert parts.count_parameters(load_card("lazy", [cards]))["params"] is None
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -20,12 +20,12 @@ import torch
 
 from hmrbench import checkpoints, files
 from hmrbench.body.unpickle import read_pickle
-from hmrbench.compare import gate
+from hmrbench.compare import baselines
 from hmrbench.data.images import decode_image, read_image
 from hmrbench.errors import DataError
 from hmrbench.fetch.archives import MAX_TAR_HEADER, CorruptArchiveError, extract
 from hmrbench.results import runs as results
-from hmrbench.schema import read_yaml
+from hmrbench.schema.reading import read_yaml
 from hmrbench.training.prior import read_bodies
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -37,7 +37,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "weights": checkpoints.read_state,
     "pickle": read_pickle,
     "run": results.load_run,
-    "baseline": gate.read_baseline,
+    "baseline": baselines.read_baseline,
     "bodies": read_bodies,
 }
 

@@ -25,7 +25,8 @@ from hmrbench.nets.record import find_records
 from hmrbench.records import Array
 from hmrbench.runtimes.outputs import Form, unflatten
 from hmrbench.runtimes.trace import Graph
-from hmrbench.schema import ModelCard, import_object
+from hmrbench.schema import ModelCard
+from hmrbench.schema.importing import import_object
 
 
 @dataclass(frozen=True)
