@@ -20,12 +20,12 @@ import torch
 
 from hmrbench import checkpoints, files
 from hmrbench.body.unpickle import read_pickle
-from hmrbench.compare import gate
+from hmrbench.compare import baselines
 from hmrbench.data.images import decode_image, read_image
 from hmrbench.errors import DataError
 from hmrbench.fetch.archives import MAX_TAR_HEADER, CorruptArchiveError, extract
 from hmrbench.results import runs as results
-from hmrbench.schema import read_yaml
+from hmrbench.schema.reading import read_yaml
 from hmrbench.training.prior import read_bodies
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -37,7 +37,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "weights": checkpoints.read_state,
     "pickle": read_pickle,
     "run": results.load_run,
-    "baseline": gate.read_baseline,
+    "baseline": baselines.read_baseline,
     "bodies": read_bodies,
 }
 
@@ -162,3 +162,39 @@ def test_arrays_of_processes_are_read_without_pickles() -> None:
     with pytest.raises(DataError, match="process 1: a declares"):
         files.arrays_of(buffer, "process 1", "what it sent", 8)
     assert torch.from_numpy(files.arrays_of(buffer, "process 1", "what it sent", size)["a"]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [3, 70_000])  # more than 65,535 need the record of large archives
+def test_a_zip_archive_with_too_long_a_list_is_refused_unread(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for i in range(count):
+            archive.writestr(zipfile.ZipInfo(str(i)), b"")
+        archive.comment = b"a comment"
+    directory = sum(46 + len(str(i)) for i in range(count))
+    with files.open_zip(whole, directory) as archive:
+        assert len(archive.namelist()) == count
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *args: pytest.fail("was read"))
+    with pytest.raises(DataError, match=f"lists {directory:,} bytes"):
+        files.open_zip(whole, directory - 1)
+
+
+def test_every_reader_of_zip_archives_bounds_their_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "many.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(9_000):
+            archive.writestr(zipfile.ZipInfo("x" * 1_000 + str(i)), b"")
+    for name in ("npz", "weights", "bodies"):
+        with pytest.raises(DataError, match=r"many\.npz: .*lists 9,\d+,\d+ bytes"):
+            READERS[name](path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_text_that_is_not_unicode_is_refused(order: str, tmp_path: Path) -> None:
+    text = np.array([["a", ""], ["\U0010ffff", "b"]], f"{order}U5")
+    np.savez(tmp_path / "good.npz", text=text, empty=np.array([], "U1"), none=np.array(["", ""], "U0"))
+    assert files.read_arrays(tmp_path / "good.npz", "what")["text"].tolist() == text.tolist()
+    text.view(f"{order}u4")[0, 3] = 0x110000
+    np.savez(tmp_path / "bad.npz", text=text)
+    with pytest.raises(DataError, match=r"bad\.npz: text holds text whose characters are none of Unicode's"):
+        files.read_arrays(tmp_path / "bad.npz", "what")

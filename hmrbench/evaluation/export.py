@@ -3,7 +3,8 @@
 The search: the layers that can be in int8 are cut into at most GROUPS stretches in the order in which they run.
 The network is scored on the calibration set in fp32 and in int8. If the drop is above the bound, each stretch alone is
 put into int8, and what that changes in the output on crops of that set (root mean square, in standard deviations) ranks
-the stretches; by bisection the fewest of the most costly ones are left in fp that keep the bound. Never is the set looked at on which the file will be scored.
+the stretches; by bisection the fewest of the most costly ones are left in fp that keep the bound. Never is the set
+looked at on which the file will be scored.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hmrbench import data, zoo
 from hmrbench.body import find_body
-from hmrbench.body.decode import decode_mesh
+from hmrbench.body.decode import decode_mesh, in_image, mesh_codec_of
 from hmrbench.codecs import Crops
 from hmrbench.data.family_crops import numbers_beside
 from hmrbench.data.loader import CropSettings, batches
@@ -123,13 +123,17 @@ def compare_networks(card: ModelCard | None, net: nn.Module, prepared: Prepared,
 
 
 def _keypoints(card: ModelCard, output: Any, crops: Crops) -> Array | None:
-    """Keypoints in pixels of the picture; None for whole pictures, in which both may find other numbers of people."""
+    """Keypoints in pixels of the picture, vertices of a network that puts these out; None for whole pictures, in which
+    both may find other numbers of people."""
     if card.crop.kind == "bottom-up":
         return None
-    if card.task == "hmr":
-        keypoints: Array = decode_mesh(output, crops.center_px, crops.size_px, find_body("free-lite"))[0]
-        return keypoints
-    found: Array = zoo.codec_of(card).decode(output, crops)[0]
+    if card.task == "hpe":
+        found: Array = zoo.codec_of(card).decode(output, crops)[0]
+        return found
+    codec, place = mesh_codec_of(card), (crops.center_px, crops.size_px)
+    if codec.mesh == "vertices":
+        return in_image(output["vertices"], output["cam"], *place, codec, crops.image_wh_px).numpy()
+    found = decode_mesh(output, *place, find_body("free-lite"), codec, crops.image_wh_px)[0]
     return found
 
 
