@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_coco
-from runtime_nets import Boxed, Doubling, Layers, Mesh, Nested, Pair, scanning
+from runtime_nets import Boxed, Doubling, Hands, Layers, Mesh, Nested, Pair, Shown, Vertices, scanning
 from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
 
-from hmrbench.cards import load_card
+from hmrbench.cards import load_card, load_cards
+from hmrbench.codecs import Crops
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.nets.encoders import scan_standard
 from hmrbench.nets.encoders.selective_scan import selective_scan
@@ -39,6 +43,7 @@ from hmrbench.runtimes.runtime import instruction_set
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+ROOT = Path(__file__).parents[1]
 BOTH = pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
 CARD = (
@@ -133,7 +138,8 @@ def on_runtime(net: nn.Module, runtime: str, x: Tensor, folder: Path, batch_size
 
 @BOTH
 @pytest.mark.parametrize(
-    ("make", "batch_size"), [(Layers, None), (Pair, 2), (Nested, None), (Mesh, None), (scanning, 2)]
+    ("make", "batch_size"),
+    [(Layers, None), (Pair, 2), (Nested, None), (Mesh, None), (scanning, 2), (Shown, 2), (Hands, 1)],
 )
 def test_a_runtime_gives_pytorchs_numbers(
     runtime: str, make: Callable[[], nn.Module], batch_size: int | None, tmp_path: Path
@@ -197,6 +203,17 @@ def test_what_was_put_out_stays_as_it_is(runtime: str, tmp_path: Path) -> None:
         kept = first.clone()
         forward(10 * x)
     assert torch.equal(first, kept)
+
+
+def test_meshes_are_read_by_the_networks_own_codec() -> None:
+    """Of vertices, an orthographic camera sees a shift of 0.01 as 0.01 of half the crop's height in x and in y."""
+    card = load_card("fastmetro-s-r50")
+    place = np.array([[100.0, 100.0]]), np.array([[300.0, 400.0]])
+    some = checking.SomeCrops(torch.zeros(1, 3, 8, 8), (), Crops(*place, (8, 8), np.array([[640, 480]])))
+    moved = known_runtimes()["pytorch"].prepare(Network(Vertices(0.01)), Setting("cpu", "fp32", (8, 8)))
+    check = checking.compare_networks(card, Vertices(), moved, some)
+    assert check.keypoints_px == pytest.approx(2**0.5 * 0.01 * 200, rel=1e-3)
+    assert check.max_std == pytest.approx(0.01 / 3**-0.5, rel=1e-2)  # of numbers spread evenly from -1 to 1
 
 
 def test_differences_are_in_standard_deviations() -> None:
@@ -676,3 +693,42 @@ def test_networks_of_each_family_export(name: str, runtime: str, tmp_path: Path)
     made = hmrbench("export", name, "--runtime", runtime, "-o", file, "--weights", "random", "--json")
     assert made.exit_code == 0, made.stderr
     assert json.loads(made.stdout)["check"]["max_std"] < 1e-4
+
+
+# --------------------------------------------------------------------------- the table of the documentation
+
+
+def test_the_table_of_the_documentation(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    import runtimes_table
+
+    row = {"device": "cpu", "threads": 2, "runtime_version": "v 1", "status": "ok", "error": None}
+    rows = {
+        "vitpose-s": {
+            "pytorch": [{**row, "latency_ms": 12.34, "stable": True, "error_std": None}],
+            "onnxruntime": [
+                {**row, "latency_ms": 5.0, "stable": True, "error_std": 1e-5},
+                {**row, "latency_ms": 9.0, "stable": False, "error_std": 2.5e-5},
+            ],
+            "openvino": [{**row, "latency_ms": None, "status": "failed", "error": "no rule for aten::foo"}],
+        }
+    }
+    lines = runtimes_table.table(rows).splitlines()
+    assert "| `vitpose-s` | 256x192 | 12.3 | 5.0 |  | 2.5e-05 | failed: no rule for aten::foo |" in lines
+    assert "| `vitpose-b` | 256x192 |  |  |  | not measured | not measured |" in lines
+    assert len([line for line in lines if line.startswith("| `")]) == len(load_cards())
+    assert lines[-1] == "Latency: cpu, 2 threads, v 1."
+
+
+def test_the_tables_command_keeps_rows_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- the table of docs/runtimes_table.py -->\nold\n<!-- its end -->\nbelow\n")
+    profiled = ("profile", "litehrnet-18", "--runtime", "onnx", "--device", "cpu", "--repeats", 1, "--runs", tmp_path)
+    assert hmrbench(*profiled).exit_code == 0
+    args = [sys.executable, "docs/runtimes_table.py", "--kept", "--runs", str(tmp_path), "--page", str(page)]
+    subprocess.run(args, cwd=ROOT, check=True)
+    above, *lines, below = page.read_text().splitlines()
+    assert (above, below) == ("above", "below")
+    assert "old" not in lines
+    own = next(line for line in lines if "`litehrnet-18`" in line)
+    assert re.fullmatch(r"\| `litehrnet-18` \| 256x192 \|  \|  \|  \| \d\.\de-0[56] \| not measured \|", own)
