@@ -13,7 +13,7 @@ from hmrbench.codecs import Codec, find_codec
 from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, unknown_name
 from hmrbench.schema import ModelCard
 from hmrbench.schema.faults import unknown_key
-from hmrbench.schema.importing import beside, import_object
+from hmrbench.schema.importing import beside, find_part, import_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,12 +39,8 @@ def find_encoder(name: str, file: Path | None = None) -> Encoder:
     """
     from hmrbench.nets.encoders.record import Encoder, known_encoders
 
-    found = import_object(name, "encoder", file) if ":" in name else known_encoders().get(name.lower())
-    if found is None:
-        raise unknown_name("encoder", name, known_encoders())
-    if not isinstance(found, Encoder):
-        raise UsageError(f"encoder '{name}' is a {type(found).__name__}, not a hmrbench.nets.encoders.record.Encoder")
-    return found
+    known = known_encoders()
+    return known.get(name.lower()) or find_part(name, "encoder", Encoder, known, file)
 
 
 def find_network(card: ModelCard) -> Net | None:
@@ -195,15 +191,7 @@ def find_head(card: ModelCard) -> HeadKind:
     """
     from hmrbench.nets.record import HeadKind, known_heads
 
-    kind = card.head.kind
-    found = import_object(kind, f"{card.where}: head", card.file) if ":" in kind else known_heads().get(kind)
-    if found is None:
-        raise unknown_name(f"{card.where}: head", kind, known_heads())
-    if not isinstance(found, HeadKind):
-        raise UsageError(
-            f"{card.where}: head '{kind}' is a {type(found).__name__}, not a hmrbench.nets.record.HeadKind"
-        )
-    return found
+    return find_part(card.head.kind, f"{card.where}: head", HeadKind, known_heads(), card.file)
 
 
 def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[ModelCard, ...]:
