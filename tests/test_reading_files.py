@@ -187,3 +187,14 @@ def test_every_reader_of_zip_archives_bounds_their_lists(tmp_path: Path, monkeyp
     for name in ("npz", "weights", "bodies"):
         with pytest.raises(DataError, match=r"many\.npz: .*lists 9,\d+,\d+ bytes"):
             READERS[name](path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_text_that_is_not_unicode_is_refused(order: str, tmp_path: Path) -> None:
+    text = np.array([["a", ""], ["\U0010ffff", "b"]], f"{order}U5")
+    np.savez(tmp_path / "good.npz", text=text, empty=np.array([], "U1"), none=np.array(["", ""], "U0"))
+    assert files.read_arrays(tmp_path / "good.npz", "what")["text"].tolist() == text.tolist()
+    text.view(f"{order}u4")[0, 3] = 0x110000
+    np.savez(tmp_path / "bad.npz", text=text)
+    with pytest.raises(DataError, match=r"bad\.npz: text holds text whose characters are none of Unicode's"):
+        files.read_arrays(tmp_path / "bad.npz", "what")

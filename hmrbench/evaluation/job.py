@@ -47,6 +47,7 @@ class EvaluationSettings:
         runtime: what runs the network, by name or import path, or the file to run, see `runtimes`; None for the card's
             own, or PyTorch.
         fused: let the network take its short cuts, see `nets.fusion`.
+        cuda_graph: replay a CUDA graph of the forward; None: on a CUDA device, where it can be captured.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores.
         limit: the first people, or whole pictures, only; the row is then partial.
@@ -65,6 +66,7 @@ class EvaluationSettings:
     dtype: str = "fp32"
     runtime: str | None = None
     fused: bool = True
+    cuda_graph: bool | None = None
     batch_size: str | int = "auto"
     workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
@@ -275,7 +277,7 @@ def prepare(
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
     if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
         raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
-    setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
+    setting = _setting(runtime, card, s, dtype)
     label, path, sha256 = _weights(card, spec, s.weights, exported)
     boxes = boxes_of(card, s.boxes)
     fits = opened is not None and (opened.boxes == NO_BOXES) == found.whole
@@ -303,6 +305,19 @@ def prepare(
         fused=s.fused,
         assets=assets,
     )
+
+
+def _setting(runtime: Runtime, card: ModelCard, settings: EvaluationSettings, dtype: str) -> Setting:
+    """How the network is to run.
+
+    Raises:
+        UsageError: the runtime has no such device or precision, or no CUDA graphs.
+    """
+    device = runtime.check(card.name, settings.device, dtype)
+    found = Setting(device, dtype, card.input, fused=settings.fused, cuda_graph=settings.cuda_graph)
+    if settings.cuda_graph and (runtime.name != PYTORCH.name or found.place.type != "cuda"):
+        raise UsageError(f"a CUDA graph needs PyTorch on a CUDA device, not {runtime.name} on {device}")
+    return found
 
 
 def _codec(card: ModelCard, body: Body | None, name: str | None) -> Codec:

@@ -41,6 +41,7 @@ def evaluate(
     dtype: str = "fp32",
     runtime: str | Path | None = None,
     fused: bool = True,
+    cuda_graph: bool | None = None,
     batch_size: str | int = "auto",
     workers: int | None = None,
     limit: int | None = None,
@@ -68,6 +69,7 @@ def evaluate(
         dtype: fp32, bf16 or fp16; a file has its own.
         runtime: what runs the network, by name or import path, or the file to run; None for PyTorch.
         fused: let the network take its short cuts.
+        cuda_graph: replay a CUDA graph of the forward; None: on a CUDA device, where it can be captured.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores if None.
         limit: the first people, or whole pictures, only; the row is then partial.
@@ -97,6 +99,7 @@ def evaluate(
         dtype=dtype,
         runtime=None if runtime is None else str(runtime),
         fused=fused,
+        cuda_graph=cuda_graph,
         batch_size=batch_size,
         workers=environment.usable_cpus() if workers is None else workers,
         limit=limit,

@@ -280,7 +280,7 @@ def measure_results(
 
     Returns:
         Scores AP to ARL, Phi_P_2D, PCK@0.05, PCK@0.1; per joint OKS and PCK; per sample what
-        `ap_from_matches` needs.
+        `resample` and `ap_from_matches` need.
 
     Raises:
         DataError: see `check_coco`.
@@ -288,14 +288,14 @@ def measure_results(
     found = _match(coco, results, skeleton, nobody)
     values = stats(found)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
-    with np.errstate(over="ignore"):
-        by_joint = per_joint(found, skeleton)
+    with np.errstate(over="ignore"):  # of predictions far from everything
+        by_joint, kept = per_joint(found, skeleton), matches(found)
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
     named = {m.name: m for m in (*MEASURES, *phi.MEASURES, *PCK_MEASURES)}
     scores = tuple(named[name].score(value) for name, value in values.items())
     remarks = () if results else (f"nobody was found in any of the {len(coco.imgs):,} pictures",)
-    return Measurement(scores, by_joint, matches(found), remarks)
+    return Measurement(scores, by_joint, kept, remarks)
 
 
 def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton, nobody: bool = False) -> Matching:

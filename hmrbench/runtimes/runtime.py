@@ -40,7 +40,7 @@ class Setting:
         fused: let PyTorch's network take its short cuts, see `nets.fusion`.
         compile: through torch.compile.
         channels_last: that memory format for weights and input of PyTorch's network.
-        cuda_graph: replay a CUDA graph.
+        cuda_graph: replay a CUDA graph, as it must; where that is possible if None.
         threads: on the CPU; None leaves PyTorch's choice.
     """
 
@@ -50,7 +50,7 @@ class Setting:
     fused: bool = True
     compile: bool = False
     channels_last: bool = False
-    cuda_graph: bool = False
+    cuda_graph: bool | None = False
     threads: int | None = None
 
     @property
