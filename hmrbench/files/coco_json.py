@@ -208,6 +208,7 @@ def _check_result(name: str, result: Result, category: int, area_of: str, skelet
 
 
 def mask_area(name: str, result: Result) -> float:
+    """The area in square pixels of a result's segmentation; DataError if it is no code of COCO's."""
     try:
         return float(mask.area(result["segmentation"]))
     except Exception as e:  # pycocotools checks nothing
