@@ -91,6 +91,29 @@ def test_functions_fit_on_a_screen_and_take_few_arguments(path: Path) -> None:
         assert spelled_out or len(arguments) <= 8, f"{name} takes {len(arguments)} arguments: give it settings"
 
 
+# What a stranger who knows the rooms finds at once: its file, and a name that is defined there.
+PLACES = {
+    "the loop": ("evaluation/loop.py", "predict"),
+    "the pelvis rule": ("metrics/mpjpe.py", "pelvis_centred"),
+    "the Swin record": ("nets/encoders/swin.py", "ENCODERS"),
+    "the cache folder": ("fetch/ledger.py", "cache_dir"),
+    "the gate": ("compare/gate.py", "check"),
+    "the mesh overlay": ("pictures/overlay.py", "overlay_meshes"),
+    "the LaTeX table": ("report/formats.py", "write_latex"),
+    "the encoder of a card": ("zoo/__init__.py", "find_encoder"),
+    "what a card may say": ("schema/__init__.py", "ModelCard"),
+    "known layouts": ("checkpoints/layouts.py", "find_layout"),
+}
+
+
+@pytest.mark.parametrize(("file", "name"), PLACES.values(), ids=PLACES)
+def test_it_stands_where_one_looks_for_it(file: str, name: str) -> None:
+    body = ast.parse((PACKAGE / file).read_text()).body
+    assert name in {n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)} | {
+        t.id for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
+    }
+
+
 def drawing() -> str:
     """The list as CONTRIBUTING.md shows it: the top row first, what a row may import below it."""
     return "\n".join(f"{len(LAYERS) - 1 - i}  {'  '.join(row)}" for i, row in enumerate(LAYERS))
