@@ -128,7 +128,7 @@ class Job:
     def remarks(self) -> list[str]:
         """What a reader of the numbers must know of the network."""
         found = []
-        if self.protocol.get("template") == "not SMPL's":
+        if self.starts_from_smpl is False:
             found.append(
                 "the mesh at rest from which this network starts is not that of the installed SMPL: the accuracy is "
                 "not the official one"
@@ -139,6 +139,13 @@ class Job:
                 "an approximation of this network's mesh"
             )
         return found
+
+    @property
+    def starts_from_smpl(self) -> bool | None:
+        """Whether the mesh at rest from which the network starts is SMPL's; None where it starts from none."""
+        if self.assets is None or zoo.needs_mesh(self.card) != "template":
+            return None
+        return self.assets.smpl_template
 
     @property
     def run_key(self) -> str:
@@ -154,8 +161,8 @@ class Job:
             body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
         if self.assets is not None:
             body |= {"mesh_assets": self.assets.source.name, "mesh_assets_sha256": self.assets.sha256}
-            if zoo.needs_mesh(self.card) == "template":
-                body["template"] = "SMPL's" if self.assets.smpl_template else "not SMPL's"
+            if self.starts_from_smpl is not None:
+                body["template"] = "SMPL's" if self.starts_from_smpl else "not SMPL's"
         for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
             unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
             body |= {name: unusual} if unusual else {}

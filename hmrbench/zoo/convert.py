@@ -5,17 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
+
+from hmrbench import checkpoints
 from hmrbench.cards import find_cards, load_cards
+from hmrbench.checkpoints import LoadReport
 from hmrbench.errors import WeightsError
+from hmrbench.nets.encoders.record import known_encoders
 from hmrbench.schema import ModelCard
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from hmrbench.checkpoints import LoadReport
-
 from hmrbench.zoo import build_net, fill_network, find_network, make_encoder
 
 
@@ -33,11 +32,6 @@ def convert_weights(
     Raises:
         WeightsError: unreadable, unknown layout, or it fits no network.
     """
-    import torch
-
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     state = checkpoints.read_state(source)
     cards = load_cards(models_dirs)
     if name is not None and name.lower() in known_encoders():
@@ -67,9 +61,6 @@ def convert_weights(
 
 def _candidates(cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path) -> list[str]:
     """The networks, or encoders, whose files look like this one."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     ours = [name for name, card in cards.items() if find_network(card) is not None]
     try:
         layout = checkpoints.find_layout(state, str(source))
@@ -82,9 +73,6 @@ def _filled(
     name: str, cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path
 ) -> tuple[nn.Module, LoadReport]:
     """A model's network, or an encoder, with these weights."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     if name in known_encoders():
         encoder = make_encoder(name, 4)
         return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")
