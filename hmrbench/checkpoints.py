@@ -9,7 +9,7 @@ timm, GroupMixFormer, VMamba and 4D-Humans; the shapes are those of the files th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -294,7 +294,7 @@ def load_network(
     """
     if (same := as_own(net, state)) is not None:
         name = "hmrbench" if _OWN.fits(same) else "the network's own"
-        return _load(net, same, WeightsLayout(name, whole=True), source, state)
+        return _load(net, same, WeightsLayout(name, whole=True), source, state, strict=True)
     if official is not None:
         layout = _official(official)
         # A prefix that was taken off as a wrapper's may have been the official layout's own.
@@ -359,8 +359,14 @@ def load_encoder(encoder: nn.Module, state: dict[str, Tensor], source: str = "we
 
 
 def _load(
-    net: nn.Module, state: dict[str, Tensor], layout: WeightsLayout, source: str, given: Mapping[str, Tensor]
+    net: nn.Module,
+    state: dict[str, Tensor],
+    layout: WeightsLayout,
+    source: str,
+    given: Mapping[str, Tensor],
+    strict: bool = False,
 ) -> LoadReport:
+    """Load weights of a layout in place; `strict` refuses keys that are nobody's, also those of no block."""
     state, unused = _drop(state, layout.classifier)
     renamed = {k: v for k, v in layout.rename(state).items() if not _COMPUTED.search(k)}
     own = {k: v for k, v in net.state_dict().items() if not _COMPUTED.search(k)}
@@ -385,9 +391,11 @@ def _load(
     built = {place[0] for k in own if (place := _place(k))}
     # A cut leaves later stages out, and what leads into them.
     later = [k for k in rest if (place := _place(k)) and (place[0] not in built or (place[0] and place[1] is None))]
-    surplus = [k for k in rest if k not in set(later) and _BLOCK.search(k)]
+    surplus = [k for k in rest if k not in set(later) and (strict or _BLOCK.search(k))]
     if missing or misshapen or surplus:
-        raise WeightsError(_complaint(source, layout.name, missing, misshapen, surplus))
+        found = {"missing": missing, "misshapen": misshapen}
+        found["that it does not have" if strict else "of blocks that it does not have"] = surplus
+        raise WeightsError(_complaint(source, layout.name, found))
     net.load_state_dict(ready, strict=False)
     return LoadReport(
         layout=layout.name,
@@ -410,9 +418,9 @@ def cannot_be_meant(given: Tensor, like: Tensor) -> str:
     return ""
 
 
-def _complaint(source: str, layout: str, missing: list[str], misshapen: list[str], surplus: list[str]) -> str:
+def _complaint(source: str, layout: str, found: Mapping[str, Sequence[str]]) -> str:
     parts = []
-    for title, keys in (("missing", missing), ("misshapen", misshapen), ("of blocks that it does not have", surplus)):
+    for title, keys in found.items():
         if keys:
             more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
             parts.append(f"{len(keys)} {title}: {'; '.join(keys[:8])}{more}")
