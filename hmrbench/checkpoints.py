@@ -24,7 +24,7 @@ from hmrbench.files import describe_content, in_place_of, opened
 from hmrbench.files.torch_files import Odd, Stored, as_tensor, read_torch
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.nets.encoders.vit import from_mmpretrain
-from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout
+from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout, known_networks
 
 # A repeated block: a file with more of them is of a deeper network, whatever the shapes say.
 _BLOCK = re.compile(r"(^|\.)(blocks|layers|gma_stage)\.\d+\.")
@@ -227,7 +227,8 @@ _WHOLE = (
 
 @cache
 def _layouts() -> tuple[WeightsLayout, ...]:
-    return (*_WHOLE, *(layout for family in known_families().values() for layout in family.layouts))
+    families = [*known_families().values(), *(net.family for net in known_networks().values())]
+    return (*_WHOLE, *dict.fromkeys(layout for family in families for layout in family.layouts))
 
 
 @cache
