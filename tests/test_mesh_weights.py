@@ -43,7 +43,7 @@ def load(name: str, state: dict[str, torch.Tensor]) -> checkpoints.LoadReport:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        patch.setattr(checkpoints, "cannot_be_meant", lambda *_: "")
+        patch.setattr(checkpoints.loading, "cannot_be_meant", lambda *_: "")
         return checkpoints.load_network(zoo.build_net(load_card(name)), state, "file.bin", NETS[name].layout)
 
 

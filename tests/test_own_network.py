@@ -17,6 +17,7 @@ from hmrbench import zoo
 from hmrbench.cards import load_card
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 NET = """\
 import torch
@@ -121,8 +122,8 @@ def test_a_build_that_reads_its_values_is_built_with_them(tmp_path: Path) -> Non
         "def build():\n    rates = [x.item() for x in torch.linspace(0, 1, 3)]\n    return Net(16 + len(rates) // 3)\n"
     )
     card = load_card("my-net", [write(tmp_path, code)])
-    assert zoo.count_parameters(card)["params"] == 281
-    assert zoo.describe(card)[0]["output"] == [1, 17, 64, 48]
+    assert parts.count_parameters(card)["params"] == 281
+    assert parts.describe(card)[0]["output"] == [1, 17, 64, 48]
 
 
 def test_two_folders_with_modules_of_one_name(tmp_path: Path) -> None:
@@ -162,6 +163,7 @@ def test_a_state_dict_loads_strictly(tmp_path: Path, weights: Path) -> None:
     for change, words in (
         ({"body.0.weight": None}, "Of the network's 4 keys 1 are missing: body.0.weight. Save the state_dict"),
         ({"extra.w": torch.zeros(1), "n": torch.zeros(2)}, "network: 2 that it does not have: extra.w; n"),
+        ({"layers.7.blocks.0.w": torch.zeros(1)}, "network: 1 that it does not have: layers.7.blocks.0.w"),
         ({"body.0.bias": torch.zeros(5)}, "1 misshapen: body.0.bias is (5,), not (4,)"),
         (dict.fromkeys(state) | {f"pose.{k}": v for k, v in state.items()}, "a method load_weights(path)"),
     ):

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from test_cli import hmrbench, run_eval
 
-from hmrbench import zoo
 from hmrbench.cards import load_cards
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures
@@ -25,6 +24,7 @@ from hmrbench.report import formats, tables
 from hmrbench.report.costs import Speed
 from hmrbench.report.references import load_references
 from hmrbench.results import runs as results
+from hmrbench.zoo import parts
 
 CARDS = load_cards()
 HMR_2D = ("lsp-extended", "coco-val-hmr", "posetrack-val")
@@ -63,7 +63,7 @@ def eval_row(model: str, dataset: str = "coco-val", **fields: Any) -> dict[str, 
 
 @cache
 def count_parameters(model: str) -> dict[str, int]:
-    return zoo.count_parameters(CARDS[model])
+    return parts.count_parameters(CARDS[model])
 
 
 def profile_row(model: str, **fields: Any) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def predict(
     from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
     from hmrbench.fetch import sources
     from hmrbench.pictures import predict as pictures
+    from hmrbench.pictures.boxes import named_boxes, people_in
 
     stems = _stems(image)
     if out.is_file():
@@ -105,19 +106,14 @@ def predict(
             f"{card.name}: demo weights, which know synthetic people alone; no others are here", soft_wrap=True
         )
     job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
-    if job.card.task == "hpe" and (side_view or save_mesh or body):
-        raise UsageError(
-            f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
-        )
-    if job.card.crop.kind == "bottom-up" and boxes != "full":
-        raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
-    found = None if boxes == "full" else pictures.named_boxes(boxes, list(stems))
+    _check_options(job, boxes, meshes=bool(side_view or save_mesh or body))
+    found = None if boxes == "full" else named_boxes(boxes, list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}
     for path in stems:  # all are looked at before the network is made
         with _reported(remark, failures):
-            people[path] = pictures.people_in(path, found, box_score)
+            people[path] = people_in(path, found, box_score)
     done = []
     if people:
         net, _ = prepare_network(job)
@@ -128,11 +124,8 @@ def predict(
                     picture = pictures.predict_picture(net, job, path, samples)
                     target = out / f"{stems[path]}-{job.card.name}.png"
                     done.append(_write(picture, job, target, side_view, save_mesh, keypoint_score))
-                    best = max((p.scores.max() for p in picture.predictions), default=0.0)
-                    if samples and not picture.predictions:
-                        remark.print(f"{path}: nobody was found", markup=False)
-                    elif samples and job.body is None and best < keypoint_score:
-                        remark.print(f"{path}: no keypoint scores {keypoint_score:g}, so none is drawn", markup=False)
+                    if samples and (nothing := _nothing_drawn(picture, job, keypoint_score)):
+                        remark.print(f"{path}: {nothing}", markup=False)
                     looked_at += len(samples)
                     progress(job.card.name, looked_at, total)
     if json:
@@ -142,6 +135,16 @@ def predict(
         show_table(["picture", "people", "written"], rows)
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _check_options(job: Job, boxes: str, meshes: bool) -> None:
+    """Refuse what is asked of another kind of network."""
+    if job.card.task == "hpe" and meshes:
+        raise UsageError(
+            f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
+        )
+    if job.card.crop.kind == "bottom-up" and boxes != "full":
+        raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
 
 
 def _stems(images: list[Path]) -> dict[Path, str]:
@@ -155,6 +158,14 @@ def _stems(images: list[Path]) -> dict[Path, str]:
                 )
         stems[path] = path.stem
     return stems
+
+
+def _nothing_drawn(picture: Picture, job: Job, keypoint_score: float) -> str:
+    """Why nothing is drawn on a picture of people; empty where something is."""
+    if not picture.predictions:
+        return "nobody was found"
+    low = job.body is None and max(p.scores.max() for p in picture.predictions) < keypoint_score
+    return f"no keypoint scores {keypoint_score:g}, so none is drawn" if low else ""
 
 
 def _write(

@@ -179,7 +179,7 @@ def from_imagenet(state: State) -> State:
         (r"^(layers\.\d\.1)\.(\d+)\.", lambda m: f"{m[1]}.{int(m[2]) + before}."),
         (r"\.attn\.q\.", ".attn.attn.in_proj_"),
         (r"\.attn\.proj\.", ".attn.attn.out_proj."),
-        (r"\.mlp\.(fc1|dwconv\.dwconv|fc2)\.", lambda m: f".ffn.layers.{ {'fc1': 0, 'fc2': last}.get(m[1], 1)}."),
+        (r"\.mlp\.(fc1|dwconv\.dwconv|fc2)\.", lambda m: f".ffn.layers.{ {'fc1': 0, 'fc2': last}.get(m[1], 1) }."),
     )
     out: State = {}
     for key, value in state.items():
