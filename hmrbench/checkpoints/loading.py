@@ -55,19 +55,27 @@ def load_network(
         layout = layout_of(official)
         # A prefix that was taken off as a wrapper's may have been the official layout's own.
         steps: list[dict[str, Tensor]] = [state, *getattr(state, "before", ())]
-        return _load(
-            net, max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys())), layout, source, state
-        )
+        best = max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys()))
+        try:
+            return _load(net, best, layout, source, state)
+        except WeightsError:
+            if is_known(state):
+                _refuse_encoder(find_layout(state, source), source)
+            raise
     try:
         layout = find_layout(state, source)
     except WeightsError as e:
         raise WeightsError(f"{e}. {_how_to_map(net, state)}") from None
+    _refuse_encoder(layout, source)
+    return _load(net, state, layout, source, state)
+
+
+def _refuse_encoder(layout: WeightsLayout, source: str) -> None:
     if not layout.whole:
         raise WeightsError(
             f"{source}: these are weights of an encoder alone ({layout.name}), a start for training, "
             "not of a whole network: there is no decoder in them"
         )
-    return _load(net, state, layout, source, state)
 
 
 def _how_to_map(net: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -166,7 +166,7 @@ class PVT(nn.Module):
         return x
 
 
-_PLACES = {"patch_embed": "0", "pos_embed": "1.0.pos_embed", "block": "1", "norm": "2"}  # in a stage
+_PLACES = {"patch_embed": "0", "pos_embed": "1.0.pos_embed", "norm": "2"}  # in a stage
 
 
 def from_imagenet(state: State) -> State:
@@ -174,9 +174,9 @@ def from_imagenet(state: State) -> State:
     # Version 1 has the position embedding before the blocks, 2 the depthwise convolution inside them.
     before, last = (1, 3) if "pos_embed1" in state else (0, 4)
     renames: Renames = (
-        (r"^(patch_embed|pos_embed|block|norm)([1-4])", lambda m: f"layers.{int(m[2]) - 1}.{_PLACES[m[1]]}"),
+        (r"^(patch_embed|pos_embed|norm)([1-4])", lambda m: f"layers.{int(m[2]) - 1}.{_PLACES[m[1]]}"),
+        (r"^block([1-4])\.(\d+)\.", lambda m: f"layers.{int(m[1]) - 1}.1.{int(m[2]) + before}."),
         (r"^(layers\.\d\.0)\.proj\.", r"\1.projection."),
-        (r"^(layers\.\d\.1)\.(\d+)\.", lambda m: f"{m[1]}.{int(m[2]) + before}."),
         (r"\.attn\.q\.", ".attn.attn.in_proj_"),
         (r"\.attn\.proj\.", ".attn.attn.out_proj."),
         (r"\.mlp\.(fc1|dwconv\.dwconv|fc2)\.", lambda m: f".ffn.layers.{ {'fc1': 0, 'fc2': last}.get(m[1], 1) }."),
