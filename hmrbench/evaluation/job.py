@@ -277,7 +277,7 @@ def prepare(
     people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
     if exported is not None:
         exported.check_scored(people)
-    _check_people(people, card, spec, data.find_folder(spec, s.data_root) / spec.annotations)
+    _check_people(people, card, spec, s.data_root)
     return Job(
         card=card,
         spec=spec,
@@ -336,7 +336,7 @@ def _weights(
     return label, path, sha256
 
 
-def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, file: Path) -> None:
+def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, data_root: str | Path | None) -> None:
     """Refuse, before anything slow, pictures too large for a bottom-up network, and a truth that a metric cannot score.
 
     Raises:
@@ -352,7 +352,7 @@ def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, file: Pat
                 if check is not None:
                     check(people)
         except DataError as e:
-            raise DataError(f"{file}: {e}") from e
+            raise DataError(f"{data.find_folder(spec, data_root) / spec.annotations}: {e}") from e
 
 
 def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:
