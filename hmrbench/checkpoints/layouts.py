@@ -12,7 +12,7 @@ from torch import Tensor
 from hmrbench.errors import WeightsError
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.nets.encoders.vit import from_mmpretrain
-from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout
+from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout, known_networks
 
 
 def is_known(state: Mapping[str, Any]) -> bool:
@@ -57,7 +57,8 @@ _WHOLE = (
 
 @cache
 def _layouts() -> tuple[WeightsLayout, ...]:
-    return (*_WHOLE, *(layout for family in known_families().values() for layout in family.layouts))
+    families = [*known_families().values(), *(net.family for net in known_networks().values())]
+    return (*_WHOLE, *dict.fromkeys(layout for family in families for layout in family.layouts))
 
 
 @cache
