@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,7 @@ def _from_zip(path: Path) -> Any:
             raise DataError("written on a big-endian machine, which is not read")
         content, _ = unpickle(file.read(f"{root}data.pkl"), _allowed)
     room = {"stored": path.stat().st_size, "inflated": MAX_INFLATED}
+    archive = cache(lambda: zipfile.ZipFile(path))  # opened once: to open it is to read the names of all its members
 
     def find(key: str, size: int) -> bytearray:
         info = members.get(f"{root}data/{key}")
@@ -232,7 +234,7 @@ def _from_zip(path: Path) -> Any:
         if room[kind] < 0:
             raise DataError(f"refused: storage {key} declares {info.file_size} bytes, compressed or more than the file")
         out = bytearray(size)
-        with zipfile.ZipFile(path) as file, file.open(info) as member:
+        with archive().open(info) as member:
             view, at = memoryview(out), 0
             while at < size and (count := member.readinto(view[at:])):  # type: ignore[attr-defined]
                 at += count
