@@ -162,3 +162,28 @@ def test_arrays_of_processes_are_read_without_pickles() -> None:
     with pytest.raises(DataError, match="process 1: a declares"):
         files.arrays_of(buffer, "process 1", "what it sent", 8)
     assert torch.from_numpy(files.arrays_of(buffer, "process 1", "what it sent", size)["a"]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [3, 70_000])  # more than 65,535 need the record of large archives
+def test_a_zip_archive_with_too_long_a_list_is_refused_unread(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for i in range(count):
+            archive.writestr(zipfile.ZipInfo(str(i)), b"")
+        archive.comment = b"a comment"
+    directory = sum(46 + len(str(i)) for i in range(count))
+    with files.open_zip(whole, directory) as archive:
+        assert len(archive.namelist()) == count
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *args: pytest.fail("was read"))
+    with pytest.raises(DataError, match=f"lists {directory:,} bytes"):
+        files.open_zip(whole, directory - 1)
+
+
+def test_every_reader_of_zip_archives_bounds_their_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "many.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(9_000):
+            archive.writestr(zipfile.ZipInfo("x" * 1_000 + str(i)), b"")
+    for name in ("npz", "weights", "bodies"):
+        with pytest.raises(DataError, match=r"many\.npz: .*lists 9,\d+,\d+ bytes"):
+            READERS[name](path)

@@ -7,7 +7,6 @@ The npz holds `adjacency`, `up0`, `up1`, `down0`, `down1` and `joints17`, each a
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,16 +107,7 @@ def read_mesh_assets(path: Path) -> MeshMatrices:
         DataError: the file is missing, no npz, too large, or lacks a part, or a part has the wrong shape, is not
             finite or points outside its matrix; names the file and the part.
     """
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path}: unpacks to {size:,} bytes; mesh assets have at most {MAX_BYTES:,}")
-    try:
-        arrays = read_arrays(path, "mesh assets")
-    except MemoryError:  # an array whose header claims more than the file holds
-        raise DataError(f"{path}: mesh assets claim more than fits into memory") from None
-    return mesh_matrices(arrays, str(path))
+    return mesh_matrices(read_arrays(path, "mesh assets", MAX_BYTES), str(path))
 
 
 def mesh_matrices(arrays: Mapping[str, Array], name: str) -> MeshMatrices:

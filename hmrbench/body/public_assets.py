@@ -33,7 +33,7 @@ from hmrbench.body.mesh_assets import (
 from hmrbench.body.unpickle import read_sparse
 from hmrbench.errors import DataError
 from hmrbench.fetch.fetch import Progress, fetch
-from hmrbench.files import file_sha256, opened, read_npy
+from hmrbench.files import file_sha256, open_zip, opened, read_npy
 from hmrbench.nets.meshes.mesh import FULL, MeshMatrices
 from hmrbench.records import Array
 from hmrbench.schema import Source
@@ -137,7 +137,7 @@ def read_downsampling(path: Path) -> dict[str, csr_array]:
     found: dict[str, list[Any]] = {}
     with opened(path, DOWNSAMPLING) as file:
         try:
-            with zipfile.ZipFile(file) as archive:
+            with open_zip(file) as archive:
                 for name, count in (("A", 3), ("U", 2), ("D", 2)):
                     found[name] = _objects(archive, name)
                     if len(found[name]) < count or not all(isinstance(x, coo_array) for x in found[name]):

@@ -23,13 +23,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any
 
 from hmrbench.errors import DataError
-from hmrbench.files import opened
+from hmrbench.files import open_zip, opened
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_BYTES = 64 << 30
 MAX_FILES = 1_000_000
+MAX_LISTED = 256 << 20  # bytes of a zip archive's list of its files
 STAGING = ".extract."  # begins the name of the folder in which files wait until all are there
 
 Wanted = Callable[[str], bool | str | None] | Sequence[str] | None
@@ -222,7 +223,7 @@ def _members(pieces: Sequence[Path]) -> Iterator[_Member]:
 
 
 def _zip_members(whole: IO[bytes]) -> Iterator[_Member]:
-    with zipfile.ZipFile(whole) as opened:
+    with open_zip(whole, MAX_LISTED) as opened:
         for info in opened.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir() or kind == stat.S_IFDIR:

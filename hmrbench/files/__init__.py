@@ -25,6 +25,7 @@ from hmrbench.records import Array
 
 MAX_ARRAYS = 1 << 30  # bytes of arrays that one file may hold
 MAX_JSON = 1 << 30  # bytes of a JSON text; COCO's largest has a quarter of it
+MAX_DIRECTORY = 8 << 20  # bytes of a zip archive's list of members, which is kept in memory at ten times that
 _HEAD = 512  # bytes by which a kind of file is known
 
 
@@ -122,6 +123,34 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> Path:
     return path
 
 
+def open_zip(file: IO[bytes], max_directory: int = MAX_DIRECTORY) -> zipfile.ZipFile:
+    """A zip archive to read, whose list of members has at most `max_directory` bytes.
+
+    Raises:
+        DataError: it says that its list is longer.
+        zipfile.BadZipFile: it is no zip archive, or damaged.
+    """
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - _ZIP_END))
+    tail = file.read()
+    without_comment = tail[-22:-18] == b"PK\5\6" and tail[-2:] == b"\0\0"
+    at = len(tail) - 22 if without_comment else tail.rfind(b"PK\5\6")
+    size = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":  # the sizes of a large archive are in a record before,
+        size %= 0xFFFFFFFF  # where its locator points or, as Python reads it, directly before that
+        for place in (int.from_bytes(tail[at - 12 : at - 4], "little"), end - len(tail) + at - 76):
+            file.seek(max(0, min(end, place)))
+            record = file.read(48)
+            size = max(size, int.from_bytes(record[40:], "little") if record[:4] == b"PK\6\6" else 0)
+    if size > max_directory:
+        raise DataError(f"lists {size:,} bytes of members; more than {max_directory:,} are not read")
+    file.seek(0)
+    return zipfile.ZipFile(file)
+
+
+_ZIP_END = 22 + 0xFFFF + 20  # bytes: the last record with the longest comment, and what a large archive has before it
+
+
 def read_arrays(path: Path, what: str, max_bytes: int = MAX_ARRAYS) -> dict[str, Array]:
     """The arrays of an `.npz`, but those of Python objects, which are never unpickled; `what` names it in messages.
 
@@ -141,7 +170,7 @@ def arrays_of(file: IO[bytes], source: str, what: str, max_bytes: int = MAX_ARRA
     """
     arrays: dict[str, Array] = {}
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file) as archive:
             left = max_bytes
             for info in archive.infolist():
                 key = info.filename.removesuffix(".npy")
@@ -206,7 +235,7 @@ def _read_npy(file: Any, size: int, room: int, name: str) -> Array | None:
         )
     if declared > room:
         raise DataError(
-            f"{name} declares {shape} {dtype}: more than the {MAX_ARRAYS >> 20} MiB that are read of a file"
+            f"{name} declares {shape} {dtype}, {declared:,} bytes: more than the {room:,} that are left to it"
         )
     count = math.prod(shape)
     array = np.empty(count, dtype)

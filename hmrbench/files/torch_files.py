@@ -18,15 +18,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from hmrbench.errors import DataError, WeightsError
-from hmrbench.files import describe_content, opened
+from hmrbench.files import describe_content, open_zip, opened
 from hmrbench.files.unpickle import DATA_RULES, PERSISTENT, Kept, Name, Plain, Rule, unpickle
 
 MAX_INFLATED = 512 << 20
@@ -180,7 +179,7 @@ def read_torch(path: Path) -> Any:
     try:
         with opened(path, "checkpoint") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:2] == b"PK":
-                return _from_zip(path)
+                return _from_zip(path, file)
             if data[:1] not in (b"\x80", b"(", b"}", b"]", b"c", b"I", b"L"):
                 kind = describe_content(data[:512])
                 raise DataError(f"not a PyTorch checkpoint{f' but {kind}' if kind else ''}")
@@ -202,8 +201,8 @@ def _plain(source: _Source, content: Any) -> Any:
     return plain(content)
 
 
-def _from_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as file:
+def _from_zip(path: Path, source: IO[bytes]) -> Any:
+    with open_zip(source) as file:
         members = {info.filename: info for info in file.infolist()}
         root = next(
             (name.removesuffix("data.pkl") for name in members if re.fullmatch(r"([^/]+/)?data\.pkl", name)), None
@@ -222,7 +221,7 @@ def _from_zip(path: Path) -> Any:
             raise DataError("written on a big-endian machine, which is not read")
         content, _ = unpickle(file.read(f"{root}data.pkl"), _allowed)
     room = {"stored": path.stat().st_size, "inflated": MAX_INFLATED}
-    archive = cache(lambda: zipfile.ZipFile(path))  # opened once: to open it is to read the names of all its members
+    archive = zipfile.ZipFile(path)  # is read when tensors are asked for, and closed when none can be any more
 
     def find(key: str, size: int) -> bytearray:
         info = members.get(f"{root}data/{key}")
@@ -234,7 +233,7 @@ def _from_zip(path: Path) -> Any:
         if room[kind] < 0:
             raise DataError(f"refused: storage {key} declares {info.file_size} bytes, compressed or more than the file")
         out = bytearray(size)
-        with archive().open(info) as member:
+        with archive.open(info) as member:
             view, at = memoryview(out), 0
             while at < size and (count := member.readinto(view[at:])):  # type: ignore[attr-defined]
                 at += count

@@ -7,13 +7,13 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hmrbench import data, distributed, evaluation, zoo
+from hmrbench import data, distributed, environment, evaluation, zoo
 from hmrbench.device import pick_device
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
@@ -59,7 +59,7 @@ class TrainingSettings:
         batch_size: people per process and step.
         dtype: fp32, bf16 or fp16.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        workers: threads that read and crop pictures.
+        workers: threads that read and crop pictures; as many as there are cores.
         seed: decides weights, order and augmentation.
         limit: the first people of the training set only.
         real_bodies: 4D-Humans' `cmu_mocap.npz`, for the adversarial prior of the recipe; None for no prior.
@@ -79,7 +79,7 @@ class TrainingSettings:
     batch_size: int | None = None
     dtype: str | None = None
     device: str = "auto"
-    workers: int = 2
+    workers: int = field(default_factory=environment.usable_cpus)
     seed: int = 0
     limit: int | None = None
     real_bodies: Path | None = None
