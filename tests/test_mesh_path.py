@@ -147,7 +147,8 @@ def test_eval_on_pictures(home: Path, tmp_path: Path, name: str) -> None:
     row = json.loads(ran.stdout)[0]
     assert row["samples"] == 3
     assert row["metrics"]["MPJPE"] > 10
-    assert set(row["metrics"]) >= {"MPJPE", "PA-MPJPE", "PVE", "PCK@0.05"}
+    assert set(row["metrics"]) >= {"MPJPE", "PA-MPJPE", "PCK@0.05"}
+    assert ("PVE" in row["metrics"]) != name.startswith("smplerx")  # whose vertices are SMPL-X's
     assert row["input"] == load_card(name).input_text
     assert row["codec"] == load_card(name).codec
     needs = known_networks()[name].mesh

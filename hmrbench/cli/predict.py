@@ -54,14 +54,17 @@ def predict(
     weights: Weights = None,
     body: Annotated[
         str | None,
-        typer.Option("--body", help="For meshes: smpl (must be installed), or free or free-lite, which come along."),
+        typer.Option(
+            "--body",
+            help="For meshes: smpl, or smplx for SMPLer-X (must be installed), or free or free-lite, which come along.",
+        ),
     ] = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture (pose only).")
     ] = True,
     side_view: Annotated[bool, typer.Option("--side-view", help="Also show meshes from the side.")] = False,
     save_mesh: Annotated[
-        Literal["obj", "ply"] | None, typer.Option("--save-mesh", help="Also write each person's mesh.")
+        Literal["obj", "ply", "npz"] | None, typer.Option("--save-mesh", help="Also write each person's mesh.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("predictions"),
     device: Device = "auto",
@@ -79,6 +82,7 @@ def predict(
     """
     from dataclasses import replace
 
+    from hmrbench.body import find_whole_body
     from hmrbench.cards import load_card
     from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
     from hmrbench.fetch import sources
@@ -104,11 +108,20 @@ def predict(
         stderr().print(
             f"{card.name}: demo weights, which know synthetic people alone; no others are here", soft_wrap=True
         )
-    job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
+    job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else None))
     if job.card.task == "hpe" and (side_view or save_mesh or body):
         raise UsageError(
             f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
         )
+    if job.card.task == "hmr" and job.body is None:
+        if side_view or save_mesh:
+            find_whole_body()  # which says how to get it
+        stderr().print(
+            f"{job.card.name}: no mesh is drawn, but the joints that it finds: SMPL-X is not installed "
+            "(hmrbench body install SMPLX_NEUTRAL.npz)", soft_wrap=True
+        )  # fmt: skip
+    for said in job.remarks:
+        stderr().print(f"{job.card.name}: {said}", markup=False, soft_wrap=True)
     if job.card.crop.kind == "bottom-up" and boxes != "full":
         raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
     found = None if boxes == "full" else pictures.named_boxes(boxes, list(stems))
