@@ -11,17 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hmrbench.errors import UsageError, unknown_name
-from hmrbench.schema import (
-    EncoderWeights,
-    ModelCard,
-    Source,
-    kind_of,
-    read_yaml,
-    refuse,
-    share_dir,
-    unknown_key,
-    validate_all,
-)
+from hmrbench.schema import EncoderWeights, ModelCard, Source
+from hmrbench.schema.faults import kind_of, refuse, unknown_key, validate_all
+from hmrbench.schema.reading import read_yaml, share_dir
 
 
 def load_cards(models_dirs: Sequence[str | Path] = ()) -> dict[str, ModelCard]:

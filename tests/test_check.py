@@ -12,7 +12,7 @@ import pytest
 from test_cli import hmrbench, run_eval
 from test_tables import CARDS, count_parameters, eval_row, profile_row, save
 
-from hmrbench.compare import gate
+from hmrbench.compare import baselines
 
 COSTS = Path(__file__).parents[1] / "baselines" / "costs.json"
 Plant = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
@@ -155,7 +155,7 @@ def test_a_real_run_with_a_limit_is_refused(tiny_coco: Path, tiny_cards: Path, t
 
 
 def costs() -> dict[str, dict[str, int]]:
-    return {r["model"]: r["values"] for r in gate.read_baseline(COSTS)["rows"]}
+    return {r["model"]: r["values"] for r in baselines.read_baseline(COSTS)["rows"]}
 
 
 def test_the_committed_costs_are_of_all_models() -> None:
@@ -173,15 +173,15 @@ SOME = ("swinpose-t-s4", "swinhmr2-s-s3", "gmfhmr2-t-s3", "vmpose-t-s2", "vitpos
 
 
 def test_macs_are_the_committed_ones(tmp_path: Path) -> None:
-    held = gate.read_baseline(COSTS)
+    held = baselines.read_baseline(COSTS)
     part = {**held, "rows": [r for r in held["rows"] if r["model"] in SOME]}
     path = tmp_path / "part.json"
-    path.write_text(gate.baseline_text(part))
+    path.write_text(baselines.baseline_text(part))
     result = hmrbench("check", "--baseline", path, "--costs", "--runs", tmp_path / "none")
     assert result.exit_code == 0, result.output
     assert f"{2 * len(SOME)} ok" in result.stdout
     part["rows"][0]["values"]["macs"] += 1
-    path.write_text(gate.baseline_text({**part, "rows": part["rows"][:1]}))
+    path.write_text(baselines.baseline_text({**part, "rows": part["rows"][:1]}))
     result = hmrbench("check", "--baseline", path, "--costs", "--runs", tmp_path / "none", "--json")
     assert result.exit_code == 4
     assert [v["verdict"] for v in json.loads(result.stdout)] == ["ok", "changed"]

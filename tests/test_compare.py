@@ -70,11 +70,17 @@ def save_mesh(folder: Path, model: str, mm: Array, distances: Array | None = Non
 def test_scores_of_a_resample_are_those_of_pycocotools(truth: dict[str, Any]) -> None:
     """Every image is copied as often as it was drawn, people and predictions with it, and evaluated anew."""
     predictions = predict(truth, 6)
+    for n, wrong in enumerate(predict(truth, 80, seed=1)[::2]):  # nobody's, of all sizes, between the others
+        points = np.array(wrong["keypoints"]).reshape(17, 3) * (0.1 * (1 + n % 12), 0.1 * (1 + n % 12), 1)
+        predictions.append({**wrong, "keypoints": points.ravel().tolist()})
     found = measure(truth, predictions)
+    assert [len(np.unique(found.per_sample[f"ignored{size}"])) for size in ("", "M", "L")] == [1, 2, 2]
     counts = np.random.default_rng(3).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=2)
     names = {s.name: s.value for s in found.scores}
     scores = bootstrap._scores(found.per_sample, counts, names)
-    assert set(scores) == {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "Phi_P_2D"}
+    assert set(scores) == set(names) == {*coco_keypoints.STATS, "Phi_P_2D", "PCK@0.05", "PCK@0.1"}
+    once = bootstrap._scores(found.per_sample, np.ones((1, IMAGES)), names)
+    assert {name: float(values[0]) for name, values in once.items()} == pytest.approx(names, abs=1e-10)
     for k, row in enumerate(counts):
         times = dict(zip(found.per_sample["image_ids"].tolist(), row.tolist(), strict=True))
         copies: dict[str, Any] = {"images": [], "annotations": [], "categories": truth["categories"]}
@@ -91,6 +97,16 @@ def test_scores_of_a_resample_are_those_of_pycocotools(truth: dict[str, Any]) ->
         expected = {s.name: s.value for s in measure(copies, copied).scores}
         for name, values in scores.items():
             assert values[k] == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_draws_without_anybody_of_a_size_do_not_count(truth: dict[str, Any]) -> None:
+    found = measure(truth, predict(truth, 6))
+    arrays = found.per_sample
+    none_large = (arrays["truthsL"] == 0).astype(float)[None]
+    scores = bootstrap._scores(arrays, np.concatenate([none_large, 0 * none_large]), ["AP", "APL", "APM", "PCK@0.1"])
+    assert np.isnan(scores["APL"]).all()
+    assert np.isfinite([scores[name][0] for name in ("AP", "APM", "PCK@0.1")]).all()
+    assert np.isnan([scores[name][1] for name in ("AP", "APM", "PCK@0.1")]).all()
 
 
 def test_pck_of_a_resample_is_that_of_its_rows() -> None:
@@ -114,14 +130,26 @@ def test_a_worse_network_is_told_from_noise_and_a_like_one_is_not(tmp_path: Path
     assert worse["AP"].verdict == worse["AR"].verdict == worse["Phi_P_2D"].verdict == "worse"
     assert worse["AP"].low < worse["AP"].difference < worse["AP"].high < 0
     assert worse["AP"].difference == b.row["metrics"]["AP"] - a.row["metrics"]["AP"]
-    assert (worse["APM"].low, worse["APM"].verdict) == (None, "no interval")
+    for name in ("APM", "APL", "ARM", "ARL", "PCK@0.05", "PCK@0.1"):
+        assert worse[name].low < worse[name].difference < worse[name].high, name
     better = {d.metric: d for d in bootstrap.compare(b, a, resamples=200)}
     assert better["AP"].verdict == "better"
     assert (better["AP"].low, better["AP"].high) == (-worse["AP"].high, -worse["AP"].low)  # the same draws
     alike = {d.metric: d for d in bootstrap.compare(a, c, resamples=200)}
     assert alike["AP"].verdict in ("not told from noise", "equal")
     same = bootstrap.compare(a, a, resamples=100)
-    assert {d.verdict for d in same} == {"equal", "no interval"}
+    assert {d.verdict for d in same} == {"equal"}
+
+
+def test_a_run_from_before_sizes_were_kept_says_why_it_has_no_interval(tmp_path: Path, truth: dict[str, Any]) -> None:
+    found = measure(truth, predict(truth, 4))
+    old = {k: v for k, v in found.per_sample.items() if k[-1] not in "ML" and "PCK" not in k}
+    a = save_pose(tmp_path, "vitpose-s", Measurement(found.scores, {}, old))
+    b = save_pose(tmp_path, "vitpose-b", measure(truth, predict(truth, 12, seed=1)))
+    told = {d.metric: d for d in bootstrap.compare(a, b, resamples=50)}
+    silent = {name for name, d in told.items() if d.verdict == "no interval"}
+    assert silent == {"APM", "APL", "ARM", "ARL", "PCK@0.05", "PCK@0.1"}
+    assert {told[n].reason for n in silent} == {f"{a.path} keeps nothing of the images that gives it; a new run does"}
 
 
 def test_the_interval_of_a_mean_is_that_of_theory(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from hmrbench.cards import load_cards
 from hmrbench.cli.demo import MESH, POSE
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.schema import ModelCard, read_yaml, share_dir
+from hmrbench.schema import ModelCard
+from hmrbench.schema.reading import read_yaml, share_dir
 from hmrbench.training.recipes import recipe_dir
 
 CARDS = [card for card in load_cards().values() if card.demo_weights is not None]

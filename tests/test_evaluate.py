@@ -207,6 +207,7 @@ def test_no_weights_stops_before_the_data_are_read(tmp_path: Path) -> None:
         ({"device": "toaster"}, "no device 'toaster'"),
         ({"batch_size": "many"}, "batch size"),
         ({"batch_size": 0}, "batch size"),
+        ({"cuda_graph": True}, "a CUDA graph needs PyTorch on a CUDA device, not pytorch on cpu"),
         ({"codec": "udq"}, "unknown codec 'udq'.*udp"),
         ({"boxes": "guess"}, "no 'guess' boxes; there are det, gt"),
     ],

@@ -16,8 +16,9 @@ from test_tables import CARDS, eval_row, gather, profile_row, save
 from hmrbench.errors import DataError, UsageError
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.records import Array
-from hmrbench.report import figures, plots
-from hmrbench.report.figures import Axis, Point
+from hmrbench.report import figures, marks, plots
+from hmrbench.report.figures import FigureSettings
+from hmrbench.report.marks import Axis, Point
 from hmrbench.report.references import load_references
 
 MACS, AP = Axis("MACs (G)", 1e9, False), Axis("AP (%)", 1.0, True)
@@ -97,7 +98,7 @@ def test_labels_do_not_overlap(seed: int) -> None:
 
 def test_labels_without_room_are_said_to_be_missing() -> None:
     points = [Point(f"model {i}", "swin", "S3", 1e9 + i, 70 + 1e-6 * i) for i in range(20)]
-    figure, remarks = figures.accuracy_cost(points, MACS, AP, width_in=3.2, height_in=1.6)
+    figure, remarks = figures.accuracy_cost(points, MACS, AP, FigureSettings(width_in=3.2, height_in=1.6))
     boxes, _ = boxes_of(figure)
     assert any(r.startswith("no room for the labels of") for r in remarks)
     assert 0 < len(boxes) < 20
@@ -107,7 +108,7 @@ def test_labels_without_room_are_said_to_be_missing() -> None:
 
 @pytest.mark.parametrize(("labels", "count"), [("none", 0), ("all", 31), ("front", None)])
 def test_kinds_of_labels(labels: str, count: int | None) -> None:
-    boxes, _ = boxes_of(figures.accuracy_cost(zoo_points(), MACS, AP, labels=labels)[0])
+    boxes, _ = boxes_of(figures.accuracy_cost(zoo_points(), MACS, AP, FigureSettings(labels=labels))[0])
     assert len(boxes) == count if count is not None else 2 < len(boxes) < 20
 
 
@@ -150,10 +151,10 @@ def test_colours_are_told_apart_by_colour_blind_readers() -> None:
         f = np.cbrt(xyz / (0.9505, 1.0, 1.089))
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    families = [Point(f, f, "S3", 1.0, 1.0) for f in figures._families()]
-    assert {*known_families(), "references", "others"} == set(figures._families())
+    families = [Point(f, f, "S3", 1.0, 1.0) for f in marks._families()]
+    assert {*known_families(), "references", "others"} == set(marks._families())
     for dark in (False, True):
-        colours = figures._family_colours(families, dark)
+        colours = marks.family_colours(families, dark)
         for reader, matrix in seen_by.items():
             for a, b in combinations(colours.values(), 2):
                 assert np.linalg.norm(lab(a, matrix) - lab(b, matrix)) > 14, (reader, dark, a, b)
@@ -184,11 +185,11 @@ def test_axes_say_what_they_show() -> None:
 
 def test_a_range_leaves_points_out_and_says_so() -> None:
     points = [Point("a", "swin", "S3", 1e9, 70.0), Point("b", "swin", "S3", 2e9, 40.0)]
-    figure, remarks = figures.accuracy_cost(points, MACS, AP, y_range=(60, 80))
+    figure, remarks = figures.accuracy_cost(points, MACS, AP, FigureSettings(y_range=(60, 80)))
     assert set(boxes_of(figure)[0]) == {"a"}
     assert remarks == ["1 points lie beyond the accuracy axis"]
     with pytest.raises(DataError, match="nothing to draw"):
-        figures.accuracy_cost(points, MACS, AP, y_range=(90, 99))
+        figures.accuracy_cost(points, MACS, AP, FigureSettings(y_range=(90, 99)))
 
 
 @pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -204,7 +205,7 @@ def test_unknown_formats_and_labels() -> None:
     with pytest.raises(UsageError, match="png, svg, pdf"):
         figures.to_bytes(figures.accuracy_cost(zoo_points()[:2], MACS, AP)[0], "gif")
     with pytest.raises(UsageError, match="labels are"):
-        figures.accuracy_cost(zoo_points(), MACS, AP, labels="some")
+        figures.accuracy_cost(zoo_points(), MACS, AP, FigureSettings(labels="some"))
 
 
 # --------------------------------------------------------------------------- from runs
@@ -292,8 +293,8 @@ def test_few_points_are_not_spread_over_the_plot() -> None:
 
 
 def test_sizes_in_the_legend_are_of_the_points() -> None:
-    assert figures._round_sizes(3.85, 8.2) == [4.0, 8.0]
-    assert figures._round_sizes(0.5, 8.2) == [0.8, 4.0, 8.0]
+    assert marks._round_sizes(3.85, 8.2) == [4.0, 8.0]
+    assert marks._round_sizes(0.5, 8.2) == [0.8, 4.0, 8.0]
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -11,14 +11,14 @@ import pytest
 from test_tables import eval_row, profile_row, save
 
 from hmrbench import files
-from hmrbench.compare import ci, gate
+from hmrbench.compare import baselines, ci, gate
 from hmrbench.errors import DataError, UsageError
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return gate.rows_of_runs(results.load_runs(folder))
+    return baselines.rows_of_runs(results.load_runs(folder))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def good(tmp_path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def baseline(good: list[dict[str, Any]]) -> dict[str, Any]:
-    return gate.update(None, good)[0]
+    return baselines.update(None, good)[0]
 
 
 def verdicts(baseline: dict[str, Any], folder: Path, *rows: dict[str, Any]) -> dict[tuple[str, str], gate.Verdict]:
@@ -186,9 +186,9 @@ def test_tolerances_stand_in_the_file_and_in_rows(baseline: dict[str, Any], tmp_
 def test_a_score_that_nobody_knows_needs_a_direction(tmp_path: Path) -> None:
     row = eval_row("vitpose-s", metrics={"AP": 75.0, "Wobble": 3.0})
     folder = save(tmp_path / "good", row)
-    made, remarks = gate.update(None, rows_of(folder))
+    made, remarks = baselines.update(None, rows_of(folder))
     assert "left out: Wobble of vitpose-s ('better' does not say which way)" in remarks
-    made, _ = gate.update({"better": {"Wobble": "lower"}}, rows_of(folder))
+    made, _ = baselines.update({"better": {"Wobble": "lower"}}, rows_of(folder))
     assert made["rows"][0]["values"]["Wobble"] == 3.0
     found = verdicts(made, tmp_path, {**row, "metrics": {"AP": 75.0, "Wobble": 4.0}})
     assert found["vitpose-s", "Wobble"].verdict == "worse"
@@ -203,7 +203,7 @@ def test_update_keeps_tolerances_and_rows_without_a_run(baseline: dict[str, Any]
     old = {**baseline, "tolerances": {**baseline["tolerances"], "AP": 0.5}}
     old["rows"] = [{**r, "tolerances": {"AR": 2.0}} if r["kind"] == "accuracy" else r for r in old["rows"]]
     rows = rows_of(save(tmp_path / "new", eval_row("vitpose-s", metrics=metrics(AP=76.0)), eval_row("vitpose-b")))
-    new, remarks = gate.update(old, rows)
+    new, remarks = baselines.update(old, rows)
     assert new["tolerances"]["AP"] == 0.5
     own = {r["model"]: r for r in new["rows"] if r["kind"] == "accuracy"}
     assert own["vitpose-s"]["values"]["AP"] == 76.0
@@ -221,7 +221,7 @@ def test_update_keeps_tolerances_and_rows_without_a_run(baseline: dict[str, Any]
 def test_update_takes_no_partial_or_failed_row(tmp_path: Path) -> None:
     part = eval_row("vitpose-s", partial=True, samples=3)
     failed = ProfileResult("vitpose-b", status="failed", error="boom").row()
-    new, remarks = gate.update(None, rows_of(save(tmp_path, part, failed)))
+    new, remarks = baselines.update(None, rows_of(save(tmp_path, part, failed)))
     assert new["rows"] == []
     assert "left out: accuracy of vitpose-s on coco-val (partial)" in remarks
     assert "left out: counts of vitpose-b (boom)" in remarks
@@ -229,8 +229,8 @@ def test_update_takes_no_partial_or_failed_row(tmp_path: Path) -> None:
 
 def test_a_baseline_reads_back_and_is_one_row_a_line(baseline: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    path.write_text(gate.baseline_text(baseline))
-    assert gate.read_baseline(path) == json.loads(files.to_json(baseline))
+    path.write_text(baselines.baseline_text(baseline))
+    assert baselines.read_baseline(path) == json.loads(files.to_json(baseline))
     assert len(path.read_text().splitlines()) == len(baseline["rows"]) + 7
 
 
@@ -258,7 +258,7 @@ def test_what_is_no_baseline(tmp_path: Path, content: str | None, words: str) ->
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=rf"b\.json: .*{words}"):
-        gate.read_baseline(path)
+        baselines.read_baseline(path)
 
 
 # --------------------------------------------------------------------------- CI

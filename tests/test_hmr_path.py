@@ -22,6 +22,7 @@ from hmrbench.errors import DataError
 from hmrbench.records import Dataset, Prediction
 from hmrbench.results import runs as results
 from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.zoo import parts
 
 JOINTS = [25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43]
 SPEC = f"""
@@ -350,7 +351,7 @@ def test_mesh_model_maps_a_picture_to_parameters(card: ModelCard) -> None:
 
 def test_parameters_the_paper_states() -> None:
     cards = load_cards()
-    params = {n: zoo.count_parameters(cards[n])["params"] for n in ("gmfhmr2-s-s3", "swinhmr2-s-s3", "swinhmr2-s-s4")}
+    params = {n: parts.count_parameters(cards[n])["params"] for n in ("gmfhmr2-s-s3", "swinhmr2-s-s3", "swinhmr2-s-s4")}
     assert 19.1e6 <= params["gmfhmr2-s-s3"] <= 19.4e6
     assert round(100 * (1 - params["swinhmr2-s-s3"] / params["swinhmr2-s-s4"]), 1) == 31.6
 

@@ -73,6 +73,26 @@ def test_nothing_lies_flat_that_has_no_row() -> None:
     assert flat <= DEPTH.keys()
 
 
+# Typer commands and what Python's users call have their options as explicit keywords, each documented once; a kernel
+# takes pointers and strides.
+PUBLIC = {"evaluation/rows.py:evaluate", "evaluation/score.py:score_file", "profiling/rows.py:profile_model"}
+KERNELS = {"nets/encoders/scan_triton.py:_scan_kernel"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_fit_on_a_screen_and_take_few_arguments(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        name = f"{path.relative_to(PACKAGE)}:{node.name}"
+        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        spelled_out = name in PUBLIC | KERNELS or room_of(path) == "cli"
+        first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0] if spelled_out else node
+        assert node.end_lineno is not None
+        assert node.end_lineno - first.lineno < 60, f"{name} is longer than 60 lines"
+        assert spelled_out or len(arguments) <= 8, f"{name} takes {len(arguments)} arguments: give it settings"
+
+
 def drawing() -> str:
     """The list as CONTRIBUTING.md shows it: the top row first, what a row may import below it."""
     return "\n".join(f"{len(LAYERS) - 1 - i}  {'  '.join(row)}" for i, row in enumerate(LAYERS))

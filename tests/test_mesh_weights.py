@@ -23,6 +23,7 @@ from hmrbench.errors import DataError, WeightsError
 from hmrbench.nets.encoders.record import known_encoders
 from hmrbench.nets.meshes.mesh import SHAPES
 from hmrbench.nets.record import known_networks
+from hmrbench.zoo import convert
 
 OFFICIAL = {"spin-r50": "spin_hmr_r50", "cliff-r50": "cliff_res50"}
 NETS = {name: net for name, net in known_networks().items() if net.output == "mesh"}
@@ -44,7 +45,7 @@ def load(name: str, state: dict[str, torch.Tensor]) -> checkpoints.LoadReport:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        patch.setattr(checkpoints, "cannot_be_meant", lambda *_: "")
+        patch.setattr(checkpoints.loading, "cannot_be_meant", lambda *_: "")
         return checkpoints.load_network(zoo.build_net(load_card(name)), state, "file.bin", NETS[name].layout)
 
 
@@ -99,7 +100,7 @@ def test_a_file_is_looked_for_among_networks_of_its_kind(name: str) -> None:
     """By sizes and keys, without building any: its own network is among them, and most others are not."""
     cards = load_cards()
     candidates = [*known_encoders(), *cards]
-    likely = list(zoo._likely(candidates, cards, official_state(name)))
+    likely = list(convert._likely(candidates, cards, official_state(name)))
     assert name in likely
     assert len(likely) < len(candidates) / 3
 
@@ -111,7 +112,7 @@ def test_no_network_is_built_that_cannot_have_a_file_that_names_no_network(
     torch.save(state, tmp_path / "official.bin")
     built: list[str] = []
     build = zoo.build_net
-    monkeypatch.setattr(zoo, "build_net", lambda card, *a, **k: built.append(card.name) or build(card, *a, **k))
+    monkeypatch.setattr(convert, "build_net", lambda card, *a, **k: built.append(card.name) or build(card, *a, **k))
     made = hmrbench("weights", "convert", tmp_path / "official.bin", tmp_path / "ours.safetensors", "--json")
     assert made.exit_code == 0, made.stderr
     assert json.loads(made.stdout)["model"] == "tore-fastmetro-l-effb0"

@@ -13,7 +13,7 @@ from conftest import make_coco
 
 from hmrbench import data, evaluation
 from hmrbench.errors import HmrbenchError
-from hmrbench.pictures import predict as pictures
+from hmrbench.pictures import boxes
 
 SPEC = data.load_spec("coco-val")
 ANNOTATIONS, DETECTIONS = SPEC.annotations, str(SPEC.boxes["det"])
@@ -69,7 +69,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 def boxes_of(file: Path, folder: Path) -> None:
     picture = folder / "val2017" / "000000000001.jpg"
-    pictures.people_in(picture, pictures.read_boxes(file, [picture]))
+    boxes.people_in(picture, boxes.read_boxes(file, [picture]))
 
 
 def try_all(

@@ -18,8 +18,9 @@ from hmrbench.body import free_body
 from hmrbench.data.images import read_image
 from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.geometry import project
-from hmrbench.pictures import overlay
-from hmrbench.pictures.overlay import Mesh, draw_keypoints, overlay_meshes, render_meshes, save_mesh, side_view
+from hmrbench.pictures import overlay, rendering
+from hmrbench.pictures.overlay import draw_keypoints, overlay_meshes, save_mesh, side_view
+from hmrbench.pictures.rendering import Mesh, render_meshes
 from hmrbench.records import Array
 from hmrbench.skeletons import COCO17, HMR44, Skeleton
 
@@ -195,7 +196,7 @@ def slow_depth(mesh: Mesh, focal_px: float, center_px: tuple[float, float], size
 
 
 def test_depth_equals_a_slow_z_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlay, "SAMPLES", 1)
+    monkeypatch.setattr(rendering, "SAMPLES", 1)
     _, _, mesh = posed(4, depth_m=3.0)
     size, center = (70, 60), (28.0, 33.0)
     expected = slow_depth(mesh, 75, center, size)
@@ -230,13 +231,13 @@ def test_no_ray_slips_between_two_triangles() -> None:
     points = vertices[edges[:, 0]] * (1 - share) + vertices[edges[:, 1]] * share
     points = points[(points[:, :2].min(1) > 3) & (points[:, :2].max(1) < 115)]
     points[:, 2] = -10
-    hits = overlay._scene(vertices, faces).run(points, np.array([[0, 0, 1]], np.float32))
+    hits = rendering._scene(vertices, faces).run(points, np.array([[0, 0, 1]], np.float32))
     assert len(hits) > 10_000
     assert (hits >= 0).all()
 
 
 def test_the_nearer_person_is_seen() -> None:
-    near, far = standing(8.0), Mesh(standing(9.0).vertices_m, standing().faces, overlay.SKINS[1])
+    near, far = standing(8.0), Mesh(standing(9.0).vertices_m, standing().faces, rendering.SKINS[1])
     one, other = (render_meshes(order, 600, (80, 60), (120, 160)) for order in ([near, far], [far, near]))
     assert one.depth_m == pytest.approx(other.depth_m, abs=1e-5)
     assert one.colour == pytest.approx(other.colour, abs=1e-2)
@@ -286,7 +287,7 @@ def test_shading_shows_form() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_side_view(count: int) -> None:
     """Who faces the camera faces left: toes are left of the body. Everybody has the same height."""
-    meshes = [Mesh(standing(10 + i, x_m=i).vertices_m, standing().faces, overlay.SKINS[i]) for i in range(count)]
+    meshes = [Mesh(standing(10 + i, x_m=i).vertices_m, standing().faces, rendering.SKINS[i]) for i in range(count)]
     view = side_view(meshes, 240)
     rows = round(count**0.5)
     columns = -(-count // rows)

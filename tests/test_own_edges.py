@@ -15,7 +15,7 @@ from tiny_net import write_cards
 from hmrbench import data
 from hmrbench.cards import load_card
 from hmrbench.errors import DataError, UsageError
-from hmrbench.pictures.predict import named_boxes, people_in
+from hmrbench.pictures.boxes import named_boxes, people_in
 
 SPEC = "mine:\n  task: hpe\n  annotations: annotations/person_keypoints_val2017.json\n  images: val2017\n"
 

@@ -16,6 +16,7 @@ from hmrbench import zoo
 from hmrbench.cards import load_card
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 NET = """\
 import torch
@@ -120,8 +121,8 @@ def test_a_build_that_reads_its_values_is_built_with_them(tmp_path: Path) -> Non
         "def build():\n    rates = [x.item() for x in torch.linspace(0, 1, 3)]\n    return Net(16 + len(rates) // 3)\n"
     )
     card = load_card("my-net", [write(tmp_path, code)])
-    assert zoo.count_parameters(card)["params"] == 281
-    assert zoo.describe(card)[0]["output"] == [1, 17, 64, 48]
+    assert parts.count_parameters(card)["params"] == 281
+    assert parts.describe(card)[0]["output"] == [1, 17, 64, 48]
 
 
 def test_two_folders_with_modules_of_one_name(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from hmrbench import data, zoo
 from hmrbench.cards import _read_cards, load_cards
 from hmrbench.errors import UsageError
 from hmrbench.files.coco_json import make_coco as coco_of
-from hmrbench.schema import DatasetSpec, JointSet, ModelCard, as_yaml, cards_schema, datasets_schema, validate_all
+from hmrbench.schema import DatasetSpec, JointSet, ModelCard
+from hmrbench.schema.faults import validate_all
+from hmrbench.schema.writing import as_yaml, cards_schema, datasets_schema
 from hmrbench.skeletons import mirrored
 
 LINES = "mine:\n  task: hpe\n  annotations: annotations/person_keypoints_val2017.json\n  images: val2017\n"

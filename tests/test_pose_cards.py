@@ -23,10 +23,12 @@ from hmrbench.errors import UsageError, WeightsError
 from hmrbench.metrics.coco_keypoints import coco_results
 from hmrbench.nets.record import known_networks
 from hmrbench.records import Prediction
-from hmrbench.schema import ModelCard, validate
+from hmrbench.schema import ModelCard
+from hmrbench.schema.faults import validate
 from hmrbench.skeletons import COCO17
 from hmrbench.training.losses import pose_losses, simcc_loss
 from hmrbench.training.recipes import Loss
+from hmrbench.zoo import parts
 
 REFS = Path(__file__).parent / "refs" / "poses"
 LAYOUTS = json.loads(gzip.decompress((REFS / "layouts.json.gz").read_bytes()))
@@ -167,7 +169,7 @@ def test_parts_compose_freely(fields: dict[str, Any], shapes: Any, params_head: 
     if isinstance(target, tuple):
         assert [t.shape for t in target] == [tuple(x.shape) for x in outputs]
     if params_head is not None:
-        assert zoo.count_parameters(card)["params_head"] == params_head
+        assert parts.count_parameters(card)["params_head"] == params_head
 
 
 def build_meta(card: ModelCard) -> Any:

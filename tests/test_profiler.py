@@ -32,6 +32,7 @@ from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Runtime, pytorch
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 pytestmark = pytest.mark.usefixtures("calm")
 CPU = torch.device("cpu")
@@ -246,7 +247,7 @@ def test_parameters_that_are_not_there_yet_are_not_counted_as_zero(cards: Path) 
     row = measure("lazy", cards)
     assert (row["status"], row["params"], row["params_head"]) == ("ok", 545, 153), row["error"]
     assert row["latency_ms"] > 0
-    assert zoo.count_parameters(load_card("lazy", [cards]))["params"] is None
+    assert parts.count_parameters(load_card("lazy", [cards]))["params"] is None
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -687,24 +688,61 @@ def test_a_gpu_is_timed_between_two_events(monkeypatch: pytest.MonkeyPatch) -> N
     assert calls == ["wait", "run", "wait"]
 
 
-def test_a_cuda_graph_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order of calls alone: no GPU is needed."""
+@pytest.fixture
+def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of a CUDA graph that replays by the function `replays` of this list; no GPU is needed."""
     calls: list[str] = []
     stream = SimpleNamespace(wait_stream=lambda other: calls.append("wait"))
-    graph = SimpleNamespace(replay=lambda: calls.append("replay"))
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: calls.append("capture") or nullcontext())
-    x = torch.zeros(2)
-    forward = pytorch.graphed(lambda x: calls.append("forward") or x, x)
-    assert calls == ["wait", *["forward"] * 3, "wait", "capture", "forward"]
-    calls.clear()
-    assert forward(x) is x
-    assert forward(torch.ones(2)) is x  # a new input goes where the graph reads
-    assert x.tolist() == [1, 1]
-    assert calls == ["replay", "replay"]
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: calls.append("replay")))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: calls.append("capture") or nullcontext())
+    return calls
+
+
+def test_a_cuda_graph_is_captured_once_and_replayed(fake_graphs: list[str]) -> None:
+    x = torch.zeros(3, 2)
+    forward = pytorch.graphed(lambda x: fake_graphs.append("forward") or x, x)
+    assert fake_graphs == ["wait", *["forward"] * 3, "wait", "capture", "forward"]
+    fake_graphs.clear()
+    assert forward(x).tolist() == [[0, 0]] * 3
+    first = forward(torch.ones(3, 2))  # a new input goes where the graph reads
+    assert forward(torch.full((1, 2), 2.0)).tolist() == [[2, 2]]  # a smaller batch is filled up
+    assert x.tolist() == [[2, 2], [1, 1], [1, 1]]
+    assert first.tolist() == [[1, 1]] * 3  # no output is overwritten by a later batch
+    assert fake_graphs == ["replay"] * 3
+    fake_graphs.clear()
+    for other in (torch.ones(4, 2), torch.ones(3, 5)):
+        assert forward(other) is other
+    assert fake_graphs == ["forward"] * 2
+
+
+def test_a_graph_that_cannot_be_captured_or_errs_is_not_used(
+    fake_graphs: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def double(x: Tensor) -> dict[str, Tensor]:
+        return {"y": 2 * x, "size": torch.tensor(5.0)}
+
+    x = torch.ones(3, 2)
+    graph = pytorch.checked_graph(double, x)
+    assert graph is not double
+    assert graph(torch.ones(1, 2))["y"].shape == (1, 2)
+    assert graph(x)["size"] == 5
+    assert caplog.text == ""
+    once = iter([x, *[2 * x] * 4])
+    wrong = lambda x: next(once)  # noqa: E731
+    assert pytorch.checked_graph(wrong, x) is wrong
+    assert "gave another output" in caplog.text
+
+    def refuse(graph: Any, **options: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    assert pytorch.checked_graph(double, x) is double
+    assert "could not be captured (operation not permitted when stream is capturing)" in caplog.text
+    with pytest.raises(RuntimeError, match="not permitted"):  # who demands a graph is told
+        pytorch.graphed(double, x)
 
 
 def test_precision_is_put_back() -> None:

@@ -20,12 +20,12 @@ import torch
 
 from hmrbench import checkpoints, files
 from hmrbench.body.unpickle import read_pickle
-from hmrbench.compare import gate
+from hmrbench.compare import baselines
 from hmrbench.data.images import decode_image, read_image
 from hmrbench.errors import DataError
 from hmrbench.fetch.archives import MAX_TAR_HEADER, CorruptArchiveError, extract
 from hmrbench.results import runs as results
-from hmrbench.schema import read_yaml
+from hmrbench.schema.reading import read_yaml
 from hmrbench.training.prior import read_bodies
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -37,7 +37,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "weights": checkpoints.read_state,
     "pickle": read_pickle,
     "run": results.load_run,
-    "baseline": gate.read_baseline,
+    "baseline": baselines.read_baseline,
     "bodies": read_bodies,
 }
 
@@ -187,3 +187,14 @@ def test_every_reader_of_zip_archives_bounds_their_lists(tmp_path: Path, monkeyp
     for name in ("npz", "weights", "bodies"):
         with pytest.raises(DataError, match=r"many\.npz: .*lists 9,\d+,\d+ bytes"):
             READERS[name](path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_text_that_is_not_unicode_is_refused(order: str, tmp_path: Path) -> None:
+    text = np.array([["a", ""], ["\U0010ffff", "b"]], f"{order}U5")
+    np.savez(tmp_path / "good.npz", text=text, empty=np.array([], "U1"), none=np.array(["", ""], "U0"))
+    assert files.read_arrays(tmp_path / "good.npz", "what")["text"].tolist() == text.tolist()
+    text.view(f"{order}u4")[0, 3] = 0x110000
+    np.savez(tmp_path / "bad.npz", text=text)
+    with pytest.raises(DataError, match=r"bad\.npz: text holds text whose characters are none of Unicode's"):
+        files.read_arrays(tmp_path / "bad.npz", "what")

@@ -14,7 +14,8 @@ from hmrbench import data, zoo
 from hmrbench.cards import _read_cards, find_cards, load_card, load_cards
 from hmrbench.errors import UsageError
 from hmrbench.fetch import schemes
-from hmrbench.schema import MAX_BYTES, MAX_DEPTH, MAX_VALUES, read_yaml, share_dir
+from hmrbench.schema.reading import MAX_BYTES, MAX_DEPTH, MAX_VALUES, read_yaml, share_dir
+from hmrbench.zoo import parts
 
 CARD = "paper_name: X, task: hpe, size: t, encoder: vmamba-t, stages: 2, input: [64, 48], licence: MIT"
 
@@ -196,7 +197,7 @@ def look_at(kind: str, folder: Path) -> None:
     _read_cards.cache_clear()
     card = next((c for n, c in load_cards([folder]).items() if n.startswith("my")), None)
     if card is not None:
-        zoo.count_parameters(card)
+        parts.count_parameters(card)
         for source in (*card.weights, *card.encoder_weights):
             schemes.file_name(source)
 

@@ -467,7 +467,7 @@ def test_check_gates_an_export(runs: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_before_are_pytorchs() -> None:
-    from hmrbench.compare import gate
+    from hmrbench.compare import baselines, gate
 
     old = {
         "kind": "speed",
@@ -481,10 +481,10 @@ def test_rows_of_before_are_pytorchs() -> None:
     now = {**old, "values": {"latency_ms": 3.0}, "runtime": "openvino", "dtype": "int8"}
     assert [v.verdict for v in gate.check(baseline, [{**old, "runtime": "pytorch"}])] == ["ok"]
     assert [v.verdict for v in gate.check(baseline, [now])] == ["missing"]
-    held, moved = gate.on_runtime(baseline, [old, now], "openvino")
+    held, moved = baselines.on_runtime(baseline, [old, now], "openvino")
     assert [v.verdict for v in gate.check(held, moved)] == ["improved"]
     with pytest.raises(UsageError, match="openvino in fp32, int8: say which"):
-        gate.on_runtime(baseline, [now, {**now, "dtype": "fp32"}], "openvino")
+        baselines.on_runtime(baseline, [now, {**now, "dtype": "fp32"}], "openvino")
 
 
 def test_ranking_table_and_plot(cards: Path, runs: Path, tmp_path: Path) -> None:

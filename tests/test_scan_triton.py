@@ -1,4 +1,4 @@
-"""The Triton kernel of the selective scan, run by Triton's interpreter on the CPU, equals the PyTorch backend."""
+"""The Triton kernels of the selective scan, run by Triton's interpreter on the CPU, equals the PyTorch backend."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from test_selective_scan import NAMES, made_inputs
 
 torch.set_num_threads(1)
 scan_triton._TILE, scan_triton._WIDTH = 16, 4
-found = {}
+found, gradients = {}, {}
 
 def compare(name, inputs, expected=None):
     copies = [x.clone() for x in inputs]
@@ -53,6 +53,16 @@ def compare(name, inputs, expected=None):
     assert (y.shape, y.dtype, y.stride()) == (expected.shape, torch.float32, scan_torch.forward(*inputs).stride()), name
     scale = expected.abs().max().clamp(min=1e-30)
     found[name] = float(((y - expected).abs() / scale).nan_to_num(nan=math.inf).amax())
+    compare_gradients(name, inputs)
+
+def compare_gradients(name, inputs):
+    dy = torch.cos(torch.arange(inputs[0].numel()).view_as(inputs[0])).to(inputs[0].dtype)
+    wanted = scan_torch.backward(*inputs, dy=dy)
+    for which, ours, theirs in zip(NAMES, scan_triton.gradients(*inputs, dy=dy), wanted, strict=True):
+        assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride()), (name, which)
+        scale = theirs.double().abs().max().clamp(min=1e-30)
+        error = float(((ours.double() - theirs.double()).abs() / scale).nan_to_num(nan=math.inf).amax())
+        gradients[name] = max(gradients.get(name, 0.0), error / torch.finfo(ours.dtype).eps)
 
 for name, (batch, directions, channels, states, steps, shift) in json.loads(sys.argv[1]).items():
     u, delta, A, B, C, D, bias = made_inputs(batch, directions, channels, states, steps)
@@ -85,12 +95,21 @@ def broken(*inputs):
 scan_triton._trial = lambda: made_inputs(1, 2, 3, 1, 19)
 found["works"] = scan_triton.works_on(torch.device("cpu"))
 scan_triton.works_on.cache_clear()
+inputs, dy = made_inputs(1, 2, 3, 1, 19), torch.ones(1, 6, 19)
+found["differentiates"] = scan_triton.differentiates_on(torch.device("cpu"))
+ours = scan_triton.backward(*inputs, dy=dy)
+assert all(torch.equal(a, b) for a, b in zip(ours, scan_triton.gradients(*inputs, dy=dy), strict=True))
+scan_triton.differentiates_on.cache_clear()
+scan_triton.gradients = lambda *inputs, dy: [g + 1 for g in scan_torch.backward(*inputs, dy=dy)]
+found["wrong gradients"] = scan_triton.differentiates_on(torch.device("cpu"))
+ours = scan_triton.backward(*inputs, dy=dy)
+assert all(torch.equal(a, b) for a, b in zip(ours, scan_torch.backward(*inputs, dy=dy), strict=True))
 scan_triton.forward = lambda *inputs: scan_torch.forward(*inputs) + 1
 found["wrong"] = scan_triton.works_on(torch.device("cpu"))
 scan_triton.works_on.cache_clear()
 scan_triton.forward = broken
 found["broken"] = scan_triton.works_on(torch.device("cpu"))
-print(json.dumps(found))
+print(json.dumps({**found, **{f"gradients, {name}": error for name, error in gradients.items()}}))
 """
 
 
@@ -116,8 +135,15 @@ def test_kernel_equals_the_pytorch_backend(found, case):
     assert found[case] < (1e-5 if case != "endless steps" else 1e-4)
 
 
+@pytest.mark.parametrize("case", [*CASES, *LAYOUTS, "official, 1 states", "official, 4 states"])
+def test_gradients_equal_those_of_the_pytorch_backend(found, case):
+    """In roundings of the input's precision, of the greatest gradient."""
+    assert found[f"gradients, {case}"] < 30
+
+
 def test_a_kernel_that_fails_or_errs_is_not_used(found):
     assert (found["works"], found["wrong"], found["broken"]) == (True, False, False)
+    assert (found["differentiates"], found["wrong gradients"]) == (True, False)
 
 
 @pytest.mark.parametrize(("works", "name"), [(True, "triton"), (False, "torch-chunked")])

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from test_cli import hmrbench, run_eval
 
-from hmrbench import zoo
 from hmrbench.cards import load_cards
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures
@@ -25,6 +24,7 @@ from hmrbench.report import formats, tables
 from hmrbench.report.costs import Speed
 from hmrbench.report.references import load_references
 from hmrbench.results import runs as results
+from hmrbench.zoo import parts
 
 CARDS = load_cards()
 HMR_2D = ("lsp-extended", "coco-val-hmr", "posetrack-val")
@@ -63,7 +63,7 @@ def eval_row(model: str, dataset: str = "coco-val", **fields: Any) -> dict[str, 
 
 @cache
 def count_parameters(model: str) -> dict[str, int]:
-    return zoo.count_parameters(CARDS[model])
+    return parts.count_parameters(CARDS[model])
 
 
 def profile_row(model: str, **fields: Any) -> dict[str, Any]:
@@ -339,6 +339,37 @@ def test_no_network_stands_there_twice(tmp_path: Path) -> None:
     assert "ViTPose-B (mmpose)" not in published
     measured = next(r for r in table.rows if r["model"] == "hrnet-w32")
     assert measured["published:coco-val:AP"] == 74.9
+
+
+def test_a_published_row_names_the_card_of_its_network() -> None:
+    known = {card.paper_name.lower().removesuffix(" 384x288"): card for card in CARDS.values() if card.task == "hpe"}
+    references = [r for r in load_references() if r.task == "hpe" and "coco-val" in r.metrics]
+    named = {r.model: r.card for r in references if r.model.lower() in known}
+    assert len(named) > 20
+    assert not [model for model, card in named.items() if card is None]
+    assert {r.card for r in references} >= {f"litepose-auto-{size}" for size in ("xs", "s", "m", "l")}
+
+
+def test_what_own_networks_are_grouped_by(tmp_path: Path) -> None:
+    """A name of theirs stays whole: it is not one of ours, of which a family is the first word."""
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "own.yaml").write_text(
+        "models:\n"
+        '  my-net: {task: hpe, build: "my_net:Net"}\n'
+        '  my-other-net: {task: hpe, family: other kind, build: "my_net:Other"}\n'
+        '  my-cut: {task: hpe, encoder: "my-pkg.encoders:TINY-1"}\n'
+        "  my-swin: {task: hpe, encoder: swin-t, stages: 2}\n"
+    )
+    cards = load_cards([tmp_path / "cards"])
+    save(tmp_path, *(eval_row(name) for name in ("my-net", "my-other-net", "my-cut", "my-swin", "hrnet-w32")))
+    rows = tables.gather(results.load_runs(tmp_path), cards).rows
+    assert {r["model"]: r["backbone"] for r in rows} == {
+        "my-net": "my-net",
+        "my-other-net": "other kind",
+        "my-cut": "TINY-1",
+        "my-swin": "swin",
+        "hrnet-w32": "hrnet",
+    }
 
 
 def test_a_wrong_reference_is_named(tmp_path: Path) -> None:

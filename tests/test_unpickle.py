@@ -21,12 +21,13 @@ from made_bodies import make_parts, smpl_sized
 from safetensors.torch import save_file
 from torch import nn
 
+import hmrbench.files.pickled_data
 import hmrbench.files.unpickle
 from hmrbench import checkpoints, files
 from hmrbench.body import check_same_body, install_body, read_body
 from hmrbench.errors import DataError, WeightsError
+from hmrbench.files.pickled_data import read_data
 from hmrbench.files.torch_files import load_all, read_torch
-from hmrbench.files.unpickle import read_data
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_a_pickle_has_a_bound_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arrays_made_of_little_are_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import scipy.sparse
 
-    monkeypatch.setattr(hmrbench.files.unpickle, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(hmrbench.files.pickled_data, "MAX_BYTES", 1 << 20)
     matrix = scipy.sparse.coo_matrix((np.ones(1), ([0], [0])), shape=(1000, 1000))
     path = written(tmp_path / "b.pkl", pickle.dumps({"J_regressor": matrix}, 2))
     with pytest.raises(DataError, match=r"b\.pkl: refused: .* more than 1 MiB"):

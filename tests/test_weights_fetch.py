@@ -22,7 +22,8 @@ from hmrbench.fetch import schemes, sources
 from hmrbench.fetch.download import Http
 from hmrbench.fetch.fetch import cache_dir
 from hmrbench.runtimes import Runtime, pytorch
-from hmrbench.schema import ModelCard, Source, share_dir
+from hmrbench.schema import ModelCard, Source
+from hmrbench.schema.reading import share_dir
 
 pytest_plugins = ["bad_server"]
 pytestmark = pytest.mark.usefixtures("own_cache", "impatient")

@@ -12,6 +12,7 @@ from hmrbench import zoo
 from hmrbench.cards import find_cards, load_card, load_cards
 from hmrbench.errors import UsageError, WeightsError
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 CARDS = load_cards()
 FAMILIES = {"swinpose": "SwinPose", "gmfpose": "GMFPose", "vmpose": "VMPose"}
@@ -74,7 +75,7 @@ def test_card_names_what_is_assumed_and_where_facts_are_from(card: ModelCard) ->
 
 
 def test_truncation_drops_the_parts_it_should() -> None:
-    s2, s3, s4 = (zoo.count_parameters(CARDS[f"swinpose-s-s{n}"]) for n in (2, 3, 4))
+    s2, s3, s4 = (parts.count_parameters(CARDS[f"swinpose-s-s{n}"]) for n in (2, 3, 4))
     assert s2["params"] < s3["params"] < s4["params"]
     assert s2["params_head"] == s3["params_head"] == s4["params_head"]
     assert 0.3 <= 1 - s3["params"] / s4["params"] <= 0.5  # paper: 30 to 50 % fewer on average
@@ -131,7 +132,7 @@ def test_cards_of_others(tmp_path: Path) -> None:
     )
     card = load_card("mine-t", [tmp_path])
     assert zoo.build_net(card)(torch.zeros(1, 3, 64, 48)).shape == (1, 17, 16, 12)
-    assert zoo.describe(card) == [{"part": "network", "output": [1, 17, 16, 12], "params": 17}]
+    assert parts.describe(card) == [{"part": "network", "output": [1, 17, 16, 12], "params": 17}]
 
 
 def build_constant(card: ModelCard) -> torch.nn.Module:

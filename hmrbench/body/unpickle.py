@@ -18,7 +18,8 @@ from scipy.sparse import coo_array
 
 from hmrbench.errors import DataError
 from hmrbench.files import describe_content, read_bytes
-from hmrbench.files.unpickle import DATA_RULES, Kept, Name, Plain, Rule, read_data
+from hmrbench.files.pickled_data import DATA_RULES, Plain, Rule, read_data
+from hmrbench.files.unpickle import Kept, Name
 from hmrbench.records import Array
 
 MAX_PICKLE = 1 << 30  # the largest official one, text of Python 2, has a quarter of it

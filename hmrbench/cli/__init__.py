@@ -95,7 +95,7 @@ def _settings(
 ) -> None:
     if os.path.lexists(SETTINGS):  # flag > HMRBENCH_* variable > this file > default
         from hmrbench.cli.settings import default_map
-        from hmrbench.schema import read_yaml
+        from hmrbench.schema.reading import read_yaml
 
         ctx.default_map = default_map(Path(SETTINGS), read_yaml(Path(SETTINGS)), ctx)
 

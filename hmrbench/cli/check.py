@@ -69,14 +69,14 @@ def check(
     from dataclasses import asdict
 
     from hmrbench import files
-    from hmrbench.compare import bootstrap, ci, gate
+    from hmrbench.compare import baselines, bootstrap, ci, gate
     from hmrbench.errors import DataError, RegressionError, UsageError
     from hmrbench.results import runs as results
 
     if not costs and not runs.is_dir():
         raise DataError(f"{runs}: no such folder of runs (--costs counts without one)")
-    rows = gate.rows_of_runs(results.load_runs(runs))
-    held = None if update else gate.read_baseline(baseline)
+    rows = baselines.rows_of_runs(results.load_runs(runs))
+    held = None if update else baselines.read_baseline(baseline)
     if costs:
         wanted = None if held is None else [r["model"] for r in held["rows"] if r["kind"] == "counts"]
         rows = [r for r in rows if r["kind"] != "counts"] + _count_now(wanted, models_dir or [])
@@ -86,12 +86,12 @@ def check(
         _update(baseline, rows, tolerance or [], interval, json)
         return
     if runtime is not None:
-        held, rows = gate.on_runtime(held, rows, runtime, dtype)
-    held = gate.with_tolerances(held, tolerance or [])
+        held, rows = baselines.on_runtime(held, rows, runtime, dtype)
+    held = baselines.with_tolerances(held, tolerance or [])
     intervals = None
     if interval:
         own = own_metrics({r["dataset"] for r in held["rows"] if r["kind"] == "accuracy"}, datasets_file)
-        intervals = gate.Intervals(gate.read_arrays_of(baseline), bootstrap.Draw(resamples, confidence, seed, own))
+        intervals = gate.Intervals(baselines.read_arrays_of(baseline), bootstrap.Draw(resamples, confidence, seed, own))
     verdicts = gate.check(held, rows, intervals)
     failed = gate.regressions(verdicts)
     if junit is not None:
@@ -129,19 +129,19 @@ def _show(verdicts: list[Verdict]) -> None:
 
 def _update(path: Path, rows: list[dict[str, Any]], tolerance: list[str], interval: bool, json: bool) -> None:
     from hmrbench import files
-    from hmrbench.compare import gate
+    from hmrbench.compare import baselines
     from hmrbench.errors import DataError
 
-    old = gate.read_baseline(path) if path.is_file() else None
-    new, remarks = gate.update(old, rows)
+    old = baselines.read_baseline(path) if path.is_file() else None
+    new, remarks = baselines.update(old, rows)
     for line in remarks:
         stderr().print(line, markup=False, soft_wrap=True)
     if not new["rows"]:
         raise DataError("no run here can stand in a baseline: they must be whole and have succeeded")
-    new = gate.with_tolerances(new, tolerance)
+    new = baselines.with_tolerances(new, tolerance)
     if interval or any("per_sample" in row for row in (old or {"rows": []})["rows"]):
-        new = gate.keep_arrays(new, rows, path)
-    files.write_text(path, gate.baseline_text(new))
+        new = baselines.keep_arrays(new, rows, path)
+    files.write_text(path, baselines.baseline_text(new))
     if json:
         print_json(new)
     else:

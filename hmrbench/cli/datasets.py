@@ -54,7 +54,7 @@ def list_datasets(
     if ctx.invoked_subcommand is not None:
         return
     if schema:
-        from hmrbench.schema import datasets_schema
+        from hmrbench.schema.writing import datasets_schema
 
         print_json(datasets_schema())
         return
@@ -76,7 +76,7 @@ def show(
 ) -> None:
     """Show one data set: where its files lie, who reads them, what is measured, where it comes from."""
     from hmrbench.data import load_spec
-    from hmrbench.schema import as_yaml
+    from hmrbench.schema.writing import as_yaml
 
     spec = load_spec(name, datasets_file)
     if json:

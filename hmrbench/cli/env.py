@@ -61,15 +61,16 @@ def env(json: Json = False) -> None:
 
 def describe() -> dict[str, Any]:
     """Versions, machine, folders and settings, and the problems of this installation."""
-    from hmrbench import environment, schema
+    from hmrbench import environment
     from hmrbench.fetch import fetch
+    from hmrbench.schema.reading import share_dir
 
     problems = find_problems()
     return {
         "versions": environment.versions(),
         "machine": {k: v for k, v in environment.current().items() if k != "versions"} | _devices(),
         "folders": {
-            "cards and data set specs": str(schema.share_dir()),
+            "cards and data set specs": str(share_dir()),
             "cache": str(fetch.cache_dir()),
             "data root": os.environ.get("HMRBENCH_DATA", "not set"),
             "runs": os.environ.get("HMRBENCH_RUNS", "runs"),

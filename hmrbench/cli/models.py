@@ -24,19 +24,19 @@ def models(
 ) -> None:
     """List the networks, their size and what was published about them."""
     if schema:
-        from hmrbench.schema import cards_schema
+        from hmrbench.schema.writing import cards_schema
 
         print_json(cards_schema())
         return
-    from hmrbench import zoo
     from hmrbench.cards import family_order, find_cards, load_cards
+    from hmrbench.zoo import parts
 
     cards = sorted(find_cards(pattern or ["*"], load_cards(models_dir or [])), key=family_order)
     failures: list[HmrbenchError] = []
 
     def params(card: ModelCard) -> int | None:
         try:
-            return zoo.count_parameters(card)["params"]
+            return parts.count_parameters(card)["params"]
         except HmrbenchError as e:  # another's network: the others are listed all the same
             failures.append(e)
             return None
@@ -88,18 +88,18 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one network: its stages and shapes, parameters by part, published numbers, where its weights come from."""
-    from hmrbench import zoo
     from hmrbench.cards import load_card
     from hmrbench.fetch import sources
+    from hmrbench.zoo import parts
 
     card = load_card(model, models_dir or [])
     if yaml:
-        from hmrbench.schema import as_yaml
+        from hmrbench.schema.writing import as_yaml
 
         print_text(as_yaml(card))
         return
-    shapes = zoo.describe(card)
-    parameters = zoo.count_parameters(card)
+    shapes = parts.describe(card)
+    parameters = parts.count_parameters(card)
     if json:
         print_json({**card.model_dump(mode="json"), **parameters, "shapes": shapes})
         return

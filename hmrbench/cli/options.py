@@ -72,6 +72,10 @@ Runtime = Annotated[
 Fuse = Annotated[
     bool, typer.Option("--fuse/--no-fuse", help="Short cuts for speed, such as norms folded into weights.")
 ]
+CudaGraph = Annotated[
+    bool | None,
+    typer.Option("--cuda-graph/--no-cuda-graph", help="Replay a CUDA graph; where it can be captured if neither."),
+]
 BatchSize = Annotated[str, typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="auto or a number.")]
 Workers = Annotated[
     int, typer.Option("--workers", envvar="HMRBENCH_WORKERS", min=1, help="Threads that read and crop pictures.")

@@ -68,11 +68,7 @@ def plot(
         plots.axis_of(x_key),
         plots.axis_of(y_key),
         None if size_key is None else plots.axis_of(size_key),
-        front=front,
-        labels=labels,
-        width_in=width,
-        height_in=height,
-        y_range=(y_min, y_max),
+        figures.FigureSettings(front=front, labels=labels, width_in=width, height_in=height, y_range=(y_min, y_max)),
     )
     files.write_atomic(output, figures.to_bytes(figure, format, dpi))
     remark = stderr()

@@ -82,11 +82,11 @@ def predict(
     """
     from dataclasses import replace
 
-    from hmrbench.body import find_whole_body
     from hmrbench.cards import load_card
     from hmrbench.evaluation import EvaluationSettings, prepare_network, prepare_pictures
     from hmrbench.fetch import sources
     from hmrbench.pictures import predict as pictures
+    from hmrbench.pictures.boxes import named_boxes, people_in
 
     stems = _stems(image)
     if out.is_file():
@@ -109,28 +109,16 @@ def predict(
             f"{card.name}: demo weights, which know synthetic people alone; no others are here", soft_wrap=True
         )
     job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else None))
-    if job.card.task == "hpe" and (side_view or save_mesh or body):
-        raise UsageError(
-            f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
-        )
-    if job.card.task == "hmr" and job.body is None:
-        if side_view or save_mesh:
-            find_whole_body()  # which says how to get it
-        stderr().print(
-            f"{job.card.name}: no mesh is drawn, but the joints that it finds: SMPL-X is not installed "
-            "(hmrbench body install SMPLX_NEUTRAL.npz)", soft_wrap=True
-        )  # fmt: skip
+    _check_options(job, boxes, body, meshes=bool(side_view or save_mesh))
+    found = None if boxes == "full" else named_boxes(boxes, list(stems))
     for said in job.remarks:
         stderr().print(f"{job.card.name}: {said}", markup=False, soft_wrap=True)
-    if job.card.crop.kind == "bottom-up" and boxes != "full":
-        raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
-    found = None if boxes == "full" else pictures.named_boxes(boxes, list(stems))
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}
     for path in stems:  # all are looked at before the network is made
         with _reported(remark, failures):
-            people[path] = pictures.people_in(path, found, box_score)
+            people[path] = people_in(path, found, box_score)
     done = []
     if people:
         net, _ = prepare_network(job)
@@ -141,11 +129,8 @@ def predict(
                     picture = pictures.predict_picture(net, job, path, samples)
                     target = out / f"{stems[path]}-{job.card.name}.png"
                     done.append(_write(picture, job, target, side_view, save_mesh, keypoint_score))
-                    best = max((p.scores.max() for p in picture.predictions), default=0.0)
-                    if samples and not picture.predictions:
-                        remark.print(f"{path}: nobody was found", markup=False)
-                    elif samples and job.body is None and best < keypoint_score:
-                        remark.print(f"{path}: no keypoint scores {keypoint_score:g}, so none is drawn", markup=False)
+                    if samples and (nothing := _nothing_drawn(picture, job, keypoint_score)):
+                        remark.print(f"{path}: {nothing}", markup=False)
                     looked_at += len(samples)
                     progress(job.card.name, looked_at, total)
     if json:
@@ -155,6 +140,25 @@ def predict(
         show_table(["picture", "people", "written"], rows)
     if failures:
         raise typer.Exit(max(e.exit_code for e in failures))
+
+
+def _check_options(job: Job, boxes: str, body: str | None, meshes: bool) -> None:
+    """Refuse what is asked of another kind of network, or without the body that it takes."""
+    from hmrbench.body import find_whole_body
+
+    if job.card.task == "hpe" and (meshes or body):
+        raise UsageError(
+            f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
+        )
+    if job.card.crop.kind == "bottom-up" and boxes != "full":
+        raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
+    if job.card.task == "hmr" and job.body is None:
+        if meshes:
+            find_whole_body()  # which says how to get it
+        stderr().print(
+            f"{job.card.name}: no mesh is drawn, but the joints that it finds: SMPL-X is not installed "
+            "(hmrbench body install SMPLX_NEUTRAL.npz)", soft_wrap=True
+        )  # fmt: skip
 
 
 def _stems(images: list[Path]) -> dict[Path, str]:
@@ -168,6 +172,14 @@ def _stems(images: list[Path]) -> dict[Path, str]:
                 )
         stems[path] = path.stem
     return stems
+
+
+def _nothing_drawn(picture: Picture, job: Job, keypoint_score: float) -> str:
+    """Why nothing is drawn on a picture of people; empty where something is."""
+    if not picture.predictions:
+        return "nobody was found"
+    low = job.body is None and max(p.scores.max() for p in picture.predictions) < keypoint_score
+    return f"no keypoint scores {keypoint_score:g}, so none is drawn" if low else ""
 
 
 def _write(

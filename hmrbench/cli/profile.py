@@ -143,14 +143,18 @@ def profile(
     if json:
         print_json(rows)
     else:
-        show_view(profile_view(rows))
-        trees = {row["model"]: row for row in rows if row.get("by_module")}
-        for row in trees.values():
-            stdout().print(module_tree(row))
+        _show(rows)
     if unwritten is not None:
         raise unwritten
     if any(row["status"] == "failed" for row in rows):
         raise typer.Exit(1)
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    show_view(profile_view(rows))
+    trees = {row["model"]: row for row in rows if row.get("by_module")}
+    for row in trees.values():
+        stdout().print(module_tree(row))
 
 
 def _news(row: Mapping[str, Any], several: bool = False) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from hmrbench.schema import kind_of, refuse, unknown_key
+from hmrbench.schema.faults import kind_of, refuse, unknown_key
 
 _NOT_SET_HERE = ("help", "version", "install-completion", "show-completion")
 

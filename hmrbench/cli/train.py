@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,8 @@ from hmrbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hmrbench.training.train import Moment
+    from hmrbench.training.job import TrainJob
+    from hmrbench.training.train import Moment, TrainResult
 
 
 def train(
@@ -116,30 +117,32 @@ def train(
     job = prepare(model, dataset, settings)
     folder = out or Path("train") / f"{job.card.name}-{job.recipe.name}"
     remark = stderr()
-    if distributed.is_first():
-        remark.print(
-            f"{job.card.name} by recipe {job.recipe.name} on {job.examples.count:,} people of "
-            f"{job.spec.name}: {job.steps:,} steps of {job.people_per_step}, into {folder}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-        if job.recipe.loss.adversarial and job.real_bodies is None:
-            remark.print("without its adversarial prior, which needs --real-bodies", markup=False)
+    remark.quiet = not distributed.is_first()
+    remark.print(
+        f"{job.card.name} by recipe {job.recipe.name} on {job.examples.count:,} people of "
+        f"{job.spec.name}: {job.steps:,} steps of {job.people_per_step}, into {folder}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if job.recipe.loss.adversarial and job.real_bodies is None:
+        remark.print("without its adversarial prior, which needs --real-bodies", markup=False)
+    display = Display() if distributed.is_first() else None
     try:
-        result = run(
-            job,
-            folder,
-            resume=resume,
-            minutes=minutes,
-            half=half,
-            progress=Display() if distributed.is_first() else None,
-        )
+        result = run(job, folder, resume=resume, minutes=minutes, half=half, progress=display)
     except KeyboardInterrupt:
-        if distributed.is_first():
-            remark.print(f"stopped; --resume goes on from {folder / 'last.ckpt'}", markup=False, soft_wrap=True)
+        remark.print(f"stopped; --resume goes on from {folder / 'last.ckpt'}", markup=False, soft_wrap=True)
         raise
     if not distributed.is_first():
         return
-    row = {
+    if json:
+        print_json(_row(job, result))
+    elif result.weights is not None:
+        stdout().print(f"{result.weights}", markup=False, soft_wrap=True)
+    else:
+        remark.print(f"time is up at step {result.step:,}; --resume goes on", markup=False)
+
+
+def _row(job: TrainJob, result: TrainResult) -> dict[str, Any]:
+    return {
         "model": job.card.name,
         "recipe": job.recipe.name,
         "dataset": job.spec.name,
@@ -149,12 +152,6 @@ def train(
         "best": dict(result.best),
         "weights": None if result.weights is None else str(result.weights),
     }
-    if json:
-        print_json(row)
-    elif result.weights is not None:
-        stdout().print(f"{result.weights}", markup=False, soft_wrap=True)
-    else:
-        remark.print(f"time is up at step {result.step:,}; --resume goes on", markup=False)
 
 
 class Display:

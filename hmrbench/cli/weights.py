@@ -99,8 +99,8 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert a checkpoint to our keys and safetensors, checked key by key against the network it is for."""
-    from hmrbench import zoo
     from hmrbench.errors import UsageError
+    from hmrbench.zoo.convert import convert_weights
 
     if (target is None) == (out is None):
         raise UsageError("where to write: give one .safetensors file, such as -o mine.safetensors")
@@ -108,7 +108,7 @@ def convert(
     assert target is not None
     if target.suffix != ".safetensors":
         raise UsageError(f"{target}: the output is a .safetensors file")
-    name, report = zoo.convert_weights(source, target, model, models_dir or [])
+    name, report = convert_weights(source, target, model, models_dir or [])
     if json:
         print_json({"model": name, "layout": report.layout, "out": str(target), "unexpected": report.unexpected})
     else:

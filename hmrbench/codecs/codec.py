@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from hmrbench.errors import HmrbenchError, UsageError, unknown_name
 from hmrbench.records import Array
-from hmrbench.schema import import_object, unknown_key
+from hmrbench.schema.faults import unknown_key
+from hmrbench.schema.importing import import_object
 from hmrbench.skeletons import Skeleton
 
 CropGeometry = Literal["udp", "classic"]

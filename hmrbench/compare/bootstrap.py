@@ -203,7 +203,10 @@ def compare_scores(a: Scores, b: Scores, draw: Draw) -> Comparison:
     found = []
     for name, value in a.metrics.items():
         if name in b.metrics:
-            ends, reason = None, _why_not(name, a, b, unit)
+            ends, reason = (
+                None,
+                _why_not(name, [(s, scores) for s, (_, scores) in zip((a, b), whole, strict=True)], unit),
+            )
             if name in drawn:
                 changes = np.concatenate(drawn[name])
                 ends = np.nanpercentile(changes, _tails(draw.confidence)) if np.isfinite(changes).any() else None
@@ -240,12 +243,14 @@ def _tails(confidence: float) -> list[float]:
     return [tail, 100 - tail]
 
 
-def _why_not(name: str, a: Scores, b: Scores, unit: str) -> str:
-    """Why a score cannot be resampled."""
-    for label, side in (("A", a), ("B", b)):
-        array = side.arrays.get(name)
-        if array is not None:
-            return f"run {label} keeps {array.shape} values of it, not one for each sample"
+def _why_not(name: str, sides: Sequence[tuple[Scores, Mapping[str, Array]]], unit: str) -> str:
+    """Why a score cannot be resampled, of two sides and what the arrays of each give."""
+    for side, _ in sides:
+        if (array := side.arrays.get(name)) is not None:
+            return f"{side.name} keeps {array.shape} values of it, not one for each sample"
+    silent = [side.name for side, given in sides if name not in given]
+    if len(silent) == 1:  # it is of an earlier version
+        return f"{silent[0]} keeps nothing of the {unit} that gives it; a new run does"
     return f"its metric keeps no values of it for each of the {unit} to draw from"
 
 

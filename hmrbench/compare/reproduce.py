@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hmrbench import data, evaluation
-from hmrbench.compare import bootstrap, gate
+from hmrbench.compare import baselines, bootstrap
 from hmrbench.errors import HmrbenchError, UsageError, WeightsError
 from hmrbench.evaluation import EvaluationSettings
 from hmrbench.evaluation.unfinished import Progress
@@ -21,7 +21,8 @@ from hmrbench.fetch.fetch import Progress as FetchProgress
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import Dataset, EvalResult
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, ModelCard, share_dir
+from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema.reading import share_dir
 
 Verdict = str  # reproduced, off, not comparable, not run
 TOLERANCE = {"%": 0.2, "mm": 0.5}  # other versions of OpenCV and of the rounding of crops move a score by less
@@ -118,7 +119,7 @@ def _claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | No
 
 
 def _demo_claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | None) -> list[Claim]:
-    held = gate.read_baseline(share_dir() / "baselines" / "demo.json")
+    held = baselines.read_baseline(share_dir() / "baselines" / "demo.json")
     rows = {r["model"]: r["values"] for r in held["rows"] if r.get("dataset") == spec.name}
     found = []
     for card in (card for card in cards if card.name in rows and card.demo_weights is not None):

@@ -10,7 +10,10 @@ from typing import Any
 
 from hmrbench.errors import DataError, UsageError, blamed_on, unknown_name
 from hmrbench.records import NO_BOXES, Dataset
-from hmrbench.schema import DatasetSpec, import_object, read_yaml, refuse, share_dir, validate_all
+from hmrbench.schema import DatasetSpec
+from hmrbench.schema.faults import refuse, validate_all
+from hmrbench.schema.importing import import_object
+from hmrbench.schema.reading import read_yaml, share_dir
 
 # Reader name -> import path of its module, which has `read(spec, folder, boxes, limit) -> Dataset`,
 # `check(spec, folder) -> [Check]`, and `images(spec, folder) -> [name]`, the pictures below the spec's `images`; and

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,8 @@ def _search(
     assert calibrate.max_drop is not None
     assert runtime.layers is not None
     name, bound = calibrate.max_drop
-    spec, people = opened
-    job = prepare(card, spec, EvaluationSettings(weights="random", workers=1, flip=False), people)
-    score = _Scorer(job, spec, people, name)
+    job = prepare(card, opened[0], EvaluationSettings(weights="random", workers=1, flip=False), opened[1])
+    score = _Scorer(job, *opened, name)
     setting = replace(job.setting, device=runtime.check(card.name, "auto", "int8"), dtype="int8")
     with (
         tempfile.TemporaryDirectory(prefix="hmrbench-") as folder,
@@ -168,9 +167,8 @@ def _search(
         stretches = [list(s) for s in np.array_split(np.array(layers, object), min(GROUPS, len(layers)))]
 
         def ready(in_fp: Sequence[str]) -> Prepared:
-            target = Path(folder) / f"int8{runtime.suffix}"
-            made = quantised(runtime, whole, target, calibration, replace(settings, in_fp=in_fp))
-            return runtime.prepare(made, setting)
+            target, chosen = Path(folder) / f"int8{runtime.suffix}", replace(settings, in_fp=in_fp)
+            return runtime.prepare(quantised(runtime, whole, target, calibration, chosen), setting)
 
         x = calibration.crops.x[:8]
         with torch.inference_mode():
@@ -181,36 +179,40 @@ def _search(
                 costs.append(compare_outputs(expected, forward(x))[1])
         ranked = sorted(range(len(stretches)), key=lambda i: -costs[i])
         full, higher = score(net)
-        tried: dict[int, float] = {}
 
         def drop(count: int) -> float:
-            in_fp = [layer for i in ranked[:count] for layer in stretches[i]]
-            value, _ = score(ready(in_fp))
-            tried[count] = full - value if higher else value - full
-            _log.info(
-                "%s: %d of %d stretches in fp: %s drops by %.3f", card.name, count, len(ranked), name, tried[count]
-            )
-            return tried[count]
+            value, _ = score(ready([layer for i in ranked[:count] for layer in stretches[i]]))
+            lost = full - value if higher else value - full
+            _log.info("%s: %d of %d stretches in fp: %s drops by %.3f", card.name, count, len(ranked), name, lost)
+            return lost
 
-        low, high = 0, len(ranked) - 1  # with all of them in fp there would be no int8
-        if drop(0) > bound:
-            if drop(high) > bound:
-                raise UsageError(
-                    f"{card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
-                    f"{name} still drops by {tried[high]:.3f}, more than {bound:g}: int8 cannot keep that bound"
-                )
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if drop(middle) <= bound else (middle, high)
-        else:
-            high = 0
-    in_fp = [layer for i in ranked[:high] for layer in stretches[i]]
+        count, tried = _fewest(drop, len(ranked) - 1, bound)  # with all of them in fp there would be no int8
+    if tried[count] > bound:
+        raise UsageError(
+            f"{card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
+            f"{name} still drops by {tried[count]:.3f}, more than {bound:g}: int8 cannot keep that bound"
+        )
+    in_fp = [layer for i in ranked[:count] for layer in stretches[i]]
     found = {
-        "score": name, "bound": bound, "fp32": full, "drop": tried[high], "layers": len(layers), "in_fp": len(in_fp),
+        "score": name, "bound": bound, "fp32": full, "drop": tried[count], "layers": len(layers), "in_fp": len(in_fp),
         "stretches": [
-            {"first": str(s[0]), "last": str(s[-1]), "rms_std": cost, "in_fp": i in ranked[:high]}
+            {"first": str(s[0]), "last": str(s[-1]), "rms_std": cost, "in_fp": i in ranked[:count]}
             for i, (s, cost) in enumerate(zip(stretches, costs, strict=True))
         ],
         "drops": {str(count): value for count, value in sorted(tried.items())},
     }  # fmt: skip
     return replace(settings, in_fp=in_fp), found
+
+
+def _fewest(drop: Callable[[int], float], most: int, bound: float) -> tuple[int, dict[int, float]]:
+    """The least number from 0 to `most` whose drop keeps the bound, by bisection, else `most`; and the drops tried."""
+    tried = {0: drop(0)}
+    if tried[0] <= bound:
+        return 0, tried
+    tried[most] = drop(most)
+    low, high = 0, most
+    while tried[most] <= bound and high - low > 1:
+        middle = (low + high) // 2
+        tried[middle] = drop(middle)
+        low, high = (low, middle) if tried[middle] <= bound else (middle, high)
+    return high, tried

@@ -26,7 +26,8 @@ from hmrbench.records import NO_BOXES, Array, Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Exported, Runtime, Setting
 from hmrbench.runtimes.pytorch import PYTORCH
-from hmrbench.schema import DatasetSpec, ModelCard, beside
+from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema.importing import beside
 
 NO_BODY = "none"
 
@@ -48,6 +49,7 @@ class EvaluationSettings:
         runtime: what runs the network, by name or import path, or the file to run, see `runtimes`; None for the card's
             own, or PyTorch.
         fused: let the network take its short cuts, see `nets.fusion`.
+        cuda_graph: replay a CUDA graph of the forward; None: on a CUDA device, where it can be captured.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores.
         limit: the first people, or whole pictures, only; the row is then partial.
@@ -66,6 +68,7 @@ class EvaluationSettings:
     dtype: str = "fp32"
     runtime: str | None = None
     fused: bool = True
+    cuda_graph: bool | None = None
     batch_size: str | int = "auto"
     workers: int = field(default_factory=environment.usable_cpus)
     limit: int | None = None
@@ -276,34 +279,19 @@ def prepare(
         spec = with_protocol(spec, s.protocol)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
-    body = _body(card, spec)
-    whole = _whole_body(card, spec)
-    found = mesh_codec(card, body, whole) if card.task == "hmr" else zoo.codec_of(card, s.codec)
+    body, whole = _body(card, spec), _whole_body(card, spec)
+    found = _codec(card, body, whole, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
-    if found.whole != (card.crop.kind == "bottom-up"):
-        of = ("whole pictures", "people in boxes")
-        raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
     if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
         raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
-    setting = Setting(runtime.check(card.name, s.device, dtype), dtype, card.input, fused=s.fused)
-    if exported is None or s.weights is not None:
-        default = spec.default_weights if card.demo_weights is not None else None
-        label, path = sources.resolve_weights(card, default if s.weights is None else s.weights)
-        sha256 = None if path is None else file_sha256(path)
-    if exported is not None:
-        exported.check_source(card, *(("", None) if s.weights is None else (label, sha256)))
-        label, path, sha256 = exported.record["weights"], None, exported.record["weights_sha256"]
+    setting = _setting(runtime, card, s, dtype)
+    label, path, sha256 = _weights(card, spec, s.weights, exported)
     boxes = boxes_of(card, s.boxes)
     fits = opened is not None and (opened.boxes == NO_BOXES) == found.whole
     people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
-    for sample in {s.box_xywh_px: s for s in people.samples}.values() if found.whole else ():
-        crops_of([sample], card.crop, card.input)
     if exported is not None:
         exported.check_scored(people)
-    try:
-        _check_truth(spec, people)
-    except DataError as e:
-        raise DataError(f"{data.find_folder(spec, s.data_root) / spec.annotations}: {e}") from e
+    _check_people(people, card, spec, data.find_folder(spec, s.data_root) / spec.annotations)
     return Job(
         card=card,
         spec=spec,
@@ -341,13 +329,59 @@ def _whole_body(card: ModelCard, spec: DatasetSpec) -> WholeBody | None:
     return find_whole_body() if takes and whole_body_path().is_file() else None
 
 
-def _check_truth(spec: DatasetSpec, people: Dataset) -> None:
-    """Refuse (DataError) a truth that a metric of the data set cannot score, before anything slow."""
+def _setting(runtime: Runtime, card: ModelCard, settings: EvaluationSettings, dtype: str) -> Setting:
+    """How the network is to run.
+
+    Raises:
+        UsageError: the runtime has no such device or precision, or no CUDA graphs.
+    """
+    device = runtime.check(card.name, settings.device, dtype)
+    found = Setting(device, dtype, card.input, fused=settings.fused, cuda_graph=settings.cuda_graph)
+    if settings.cuda_graph and (runtime.name != PYTORCH.name or found.place.type != "cuda"):
+        raise UsageError(f"a CUDA graph needs PyTorch on a CUDA device, not {runtime.name} on {device}")
+    return found
+
+
+def _codec(card: ModelCard, body: Body | WholeBody | None, whole: WholeBody | None, name: str | None) -> Codec:
+    """The codec of a card, or one of another name: of what the network sees."""
+    found = mesh_codec(card, body, whole) if card.task == "hmr" else zoo.codec_of(card, name)
+    if found.whole != (card.crop.kind == "bottom-up"):
+        of = ("whole pictures", "people in boxes")
+        raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
+    return found
+
+
+def _weights(
+    card: ModelCard, spec: DatasetSpec, given: str | Path | None, exported: Exported | None
+) -> tuple[str, Path | None, str | None]:
+    """What weights are called in the row, their file, and its sha256; a file to run says them itself."""
+    if exported is None or given is not None:
+        default = spec.default_weights if card.demo_weights is not None else None
+        label, path = sources.resolve_weights(card, default if given is None else given)
+        sha256 = None if path is None else file_sha256(path)
+    if exported is not None:
+        exported.check_source(card, *(("", None) if given is None else (label, sha256)))
+        label, path, sha256 = exported.record["weights"], None, exported.record["weights_sha256"]
+    return label, path, sha256
+
+
+def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, file: Path) -> None:
+    """Refuse, before anything slow, pictures too large for a bottom-up network, and a truth that a metric cannot score.
+
+    Raises:
+        DataError: names the picture, or the file of the truth.
+    """
+    whole = card.crop.kind == "bottom-up"
+    for sample in {s.box_xywh_px: s for s in people.samples}.values() if whole else ():
+        crops_of([sample], card.crop, card.input)
     for name in spec.metrics:
         check = metrics.find_metric(name, spec.file).check
-        if check is not None:
+        try:
             with blamed_on(f"{spec.name}: metric '{name}' cannot score its truth", DataError), beside(spec.file):
-                check(people)
+                if check is not None:
+                    check(people)
+        except DataError as e:
+            raise DataError(f"{file}: {e}") from e
 
 
 def prepare_pictures(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ from hmrbench.evaluation.score import measure_by_rules, per_sample_arrays, score
 from hmrbench.evaluation.unfinished import Progress, predict_all
 from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
-from hmrbench.runtimes import Network, Prepared
+from hmrbench.runtimes import Description, Network, Prepared
 from hmrbench.schema import Crop, DatasetSpec, ModelCard
 
 
@@ -40,6 +41,7 @@ def evaluate(
     dtype: str = "fp32",
     runtime: str | Path | None = None,
     fused: bool = True,
+    cuda_graph: bool | None = None,
     batch_size: str | int = "auto",
     workers: int | None = None,
     limit: int | None = None,
@@ -67,6 +69,7 @@ def evaluate(
         dtype: fp32, bf16 or fp16; a file has its own.
         runtime: what runs the network, by name or import path, or the file to run; None for PyTorch.
         fused: let the network take its short cuts.
+        cuda_graph: replay a CUDA graph of the forward; None: on a CUDA device, where it can be captured.
         batch_size: people, or whole pictures, at once; `auto` is 64 on a GPU, else 8.
         workers: threads that read and crop pictures; as many as there are cores if None.
         limit: the first people, or whole pictures, only; the row is then partial.
@@ -96,6 +99,7 @@ def evaluate(
         dtype=dtype,
         runtime=None if runtime is None else str(runtime),
         fused=fused,
+        cuda_graph=cuda_graph,
         batch_size=batch_size,
         workers=environment.usable_cpus() if workers is None else workers,
         limit=limit,
@@ -174,13 +178,8 @@ def run(
         NotWrittenError: the same in the end; it holds the result.
         DataError: a picture is corrupt, or the weights are of another network.
     """
-    if runs is not None and resume and save_predictions is None:
-        done = results.finished(runs, "eval", job.run_key)
-        if done is not None:
-            results.PartialRun.of(runs, job.key).discard()  # it was stopped between its two last steps
-        row = distributed.from_first(files.to_json(done.row) if done else "")
-        if row:
-            return EvalResult.from_row(json.loads(row))
+    if runs is not None and resume and save_predictions is None and (done := _finished(job, runs)) is not None:
+        return done
     store = None if runs is None else results.PartialRun.of(runs, job.key)
     with distributed.together():
         if distributed.is_first():
@@ -201,9 +200,30 @@ def run(
         raise type(e)(
             f"{e}{f'; {kept:,} predictions are kept: --resume goes straight to scoring' if kept else ''}"
         ) from e
-    told = ready.describe()
     found = [*found, Measurement((), remarks=tuple(job.remarks))]
-    result = EvalResult(
+    result = _result(job, ready.describe(), part, round(seconds, 3), found, said)
+    if not distributed.is_first():
+        return result
+    _write(result, predictions, found, job, runs, save_predictions, store)
+    if store is not None:
+        store.discard()
+    return result
+
+
+def _finished(job: Job, runs: Path) -> EvalResult | None:
+    """The result of a finished run with the job's key, for all processes alike."""
+    done = results.finished(runs, "eval", job.run_key)
+    if done is not None:
+        results.PartialRun.of(runs, job.key).discard()  # it was stopped between its two last steps
+    row = distributed.from_first(files.to_json(done.row) if done else "")
+    return EvalResult.from_row(json.loads(row)) if row else None
+
+
+def _result(
+    job: Job, told: Description, part: str, seconds: float, found: Sequence[Measurement], said: Mapping[str, Any]
+) -> EvalResult:
+    """The row of a job: what was measured and said, and everything that decided it."""
+    return EvalResult(
         model=job.card.name,
         task=job.card.task,
         dataset=job.spec.name,
@@ -221,19 +241,13 @@ def run(
         versions=environment.versions(),
         commit=environment.commit(),
         annotations_sha256=job.dataset.annotations_sha256,
-        seconds=round(seconds, 3),
+        seconds=seconds,
         protocol={**job.protocol, **said},
         fused=job.fused,
         calibration=None if job.exported is None else job.exported.record["calibration"],
         **told.row(),
         **score_fields(found),
     )
-    if not distributed.is_first():
-        return result
-    _write(result, predictions, found, job, runs, save_predictions, store)
-    if store is not None:
-        store.discard()
-    return result
 
 
 def prepare_network(job: Job, net: nn.Module | None = None) -> tuple[Prepared, str]:

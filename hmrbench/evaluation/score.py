@@ -25,7 +25,8 @@ from hmrbench.files.coco_json import check_coco
 from hmrbench.metrics import coco_keypoints
 from hmrbench.records import ANY_BOXES, IMAGE_OF_SAMPLE, Array, Dataset, EvalResult, Measurement, Prediction, Score
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, beside
+from hmrbench.schema import DatasetSpec
+from hmrbench.schema.importing import beside
 
 _log = logging.getLogger(__name__)
 
@@ -161,22 +162,25 @@ def score_file(
         metrics.find_metric(name, spec.file)
     assets = protocols.assets_for(spec, False, None if mesh_assets is None else Path(mesh_assets))
     people = data.open_truth(spec, data_root, boxes)
-    said: dict[str, Any] = {}
-    remarks: list[str] = []
-    if spec.task == "hpe":
-        predicted = _read_results(path)
-        found, people = _measure_results(path, predicted, spec, people)
-        count = len(predicted)
-    else:
-        meshes = _read_meshes(path, people, spec)
-        spec, remarks = _measurable(path, meshes[0], spec)
-        try:
-            found, said = measure_by_rules(meshes, spec, people, assets)
-        except DataError as e:
-            raise DataError(f"{path}: {e}") from None
-        count = len(meshes)
-    result = EvalResult(
-        model=model or path.stem,
+    found, people, count, said = _measure_file(path, spec, people, assets)
+    result = _result(model or path.stem, path, spec, people, count, found, said)
+    if runs is not None:
+        _write(result, runs, per_sample_arrays(found, people), path)
+    return result
+
+
+def _result(
+    model: str,
+    path: Path,
+    spec: DatasetSpec,
+    people: Dataset,
+    count: int,
+    found: Sequence[Measurement],
+    said: Mapping[str, Any],
+) -> EvalResult:
+    """The row of a file of so many predictions."""
+    return EvalResult(
+        model=model,
         task=spec.task,
         dataset=spec.name,
         weights=path.name,
@@ -194,21 +198,40 @@ def score_file(
         commit=environment.commit(),
         annotations_sha256=people.annotations_sha256,
         protocol=said,
-        **score_fields([*found, Measurement((), remarks=tuple(remarks))]),
+        **score_fields(found),
     )
-    if runs is not None:
-        identity: dict[str, Any] = {
-            "file": result.weights_sha256,
-            "dataset": spec.name,
-            "annotations": people.annotations_sha256,
-        }
-        identity |= said
-        unwritten: list[str] = []
-        with collect_failures(unwritten, f"the run in {runs}"):
-            results.save(runs, "score", result.row(), results.run_key(identity), per_sample_arrays(found, people))
-        if unwritten:
-            raise results.NotWrittenError(f"{path}: {unwritten[0]}", result)
-    return result
+
+
+def _measure_file(
+    path: Path, spec: DatasetSpec, people: Dataset, assets: MeshAssets | None
+) -> tuple[list[Measurement], Dataset, int, dict[str, Any]]:
+    """What the data set's metrics say of a file, of whom, of how many predictions, and what other rules did."""
+    if spec.task == "hpe":
+        predicted = _read_results(path)
+        found, people = _measure_results(path, predicted, spec, people)
+        return found, people, len(predicted), {}
+    meshes = _read_meshes(path, people, spec)
+    spec, remarks = _measurable(path, meshes[0], spec)
+    try:
+        found, said = measure_by_rules(meshes, spec, people, assets)
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    return [*found, Measurement((), remarks=tuple(remarks))], people, len(meshes), said
+
+
+def _write(result: EvalResult, runs: Path, arrays: Mapping[str, Array], path: Path) -> None:
+    """Write the run of a file of predictions."""
+    identity = {
+        "file": result.weights_sha256,
+        "dataset": result.dataset,
+        "annotations": result.annotations_sha256,
+        **result.protocol,
+    }
+    unwritten: list[str] = []
+    with collect_failures(unwritten, f"the run in {runs}"):
+        results.save(runs, "score", result.row(), results.run_key(identity), arrays)
+    if unwritten:
+        raise results.NotWrittenError(f"{path}: {unwritten[0]}", result)
 
 
 def _measure_results(

@@ -9,7 +9,8 @@ from pathlib import Path
 from hmrbench.errors import DataError, WeightsError, unknown_name
 from hmrbench.fetch import fetch
 from hmrbench.fetch.fetch import Fetched, Progress
-from hmrbench.schema import ModelCard, Source, share_dir
+from hmrbench.schema import ModelCard, Source
+from hmrbench.schema.reading import share_dir
 
 _log = logging.getLogger(__name__)
 _SOURCE = re.compile(r"(https?|hf|gdrive|file|pypi):")

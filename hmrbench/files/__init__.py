@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -246,6 +247,8 @@ def _read_npy(file: Any, size: int, room: int, name: str) -> Array | None:
         if not got:
             raise EOFError(f"{name} ends too early")
         at += got
+    if dtype.kind == "U" and (array.view(dtype.byteorder.replace("|", "=") + "u4") > sys.maxunicode).any():
+        raise DataError(f"{name} holds text whose characters are none of Unicode's; the file is damaged")
     result: Array = array.reshape(shape, order="F" if fortran else "C")
     return result
 

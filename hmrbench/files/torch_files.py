@@ -26,7 +26,8 @@ from torch import Tensor
 
 from hmrbench.errors import DataError, WeightsError
 from hmrbench.files import describe_content, open_zip, opened
-from hmrbench.files.unpickle import DATA_RULES, PERSISTENT, Kept, Name, Plain, Rule, unpickle
+from hmrbench.files.pickled_data import DATA_RULES, Plain, Rule
+from hmrbench.files.unpickle import PERSISTENT, Kept, Name, unpickle
 
 MAX_INFLATED = 512 << 20
 MAX_PICKLE = 256 << 20

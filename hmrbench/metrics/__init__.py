@@ -15,7 +15,7 @@ from hmrbench.errors import UsageError, unknown_name
 from hmrbench.metrics.mpjpe import mpjpe, pa_mpjpe, pve
 from hmrbench.metrics.pck import pck
 from hmrbench.records import Metric
-from hmrbench.schema import import_object
+from hmrbench.schema.importing import import_object
 
 
 @cache

@@ -9,7 +9,7 @@ in the ViTPose repository, Apache-2.0). Everything ends in percent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -144,8 +144,7 @@ def coco_results(
         predictions: one per sample, in order.
         samples: the people, in the order of the data set's boxes, or whole pictures.
         skeleton: joints of the predictions and their OKS constants.
-        aspect: width over height of the crops; with the padding it gives the area at which people are
-            compared, for predictions that do not know the area of their crop.
+        aspect: width over height of the crops; gives, padded, the area at which people are compared whose is not known.
         padding: of the crops, for samples whose box does not hold its margin yet.
         category_id: of persons in the annotations.
         score_threshold: see `rescore`.
@@ -160,6 +159,56 @@ def coco_results(
         DataError: numbers of predictions, samples or joints do not fit, or a sample appears twice.
         HmrbenchError: a prediction is not finite.
     """
+    _check_predictions(predictions, samples, skeleton)
+
+    def result(image_id: int | str, keypoints: Array, score: float) -> dict[str, Any]:
+        flat = keypoints.ravel().tolist()
+        return {"image_id": image_id, "category_id": category_id, "keypoints": flat, "score": float(score)}
+
+    if predictions[0].people_scores is not None:
+        return [
+            result(sample.image_id, np.concatenate([points, values[:, None]], axis=1), score)
+            for sample, p in zip(samples, predictions, strict=True)
+            for points, values, score in zip(p.keypoints_px, p.scores, p.people_scores, strict=True)  # type: ignore[arg-type]
+        ]
+    keypoints = np.stack([prediction.keypoints_px for prediction in predictions])  # (N, K, 2)
+    joint_scores = np.stack([prediction.scores for prediction in predictions])  # (N, K)
+    finite = np.isfinite(keypoints).all((1, 2)) & np.isfinite(joint_scores).all(1)
+    if not finite.all():
+        raise HmrbenchError(f"sample {samples[int(np.argmin(finite))].id}: the prediction is not finite")
+    scores = rescore(joint_scores, np.array([sample.score for sample in samples]), score_threshold)
+    areas = _areas(predictions, samples, aspect, padding)
+    triples = np.concatenate([keypoints, joint_scores[..., None]], axis=-1)  # (N, K, 3)
+    results = []
+    for index in _best_people(samples, keypoints, scores, areas, skeleton.sigmas, nms_threshold):
+        person = samples[index].annotation_id
+        known = {} if person is None else {"annotation_id": person}
+        results.append({**result(samples[index].image_id, triples[index], scores[index]), **known})
+    return results
+
+
+def _areas(predictions: Sequence[Prediction], samples: Sequence[Sample], aspect: float, padding: float) -> Array:
+    """At which people are compared: that of the crop where a prediction knows it, else of the padded box."""
+    boxes = np.array([sample.box_xywh_px for sample in samples])
+    areas = crop_areas(boxes, aspect, np.where([sample.padded for sample in samples], 1.0, padding))
+    known = [prediction.crop_area_px2 for prediction in predictions]
+    return np.array([area if own is None else own for own, area in zip(known, areas, strict=True)], areas.dtype)
+
+
+def _best_people(
+    samples: Sequence[Sample], keypoints: Array, scores: Array, areas: Array, sigmas: Sequence[float], threshold: float
+) -> Iterator[int]:
+    """The places of those whom OKS-NMS keeps, image after image in order of first appearance, the best first."""
+    of_image: dict[int | str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        of_image.setdefault(sample.image_id, []).append(index)
+    for members in of_image.values():
+        people = np.array(members)
+        yield from people[oks_nms(keypoints[people], scores[people], areas[people], sigmas, threshold)]
+
+
+def _check_predictions(predictions: Sequence[Prediction], samples: Sequence[Sample], skeleton: Skeleton) -> None:
+    """Refuse what cannot be results, see `coco_results`."""
     if not samples:
         raise DataError("there are no boxes to evaluate")
     if len(predictions) != len(samples):
@@ -179,44 +228,6 @@ def coco_results(
             )
         if own is not None and not all(np.isfinite(x).all() for x in (prediction.keypoints_px, prediction.scores, own)):
             raise HmrbenchError(f"sample {sample.id}: the prediction is not finite")
-
-    def result(image_id: int | str, keypoints: Array, score: float) -> dict[str, Any]:
-        flat = keypoints.ravel().tolist()
-        return {"image_id": image_id, "category_id": category_id, "keypoints": flat, "score": float(score)}
-
-    if predictions[0].people_scores is not None:
-        return [
-            result(sample.image_id, np.concatenate([points, values[:, None]], axis=1), score)
-            for sample, p in zip(samples, predictions, strict=True)
-            for points, values, score in zip(p.keypoints_px, p.scores, p.people_scores, strict=True)  # type: ignore[arg-type]
-        ]
-    keypoints = np.stack([prediction.keypoints_px for prediction in predictions])  # (N, K, 2)
-    joint_scores = np.stack([prediction.scores for prediction in predictions])  # (N, K)
-    finite = np.isfinite(keypoints).all((1, 2)) & np.isfinite(joint_scores).all(1)
-    if not finite.all():
-        raise HmrbenchError(f"sample {samples[int(np.argmin(finite))].id}: the prediction is not finite")
-    scores = rescore(joint_scores, np.array([sample.score for sample in samples]), score_threshold)
-    boxes = np.array([sample.box_xywh_px for sample in samples])
-    areas = crop_areas(boxes, aspect, np.where([sample.padded for sample in samples], 1.0, padding))
-    known = [prediction.crop_area_px2 for prediction in predictions]
-    areas = np.array([area if own is None else own for own, area in zip(known, areas, strict=True)], areas.dtype)
-    triples = np.concatenate([keypoints, joint_scores[..., None]], axis=-1)  # (N, K, 3)
-
-    of_image: dict[int | str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        of_image.setdefault(sample.image_id, []).append(index)
-    results = []
-    for image_id, members in of_image.items():
-        people = np.array(members)
-        kept = people[oks_nms(keypoints[people], scores[people], areas[people], skeleton.sigmas, nms_threshold)]
-        results += [
-            {
-                **result(image_id, triples[index], scores[index]),
-                **({} if (person := samples[index].annotation_id) is None else {"annotation_id": person}),
-            }
-            for index in kept
-        ]
-    return results
 
 
 # --- results to numbers
@@ -269,7 +280,7 @@ def measure_results(
 
     Returns:
         Scores AP to ARL, Phi_P_2D, PCK@0.05, PCK@0.1; per joint OKS and PCK; per sample what
-        `ap_from_matches` needs.
+        `resample` and `ap_from_matches` need.
 
     Raises:
         DataError: see `check_coco`.
@@ -277,14 +288,14 @@ def measure_results(
     found = _match(coco, results, skeleton, nobody)
     values = stats(found)
     values["Phi_P_2D"] = (values["AP"] + values["AR"]) / 2
-    with np.errstate(over="ignore"):
-        by_joint = per_joint(found, skeleton)
+    with np.errstate(over="ignore"):  # of predictions far from everything
+        by_joint, kept = per_joint(found, skeleton), matches(found)
     for threshold in PCK_THRESHOLDS:
         values[f"PCK@{threshold}"] = float(np.mean(list(by_joint[f"PCK@{threshold}"].values())))
     named = {m.name: m for m in (*MEASURES, *phi.MEASURES, *PCK_MEASURES)}
     scores = tuple(named[name].score(value) for name, value in values.items())
     remarks = () if results else (f"nobody was found in any of the {len(coco.imgs):,} pictures",)
-    return Measurement(scores, by_joint, matches(found), remarks)
+    return Measurement(scores, by_joint, kept, remarks)
 
 
 def _match(coco: COCO, results: Sequence[Result], skeleton: Skeleton, nobody: bool = False) -> Matching:

@@ -1,4 +1,5 @@
-"""What lies behind COCO's AP: which detection matched which person at which threshold, for intervals and per joint."""
+"""What lies behind COCO's numbers: which detection matched which person at which threshold, for intervals and per
+joint."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from hmrbench.records import Array
 from hmrbench.skeletons import Skeleton
 
 PCK_THRESHOLDS = (0.05, 0.1)  # of the longer side of the ground-truth box
+SIZES = ("", "M", "L")  # the ranges of area as they end the names of scores and of arrays, in pycocotools' order
 
 
 def keypoint_similarity(pred_px: Array, gt_px: Array, area_px2: Array, sigmas: Sequence[float] | Array) -> Array:
@@ -33,29 +35,41 @@ def keypoint_similarity(pred_px: Array, gt_px: Array, area_px2: Array, sigmas: S
     return similarity
 
 
-def per_joint(found: Matching, skeleton: Skeleton) -> dict[str, dict[str, float]]:
-    """OKS and PCK in percent of each joint over everybody who counts, found at the lowest threshold or missed."""
+def _found_people(found: Matching) -> tuple[Array, Array, Array]:
+    """Who counts (G,), and of these M people whether any prediction got them at the lowest threshold, (M,), and its
+    keypoints (M, K, 2)."""
     match = found.match[0, 0]  # (D,)
     finder = np.full(len(found.truth_image), -1)
     finder[match[match >= 0]] = np.flatnonzero(match >= 0)
     counted = ~found.truth_ignored[0]
-    finder, keypoints = finder[counted], found.truth_keypoints[counted]
-    hit = finder >= 0  # (M,)
-    nowhere = np.zeros((1, len(skeleton.joints), 2))  # for -1: there may be no predictions at all
-    pred = np.concatenate([found.keypoints_px, nowhere])[finder]  # (M, K, 2)
-    size = found.truth_box_xywh_px[counted, 2:].max(1)  # (M,)
+    finder = finder[counted]
+    nowhere = np.zeros((1, *found.keypoints_px.shape[1:]))  # for -1: there may be no predictions at all
+    return counted, finder >= 0, np.concatenate([found.keypoints_px, nowhere])[finder]
 
-    gt, labelled = keypoints[..., :2], keypoints[..., 2] > 0
-    similarity = keypoint_similarity(pred, gt, found.truth_area_px2[counted], skeleton.sigmas) * hit[:, None]  # (M, K)
-    distance = np.linalg.norm(pred - gt, axis=-1)
-    found_at = {f"PCK@{t}": (distance < t * size[:, None]) & hit[:, None] for t in PCK_THRESHOLDS}
+
+def _right(found: Matching) -> tuple[Array, Array, dict[str, Array]]:
+    """Image (M,) of everybody who counts, their labelled joints (M, K), and which of them are right, by PCK's name."""
+    counted, hit, pred = _found_people(found)
+    keypoints, size = found.truth_keypoints[counted], found.truth_box_xywh_px[counted, 2:].max(1)
+    labelled = keypoints[..., 2] > 0
+    near = np.linalg.norm(pred - keypoints[..., :2], axis=-1)
+    right = {f"PCK@{t}": (near < t * size[:, None]) & hit[:, None] & labelled for t in PCK_THRESHOLDS}
+    return found.truth_image[counted], labelled, right
+
+
+def per_joint(found: Matching, skeleton: Skeleton) -> dict[str, dict[str, float]]:
+    """OKS and PCK in percent of each joint over everybody who counts, found at the lowest threshold or missed."""
+    counted, hit, pred = _found_people(found)
+    gt, area = found.truth_keypoints[counted, :, :2], found.truth_area_px2[counted]
+    similarity = keypoint_similarity(pred, gt, area, skeleton.sigmas) * hit[:, None]  # (M, K)
+    _, labelled, right = _right(found)
     return {
         name: {
             joint: float(value[labelled[:, k], k].mean()) * 100
             for k, joint in enumerate(skeleton.joints)
             if labelled[:, k].any()
         }
-        for name, value in {"OKS": similarity, **found_at}.items()
+        for name, value in {"OKS": similarity, **right}.items()
     }
 
 
@@ -63,21 +77,28 @@ def per_joint(found: Matching, skeleton: Skeleton) -> dict[str, dict[str, float]
 
 
 def matches(found: Matching) -> dict[str, Array]:
-    """What AP is made of, at area `all` and 20 results per image; detections sorted as pycocotools sorts
-    them.
+    """What the scores are made of, with 20 results per image; detections sorted as pycocotools sorts them.
 
-    image_ids (I,), truths (I,) people that count per image, detection_image (D,) index into image_ids,
-    detection_score (D,), matched (D, 10) and ignored (D, 10) at each OKS threshold.
+    image_ids (I,), detection_image (D,) index into image_ids, detection_score (D,). For each range of area, whose
+    letter ends the name: truths (I,) people that count per image, matched (D, 10) and ignored (D, 10) at each OKS
+    threshold. labelled (I, K) joints of the people that count, and how many of them are right, by the PCK's name with
+    `right.` before it.
     """
     order = np.argsort(-found.score, kind="stable")
-    return {
+    images = len(found.image_ids)
+    kept = {
         "image_ids": found.image_ids,
-        "truths": np.bincount(found.truth_image[~found.truth_ignored[0]], minlength=len(found.image_ids)),
         "detection_image": found.image[order],
         "detection_score": found.score[order],
-        "matched": (found.match[0] >= 0).T[order],
-        "ignored": found.ignored[0].T[order],
     }
+    for size, match, ignored, left_out in zip(SIZES, found.match, found.ignored, found.truth_ignored, strict=True):
+        kept[f"truths{size}"] = np.bincount(found.truth_image[~left_out], minlength=images)
+        kept |= {f"matched{size}": (match >= 0).T[order], f"ignored{size}": ignored.T[order]}
+    image, labelled, right = _right(found)
+    for name, flags in {"labelled": labelled, **{f"right.{name}": flags for name, flags in right.items()}}.items():
+        kept[name] = np.zeros((images, flags.shape[1]), np.int32)
+        np.add.at(kept[name], image, flags)
+    return kept
 
 
 def ap_from_matches(per_sample: Mapping[str, Array], image_counts: Array | None = None) -> float:
@@ -98,13 +119,16 @@ def ap_from_matches(per_sample: Mapping[str, Array], image_counts: Array | None 
     return float(ap_of_resamples(per_sample, counts[None]).mean())
 
 
-def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array) -> Array:
+def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array, size: str = "") -> Array:
     """AP at each OKS threshold, (R, T) in percent, when images are taken so many times, (R, I) whole numbers.
+
+    Args:
+        size: of the people, one of SIZES.
 
     Raises:
         DataError: the counts do not fit, or no person that counts is in the images taken.
     """
-    truths, image = per_sample["truths"], per_sample["detection_image"]
+    truths, image = per_sample[f"truths{size}"], per_sample["detection_image"]
     counts = np.asarray(image_counts, np.float64)
     if counts.shape[1:] != truths.shape:
         raise DataError(f"{counts.shape[1:]} counts for {len(truths)} images")
@@ -112,7 +136,7 @@ def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array) -> Arr
     if not (people > 0).all():
         raise DataError("no person that counts is in the images taken")
     found = []  # at each threshold: hits, ignored detections, and how many of these come before each hit
-    for matched, ignored in zip(per_sample["matched"].T, per_sample["ignored"].T, strict=True):
+    for matched, ignored in zip(per_sample[f"matched{size}"].T, per_sample[f"ignored{size}"].T, strict=True):
         hits, skipped = np.flatnonzero(matched & ~ignored), np.flatnonzero(ignored)
         found.append((hits, skipped, np.searchsorted(skipped, hits)))
     recalls = np.linspace(0.0, 1.0, 101)
@@ -131,19 +155,29 @@ def ap_of_resamples(per_sample: Mapping[str, Array], image_counts: Array) -> Arr
 
 
 def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
-    """AP and AR in all, at OKS 0.5 and at 0.75, in percent, for each row of image counts (R, I).
+    """All scores of this metric, in percent, for each row of image counts (R, I), as far as the arrays give them.
 
-    NaN for a row in whose images nobody counts: whole pictures without people are drawn as well.
+    NaN for a row in whose images nobody counts: whole pictures without people, or of another size, are drawn as well.
     """
-    if "truths" not in arrays:
-        return {}
-    people = counts @ arrays["truths"]  # (R,)
-    precision = np.full((len(counts), arrays["matched"].shape[1]), np.nan)
-    precision[people > 0] = ap_of_resamples(arrays, counts[people > 0])  # (R, T)
-    hits = arrays["matched"] & ~arrays["ignored"]  # (D, T)
-    per_image = np.array([np.bincount(arrays["detection_image"], h, counts.shape[1]) for h in hits.T]).T  # (I, T)
-    with np.errstate(invalid="ignore"):
-        recall = 100 * (counts @ per_image) / people[:, None]  # (R, T)
-    scores = {"AP": precision.mean(1), "AP50": precision[:, 0], "AP75": precision[:, 5]}
-    scores |= {"AR": recall.mean(1), "AR50": recall[:, 0], "AR75": recall[:, 5]}
-    return scores | {"Phi_P_2D": (scores["AP"] + scores["AR"]) / 2}
+    scores: dict[str, Array] = {}
+    for size in SIZES:
+        if f"truths{size}" not in arrays:  # of a run that was saved before these were kept
+            continue
+        people = counts @ arrays[f"truths{size}"]  # (R,)
+        precision = np.full((len(counts), arrays[f"matched{size}"].shape[1]), np.nan)
+        precision[people > 0] = ap_of_resamples(arrays, counts[people > 0], size)  # (R, T)
+        hits = arrays[f"matched{size}"] & ~arrays[f"ignored{size}"]  # (D, T)
+        per_image = np.array([np.bincount(arrays["detection_image"], h, counts.shape[1]) for h in hits.T]).T  # (I, T)
+        with np.errstate(invalid="ignore"):
+            recall = 100 * (counts @ per_image) / people[:, None]  # (R, T)
+        scores |= {f"AP{size}": precision.mean(1), f"AR{size}": recall.mean(1)}
+        if not size:
+            scores |= {"AP50": precision[:, 0], "AP75": precision[:, 5], "AR50": recall[:, 0], "AR75": recall[:, 5]}
+            scores["Phi_P_2D"] = (scores["AP"] + scores["AR"]) / 2
+    for name in (f"PCK@{t}" for t in PCK_THRESHOLDS):
+        if f"right.{name}" in arrays:
+            labelled = counts @ arrays["labelled"]  # (R, K)
+            with np.errstate(invalid="ignore"):  # over the joints that are seen at all
+                right = 100 * (counts @ arrays[f"right.{name}"]) / labelled
+                scores[name] = np.nansum(right, axis=1) / (labelled > 0).sum(1)
+    return scores

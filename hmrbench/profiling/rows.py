@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from hmrbench import zoo
 from hmrbench.cards import load_card
 from hmrbench.errors import UsageError
 from hmrbench.profiling import counts
@@ -17,6 +16,7 @@ from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 _LONGER = 3  # times as long may a row take that was not stable before
 
@@ -136,7 +136,7 @@ def by_size(cards: Sequence[ModelCard]) -> list[ModelCard]:
 
 def _params(card: ModelCard) -> float:
     try:
-        found = (counts.find(card) if counts.are_of_this_package(card) else None) or zoo.count_parameters(card)
+        found = (counts.find(card) if counts.are_of_this_package(card) else None) or parts.count_parameters(card)
     except Exception:  # whatever is wrong comes up again in the card's own row
         found = {}
     return found.get("params") or math.inf

@@ -25,6 +25,7 @@ from hmrbench.profiling.settings import ProfileSettings, check
 from hmrbench.records import Array, ProfileResult
 from hmrbench.runtimes import Exported, Network, Prepared, Runtime, Setting, known_runtimes
 from hmrbench.schema import ModelCard
+from hmrbench.zoo import parts
 
 
 class Session:
@@ -134,7 +135,7 @@ class Session:
     def _count(self) -> dict[str, Any]:
         """Parameters, MACs and activations of one image, as fields of a row; parameters alone if counting fails."""
         if self.card is not None and self.card.runtime is not None:  # whose work PyTorch does not see
-            return {**zoo.count_parameters(self.card), "backend": None, "uncounted": {self.runtime.version: 1}}
+            return {**parts.count_parameters(self.card), "backend": None, "uncounted": {self.runtime.version: 1}}
         own = None if self.net is not None or self.card is None else self.card
         own = own if own is not None and counts.are_of_this_package(own) else None
         known = None if own is None else counts.find(own)
@@ -149,8 +150,8 @@ class Session:
     def _count_anew(self) -> dict[str, Any]:
         """The same, whatever the device and the settings."""
         net, costs = self._counted_net()
-        parameters: dict[str, Any] = zoo.parameters_by_part(net)
-        if self.card is not None and (unread := zoo.unread_parameters(self.card, net)):
+        parameters: dict[str, Any] = parts.parameters_by_part(net)
+        if self.card is not None and (unread := parts.unread_parameters(self.card, net)):
             parameters["params_unread"] = unread
         if isinstance(costs, Exception):
             return {**parameters, "count_error": said(costs)}

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hmrbench.errors import DataError, UsageError
-from hmrbench.nets.encoders.record import Family, known_families
-from hmrbench.nets.record import REFERENCES
 from hmrbench.records import Array
+from hmrbench.report.marks import (
+    DASHES,
+    Axis,
+    Point,
+    draw_legend,
+    draw_points,
+    family_colours,
+    marker_areas,
+    sizes_tell,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,41 +35,31 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 LABELS = ("auto", "all", "front", "none")
-MARKERS = {"S2": "^", "S3": "s", "S4": "o", "": "D"}
-_KINDS = ("o", "s", "^", "v", "<", ">", "p", "h", "X", "*", "d")  # of other cuts, such as runtimes, in order
-_FILLING = {"^": 1.45, "s": 0.8, "o": 1.0, "D": 0.72, "P": 0.9}  # brings the markers to one area for one size
-_OTHERS = Family("others", "others", ("#595959", "#C8C8C8"))
-# For families without a colour of their own, on white and on dark.
-_MORE_COLOURS = (("#E69F00", "#E69F00"), ("#56B4E9", "#BBDDF5"), ("#000000", "#F0E442"), ("#A6761D", "#A6761D"))
-_AREA_PT2 = (22.0, 300.0)  # smallest and largest marker
 _PLAIN_AREA_PT2 = 48.0
 _FEW = 6  # so many points are not spread over the whole plot: a difference of a thousandth is drawn as one
-_SIZES_TELL = 1.5  # the largest size is so many times the smallest, or sizes say nothing
 _AUTO_LABELS = 45  # more points than that: only those on a front get a label
-_DASHES: tuple[Any, Any] = ("solid", (0, (3, 2)))  # of the front of measured and of published points
 _DPI = 100.0  # of the layout; labels are placed in these pixels
 
 
 @dataclass(frozen=True)
-class Axis:
-    """What lies along an axis: title, what a value is divided by, which way is better (None: neither)."""
+class FigureSettings:
+    """What a figure shows, and how.
 
-    title: str
-    scale: float = 1.0
-    higher_is_better: bool | None = None
+    Attributes:
+        front: draw the Pareto front of the measured and of the published points.
+        labels: all, front (only those on a front), none, or auto: all unless there are too many.
+        dark: on a dark page.
+        width_in: inches.
+        height_in: inches.
+        y_range: lower and upper end of the accuracy axis; points beyond it are left out.
+    """
 
-
-@dataclass(frozen=True)
-class Point:
-    """One model in a plot. `size` is the third quantity; `published` says that others reported `y`."""
-
-    label: str
-    family: str
-    cut: str
-    x: float
-    y: float
-    size: float | None = None
-    published: bool = False
+    front: bool = True
+    labels: str = "auto"
+    dark: bool = False
+    width_in: float = 7.0
+    height_in: float = 4.4
+    y_range: tuple[float | None, float | None] = (None, None)
 
 
 def pareto_front(x: Array, y: Array, x_higher: bool = False, y_higher: bool = True) -> Array:
@@ -92,21 +89,13 @@ def accuracy_cost(
     x: Axis,
     y: Axis,
     size: Axis | None = None,
-    *,
-    front: bool = True,
-    labels: str = "auto",
-    dark: bool = False,
-    width_in: float = 7.0,
-    height_in: float = 4.4,
-    y_range: tuple[float | None, float | None] = (None, None),
+    settings: FigureSettings | None = None,
 ) -> tuple[Figure, list[str]]:
     """Draw accuracy against cost.
 
     Args:
         points: the models; `x`, `y` and `size` say what their numbers are.
-        front: draw the Pareto front of the measured and of the published points.
-        labels: all, front (only those on a front), none, or auto: all unless there are too many.
-        y_range: lower and upper end of the accuracy axis; points beyond it are left out.
+        settings: what to show, and how.
 
     Returns:
         The figure, and remarks on what it does not show.
@@ -118,33 +107,34 @@ def accuracy_cost(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if labels not in LABELS:
-        raise UsageError(f"labels are {', '.join(LABELS)}, not '{labels}'")
+    s = settings or FigureSettings()
+    if s.labels not in LABELS:
+        raise UsageError(f"labels are {', '.join(LABELS)}, not '{s.labels}'")
     remarks = []
-    low, high = y_range
+    low, high = s.y_range
     inside = [p for p in points if (low is None or p.y >= low) and (high is None or p.y <= high)]
     if len(inside) < len(points):
         remarks.append(f"{len(points) - len(inside)} points lie beyond the accuracy axis")
     if not inside:
         raise DataError("there is nothing to draw: no model has both numbers")
-    ink, back = ("#d8dbe0", "#16181d") if dark else ("#222222", "#ffffff")
-    colours = _family_colours(inside, dark)
-    figure = Figure(figsize=(width_in, height_in), dpi=_DPI, layout="constrained")
+    ink, back = ("#d8dbe0", "#16181d") if s.dark else ("#222222", "#ffffff")
+    colours = family_colours(inside, s.dark)
+    figure = Figure(figsize=(s.width_in, s.height_in), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.patch.set_alpha(0.0 if dark else 1.0)
+    figure.patch.set_alpha(0.0 if s.dark else 1.0)
     axes = figure.add_subplot()
-    _style(axes, inside, x, y, ink, y_range)
-    sized = size is not None and _sizes_tell(inside)
-    areas = _areas(inside) if sized else np.full(len(inside), _PLAIN_AREA_PT2)
+    _style(axes, inside, x, y, ink, s.y_range)
+    sized = size is not None and sizes_tell(inside)
+    areas = marker_areas(inside) if sized else np.full(len(inside), _PLAIN_AREA_PT2)
     at = np.array([(p.x / x.scale, p.y / y.scale) for p in inside])
-    on_front, corners = _fronts(axes, inside, at, x, y, ink if front else None)
-    _draw_points(axes, inside, at, areas, colours, back)
-    _legend(axes, inside, colours, size if sized else None, front, ink)
-    chosen = labels if labels != "auto" else "all" if len(inside) <= _AUTO_LABELS else "front"
+    on_front, corners = _fronts(axes, inside, at, x, y, ink if s.front else None)
+    draw_points(axes, inside, at, areas, colours, back)
+    draw_legend(axes, inside, colours, size if sized else None, s.front, ink)
+    chosen = s.labels if s.labels != "auto" else "all" if len(inside) <= _AUTO_LABELS else "front"
     wanted = [] if chosen == "none" else [i for i in range(len(inside)) if chosen == "all" or on_front[i]]
     measured = {inside[i].label for i in wanted if not inside[i].published}
     wanted = [i for i in wanted if not (inside[i].published and inside[i].label in measured)]
-    if labels == "auto" and chosen == "front":
+    if s.labels == "auto" and chosen == "front":
         remarks.append(f"{len(inside)} points: labels only on the front")
     remarks += _write_labels(axes, inside, at, areas, wanted, corners, ink, back)
     if sized and any(p.size is None for p in inside):
@@ -168,25 +158,6 @@ def _fronts(
         if ink is not None and len(members) > 1:
             corners.append(_draw_front(axes, at[members], higher[0], published, ink))
     return on_front, corners
-
-
-def _draw_points(
-    axes: Axes, points: Sequence[Point], at: Array, areas: Array, colours: Mapping[str, str], back: str
-) -> None:
-    """The markers, those of measured points last: a ring round the disc where both are known."""
-    markers = _markers(points)
-    for i in np.lexsort((-areas, np.array([not p.published for p in points]))):
-        p, colour = points[i], colours[points[i].family]
-        axes.scatter(
-            at[i, 0],
-            at[i, 1],
-            s=((areas[i] * _FILLING.get(markers[p.cut], 1.0)) ** 0.5 + (2.0 if p.published else 0.0)) ** 2,
-            marker=markers[p.cut],
-            facecolors="none" if p.published else colour,
-            edgecolors=colour if p.published else back,
-            linewidths=1.3 if p.published else 0.7,
-            zorder=3,
-        )
 
 
 def places(figure: Figure, points: Sequence[Point], x: Axis, y: Axis) -> list[tuple[float, float]]:
@@ -221,41 +192,6 @@ def to_bytes(figure: Figure, format: str, dpi: int = 300, outlines: bool = True)
     with mpl.rc_context({"svg.hashsalt": "hmrbench", "svg.fonttype": letters, "pdf.fonttype": 42}):
         figure.savefig(buffer, format=format, dpi=dpi, metadata=undated)
     return buffer.getvalue()
-
-
-def _families() -> dict[str, Family]:
-    return known_families() | {family.name: family for family in (REFERENCES, _OTHERS)}
-
-
-def _family_colours(points: Sequence[Point], dark: bool) -> dict[str, str]:
-    """The colour of each family in the points, families with a colour of their own first."""
-    known = _families()
-    families = sorted(
-        {p.family for p in points}, key=lambda f: (f not in known, list(known).index(f) if f in known else 0, f)
-    )
-    more = cycle(_MORE_COLOURS)
-    pairs = {f: (known[f].colour if f in known else None) or next(more) for f in families}
-    return {f: pair[dark] for f, pair in pairs.items()}
-
-
-def _markers(points: Sequence[Point]) -> dict[str, str]:
-    """The marker of each cut in the points."""
-    cuts = dict.fromkeys(p.cut for p in points)
-    others = sorted(c for c in cuts if c not in MARKERS)
-    known = {c: m for c, m in MARKERS.items() if c in cuts}
-    return {**known, **dict(zip(others, cycle(_KINDS), strict=False))}
-
-
-def _sizes_tell(points: Sequence[Point]) -> bool:
-    """Whether the third quantity differs enough to be seen as sizes."""
-    known = [p.size for p in points if p.size]
-    return bool(known) and max(known) >= _SIZES_TELL * min(known)
-
-
-def _areas(points: Sequence[Point]) -> Array:
-    """Marker areas in square points, in proportion to the third quantity."""
-    largest = max(p.size or 0 for p in points)
-    return np.array([max(_AREA_PT2[0], _AREA_PT2[1] * (p.size or 0) / largest) for p in points])
 
 
 def _style(
@@ -307,78 +243,8 @@ def _draw_front(axes: Axes, at: Array, x_higher: bool, published: bool, ink: str
     turns = np.stack([at[:-1, 0], at[1:, 1]], 1) if x_higher else np.stack([at[1:, 0], at[:-1, 1]], 1)
     corners = np.empty((2 * len(at) - 1, 2))
     corners[::2], corners[1::2] = at, turns
-    axes.plot(*corners.T, color=ink, alpha=0.5, linewidth=1.0, linestyle=_DASHES[published], zorder=2)
+    axes.plot(*corners.T, color=ink, alpha=0.5, linewidth=1.0, linestyle=DASHES[published], zorder=2)
     return corners
-
-
-def _legend(
-    axes: Axes, points: Sequence[Point], colours: Mapping[str, str], size: Axis | None, front: bool, ink: str
-) -> None:
-    """One column right of the plot: what colour, marker, filling and size mean."""
-    from matplotlib.lines import Line2D
-    from matplotlib.offsetbox import AnchoredOffsetbox, DrawingArea, HPacker, TextArea, VPacker
-
-    rows: list[Any] = []
-
-    def head(text: str) -> None:
-        rows.append(TextArea(text, textprops={"color": ink, "fontsize": 8, "fontweight": "bold"}))
-
-    def entry(text: str, line: Line2D, height: float = 10.0) -> None:
-        box = DrawingArea(22, height)
-        box.add_artist(line)
-        words = TextArea(text, textprops={"color": ink, "fontsize": 8})
-        rows.append(HPacker(children=[box, words], pad=0, sep=4, align="center"))
-
-    def mark(text: str, marker: str = "o", area: float = 36.0, colour: str = ink, hollow: bool = False) -> None:
-        height = max(10.0, area**0.5 + 2)
-        face, width = ("none", 1.3) if hollow else (colour, 0.0)
-        line = Line2D([11], [height / 2], marker=marker, markersize=area**0.5, markeredgecolor=colour)
-        line.set(markerfacecolor=face, markeredgewidth=width)
-        entry(text, line, height)
-
-    head("backbone")
-    for family, colour in colours.items():
-        mark(_families()[family].title if family in _families() else family, colour=colour)
-    markers = _markers(points)
-    if list(markers) != [""]:
-        head("stages kept" if markers.keys() <= MARKERS.keys() else "run by")
-        for cut, marker in markers.items():
-            text = (cut.removeprefix("S") or "no truncation") if cut in MARKERS else cut
-            mark(text, marker, 36 * _FILLING.get(marker, 1.0))
-    head("numbers")
-    for published, name in ((False, "measured"), (True, "published")):
-        if any(p.published == published for p in points):
-            mark(name, hollow=published)
-    for published, name in ((False, "Pareto front"), (True, "front of published")):
-        if front and sum(p.published == published for p in points) > 1:
-            entry(
-                name,
-                Line2D([0, 22], [5, 5], color=ink, alpha=0.5, linewidth=1.0, linestyle=_DASHES[published]),
-            )
-    if size is not None and any(p.size for p in points):
-        head(size.title)
-        known = [p.size / size.scale for p in points if p.size]
-        largest = max(known)
-        for value in _round_sizes(min(known), largest):
-            mark(f"{value:g}", area=_AREA_PT2[1] * value / largest, hollow=True)
-    column = VPacker(children=rows, pad=0, sep=3.5, align="left")
-    axes.add_artist(
-        AnchoredOffsetbox(
-            "center left",
-            child=column,
-            frameon=False,
-            bbox_to_anchor=(1.015, 0.5),
-            bbox_transform=axes.transAxes,
-            borderpad=0,
-        )
-    )
-
-
-def _round_sizes(smallest: float, largest: float) -> list[float]:
-    """Up to three round numbers for the legend, the last of them the largest cut to one digit."""
-    step = 10.0 ** np.floor(np.log10(largest))
-    top = float(np.floor(largest / step) * step)
-    return [value for value in (top / 10, top / 2, top) if value >= smallest / 2]
 
 
 def _write_labels(

@@ -18,7 +18,7 @@ from hmrbench import __version__
 from hmrbench.errors import DataError, UsageError
 from hmrbench.metrics import measures, phi
 from hmrbench.report import figures, formats, gallery, plots
-from hmrbench.report.figures import Axis, Point
+from hmrbench.report.marks import Axis, Point
 from hmrbench.report.sheets import sheets
 from hmrbench.report.tables import Table
 from hmrbench.results.runs import Run
@@ -84,7 +84,7 @@ def _plot(points: Sequence[Point], x: str, y: str, size: str | None, left_out: S
     third = None if size is None else plots.axis_of(size)
     pictures, remarks = [], [*left_out]
     for dark in (False, True):
-        figure, more = figures.accuracy_cost(points, *axes, third, dark=dark)
+        figure, more = figures.accuracy_cost(points, *axes, third, figures.FigureSettings(dark=dark))
         data = base64.b64encode(figures.to_bytes(figure, "svg", outlines=False)).decode()
         pictures.append(f"data:image/svg+xml;base64,{data}")
     spots = [

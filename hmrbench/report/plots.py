@@ -9,7 +9,7 @@ from hmrbench.errors import UsageError
 from hmrbench.metrics.measures import MEASURES, measure_of
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.nets.record import REFERENCES, known_networks
-from hmrbench.report.figures import Axis, Point
+from hmrbench.report.marks import Axis, Point
 from hmrbench.report.tables import Table
 from hmrbench.report.views import NO_BOXES_MARK
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hmrbench.report.views import set_name
-from hmrbench.schema import describe_fault, read_yaml, refuse, share_dir
+from hmrbench.schema.faults import describe_fault, refuse
+from hmrbench.schema.reading import read_yaml, share_dir
 
 
 class Reference(BaseModel):

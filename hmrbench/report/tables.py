@@ -244,7 +244,9 @@ def _names(model: str, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
         "task": card.task,
         "family": card.family,
     }
-    backbone = (card.encoder or card.family).partition("-")[0]
+    # Ours are called by family and size, others by whatever their file or their card says.
+    encoder = card.encoder or card.family
+    backbone = encoder.rpartition(":")[2] if card.foreign or ":" in encoder else encoder.partition("-")[0]
     sisters = {c.stages for c in cards.values() if (c.family, c.size) == (card.family, card.size)}
     cut = f"S{card.stages}" if card.stages and len(sisters) > 1 else None
     return {**names, "backbone": backbone, "size": card.size, "cut": cut, "input": card.input_text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -9,14 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hmrbench import device as devices
 from hmrbench.nets.fusion import fuse, unfold
 from hmrbench.runtimes.runtime import Description, Network, Prepared, Runtime, Setting, instruction_set
 
+_log = logging.getLogger(__name__)
+
 
 class PyTorch:
-    """The network on its device. As a CUDA graph it runs plainly the first time, and is captured the second."""
+    """The network on its device; its first batch is captured where it is to run as a CUDA graph."""
 
     def __init__(self, network: Network, setting: Setting) -> None:
         assert network.net is not None
@@ -25,7 +29,7 @@ class PyTorch:
         fuse(net, setting.fused)
         self.net = net.to(memory_format=torch.channels_last) if setting.channels_last else net
         self.forward: Callable[..., Any] = torch.compile(self.net) if setting.compile else self.net
-        self.to_capture = -1
+        self.to_capture = setting.cuda_graph is not False and self.device.type == "cuda" and not setting.compile
         self.stack = ExitStack()
 
     def __enter__(self) -> PyTorch:
@@ -43,10 +47,9 @@ class PyTorch:
         unfold(self.net)  # its weights may change, as they do in training
 
     def __call__(self, x: Tensor, *more: Tensor) -> Any:
-        if self.setting.cuda_graph and not more:
-            self.to_capture += 1
-            if self.to_capture == 1:
-                self.forward = graphed(self.forward, x)
+        if self.to_capture and not more:
+            self.to_capture = False
+            self.forward = graphed(self.forward, x) if self.setting.cuda_graph else checked_graph(self.forward, x)
         return self.forward(x, *more)
 
     def describe(self) -> Description:
@@ -60,8 +63,12 @@ class PyTorch:
         )
 
 
-def graphed(forward: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], Any]:
-    """The forward as a CUDA graph, warmed up on a stream of its own as capturing demands."""
+def graphed(forward: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    """The forward as a CUDA graph, warmed up on a stream of its own as capturing demands.
+
+    It takes batches of x's size or smaller, which are filled up with what was there before; others, and those with
+    more inputs, run plainly. Its outputs are copies, which later batches leave alone.
+    """
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -69,18 +76,36 @@ def graphed(forward: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], A
             forward(x)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read pictures and decode
         output = forward(x)
 
-    def replay(given: Tensor) -> Any:
-        if given.shape != x.shape:
-            return forward(given)
+    def replay(given: Tensor, *more: Tensor) -> Any:
+        if more or given.shape[1:] != x.shape[1:] or len(given) > len(x):
+            return forward(given, *more)
         if given is not x:
-            x.copy_(given)
+            x[: len(given)].copy_(given)
         graph.replay()
-        return output
+        return tree_map_only(Tensor, lambda y: (y[: len(given)] if y.ndim and len(y) == len(x) else y).clone(), output)
 
     return replay
+
+
+def checked_graph(forward: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    """The forward as a CUDA graph if it can be captured and then gives the same; else as it was, with a warning."""
+    expected = forward(x)
+    try:
+        graph = graphed(forward, x.clone())
+        found = graph(x)
+    except RuntimeError as e:  # it waits for the device, or allocates in a way that cannot be captured
+        _log.warning("runs without a CUDA graph, since it could not be captured (%s)", str(e).partition("\n")[0])
+        return forward
+    for ours, theirs in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        if isinstance(theirs, Tensor) and not torch.allclose(
+            ours, theirs, rtol=0, atol=1e-2 * float(theirs.abs().max())
+        ):
+            _log.warning("runs without a CUDA graph, which gave another output")
+            return forward
+    return graph
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from hmrbench.nets.record import find_records
 from hmrbench.records import Array
 from hmrbench.runtimes.outputs import Form, unflatten
 from hmrbench.runtimes.trace import Graph
-from hmrbench.schema import ModelCard, import_object
+from hmrbench.schema import ModelCard
+from hmrbench.schema.importing import import_object
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Setting:
         fused: let PyTorch's network take its short cuts, see `nets.fusion`.
         compile: through torch.compile.
         channels_last: that memory format for weights and input of PyTorch's network.
-        cuda_graph: replay a CUDA graph.
+        cuda_graph: replay a CUDA graph, as it must; where that is possible if None.
         threads: on the CPU; None leaves PyTorch's choice.
     """
 
@@ -49,7 +50,7 @@ class Setting:
     fused: bool = True
     compile: bool = False
     channels_last: bool = False
-    cuda_graph: bool = False
+    cuda_graph: bool | None = False
     threads: int | None = None
 
     @property

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hmrbench.errors import UsageError, unknown_name
-from hmrbench.schema import ModelCard, Pixels, kind_of, read_yaml, share_dir, validate
+from hmrbench.schema import ModelCard, Pixels
+from hmrbench.schema.faults import kind_of, validate
+from hmrbench.schema.reading import read_yaml, share_dir
 
 DEFAULTS = {"hpe": "vitpose", "hmr": "hmr2"}
 

@@ -36,7 +36,7 @@ from hmrbench.errors import DataError, UsageError
 from hmrbench.fetch.archives import StrictTarInfo
 from hmrbench.fetch.fetch import cache_dir
 from hmrbench.files import arrays_of, opened, read_arrays, write_arrays
-from hmrbench.files.unpickle import read_data
+from hmrbench.files.pickled_data import read_data
 from hmrbench.geometry import axis_angle_to_matrix
 from hmrbench.records import Array, Dataset, Sample
 from hmrbench.schema import DatasetSpec, ModelCard

@@ -19,7 +19,8 @@ from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.fetch import sources
 from hmrbench.records import Array
 from hmrbench.results import runs as results
-from hmrbench.schema import DatasetSpec, ModelCard, import_object
+from hmrbench.schema import DatasetSpec, ModelCard
+from hmrbench.schema.importing import import_object
 from hmrbench.training import checkpoint, examples, losses, start
 from hmrbench.training.examples import Examples
 from hmrbench.training.job import TrainJob

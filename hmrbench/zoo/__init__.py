@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hmrbench.cards import find_cards, load_card, load_cards
+from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, find_codec
 from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, unknown_name
-from hmrbench.schema import (
-    ModelCard,
-    beside,
-    import_object,
-    unknown_key,
-)
+from hmrbench.schema import ModelCard
+from hmrbench.schema.faults import unknown_key
+from hmrbench.schema.importing import beside, import_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,7 +79,7 @@ def codec_of(card: ModelCard, name: str | None = None) -> Codec:
     return find_codec(name or card.codec, options, card.file)
 
 
-def _make_encoder(
+def make_encoder(
     name: str, stages: int, options: Mapping[str, Any] | None = None, file: Path | None = None
 ) -> nn.Module:
     options = options or {}
@@ -113,7 +107,7 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
         stages: 1 to 4; a ViT has 4 only.
         checkpoint: an official file, or one of a whole network; random weights where None.
     """
-    encoder = _make_encoder(name, stages)
+    encoder = make_encoder(name, stages)
     if checkpoint is not None:
         from hmrbench import checkpoints
 
@@ -161,7 +155,7 @@ def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module
         raise UsageError(f"{card.where}: a card needs 'encoder' or 'build'")
     stages = 4 if card.stages is None else card.stages
     try:
-        encoder: Any = _make_encoder(card.encoder, stages, {**card.options, **encoder_options}, card.file)
+        encoder: Any = make_encoder(card.encoder, stages, {**card.options, **encoder_options}, card.file)
     except UsageError as e:
         raise UsageError(f"{card.where}: {e}") from e
     neck: nn.Module = nn.Identity()
@@ -223,57 +217,6 @@ def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[M
         raise UsageError(f"{what} needs {', '.join(p.name for p in needed)}; it is called with nothing or the card")
     first = next(iter(parameters), None)
     return (card,) if needed or (first is not None and first.name == "card") else ()
-
-
-def count_parameters(card: ModelCard) -> dict[str, int | None]:
-    """Parameters: `params`, `params_encoder`, `params_neck`, `params_head`; None if not known."""
-    return parameters_by_part(shape_of_net(card))
-
-
-def shape_of_net(card: ModelCard) -> nn.Module:
-    """The network of a card without values; one of another package that reads its values to be built has them.
-
-    Raises:
-        UsageError: it cannot be built; see `build_net`.
-    """
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return build_net(card)
-    except HmrbenchError:
-        if not card.foreign:
-            raise
-        with torch.random.fork_rng(devices=[]):
-            return build_net(card)
-
-
-def parameters_by_part(net: nn.Module) -> dict[str, int | None]:
-    """Parameters of a network, in all and of each of its parts (0 for a part that a foreign network lacks).
-
-    They are not known, None, where PyTorch sees none, since another runtime has them, and where a lazy module gets
-    them at its first forward.
-    """
-    counts = {"params": _count(net)}
-    counts |= {f"params_{part}": _count(getattr(net, part, None)) for part in ("encoder", "neck", "head")}
-    return {name: number if counts["params"] else None for name, number in counts.items()}
-
-
-def unread_parameters(card: ModelCard, net: nn.Module) -> int:
-    """Of the parameters that `params` counts, those that no forward reads: official files and published numbers have
-    them."""
-    record = find_network(card)
-    if record is None or not record.layout.never_read:
-        return 0
-    pattern = re.compile(record.layout.never_read)
-    return sum(p.numel() for name, p in net.named_parameters() if pattern.search(name))
-
-
-def _count(module: Any) -> int:
-    from torch import nn
-
-    own = list(module.parameters()) if isinstance(module, nn.Module) else []
-    return 0 if any(map(nn.parameter.is_lazy, own)) else sum(p.numel() for p in own)
 
 
 # --------------------------------------------------------------------------- weights
@@ -358,10 +301,10 @@ def load_weights(
         if own is not None and not net.state_dict():
             raise UsageError(f"{card.name} has no random weights: its network is empty before its file is read")
         return net.eval(), None
-    return net.eval(), _load_network(card, net, state or checkpoints.read_state(path), f"{card.name}: {path}")
+    return net.eval(), fill_network(card, net, state or checkpoints.read_state(path), f"{card.name}: {path}")
 
 
-def _load_network(card: ModelCard, net: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
+def fill_network(card: ModelCard, net: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
     """Fill a network; the SMPL body that an HMR2.0 checkpoint carries must be the one installed."""
     from hmrbench import checkpoints
     from hmrbench.body import check_same_body
@@ -378,159 +321,3 @@ def _check_decoder(card: ModelCard, found: Mapping[str, int], path: Path) -> Non
     if any(found[k] != stated[k] for k in found):
         texts = (", ".join(f"{k} {v}" for k, v in sizes.items() if k in found) for sizes in (found, stated))
         raise WeightsError("{}: {}: its decoder has {}, the card says {}".format(card.name, path, *texts))
-
-
-def describe(card: ModelCard) -> list[dict[str, Any]]:
-    """Stages and parts of a network: the shape each puts out for one picture, and its parameters.
-
-    Returns:
-        One dict per stage of a hierarchical encoder, then per part: `part`, `output` (a shape, or shapes by
-        name), `params`. A foreign network is one part; what it does not tell without its weights is empty or
-        None.
-    """
-    import torch
-    from torch import nn
-
-    rows: list[dict[str, Any]] = []
-
-    def note(part: str, module: nn.Module, output: Any, before: int = 0) -> int:
-        shape = _shapes(output)
-        params = _count(module)
-        rows.append({"part": part, "output": shape, "params": params - before})
-        return params
-
-    net: Any = shape_of_net(card).eval()
-    device = next((p.device for p in net.parameters()), torch.device("meta"))
-    with device, torch.no_grad():
-        image = torch.empty(1, 3, *card.input)
-        try:
-            output = net(image)
-        except Exception:  # a foreign network may need its weights, or memory, to compute anything
-            if not card.foreign:
-                raise
-            return [{"part": "network", "output": [], "params": parameters_by_part(net)["params"]}]
-        if not isinstance(getattr(net, "encoder", None), nn.Module):
-            with blamed_on(f"{card.where}: what its network puts out"):
-                note("network", net, output)
-            return rows
-        seen = net.seen(image) if hasattr(net, "seen") else image
-        below = 0
-        staged = card.encoder is not None and len(net.encoder.widths) > 1
-        for stage in range(1, (card.stages or 4) + 1) if staged else ():
-            cut = _make_encoder(str(card.encoder), stage, card.options, card.file)
-            below = note(f"stage {stage}", cut, cut(seen), below)
-        features = net.encoder(seen)
-        note("encoder", net.encoder, features)
-        note("neck", net.neck, net.neck(features))
-        note("head", net.head, output)
-    return rows
-
-
-def _shapes(output: Any) -> Any:
-    """The shape of a tensor; those of several by their names, or by their numbers."""
-    if isinstance(output, Mapping):
-        return {name: list(x.shape) for name, x in output.items()}
-    return list(output.shape) if hasattr(output, "shape") else {str(i): list(x.shape) for i, x in enumerate(output)}
-
-
-def convert_weights(
-    source: Path, target: Path, name: str | None = None, models_dirs: Sequence[str | Path] = ()
-) -> tuple[str, LoadReport]:
-    """Write a checkpoint of any known layout with our keys, as safetensors.
-
-    Args:
-        name: the model or encoder that it is for; None tries those that can have its keys until one fits.
-
-    Returns:
-        The model or encoder that it fits, and what loading it reported.
-
-    Raises:
-        WeightsError: unreadable, unknown layout, or it fits no network.
-    """
-    import torch
-
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
-    state = checkpoints.read_state(source)
-    cards = load_cards(models_dirs)
-    if name is not None and name.lower() in known_encoders():
-        candidates = [name.lower()]
-    elif name is not None:
-        candidates = [find_cards([name], cards)[0].name]
-    else:
-        candidates = _candidates(cards, state, source)
-    failures = []
-    for candidate in candidates if len(candidates) == 1 else _likely(candidates, cards, state):
-        try:
-            with torch.device("meta"), warnings.catch_warnings():  # keys and shapes tell whether it fits
-                warnings.simplefilter("ignore")
-                _filled(candidate, cards, state, source)
-        except WeightsError as e:
-            failures.append(e)
-            continue
-        net, report = _filled(candidate, cards, state, source)
-        weights = dict(net.state_dict())
-        checkpoints.save_state(weights, target, {"model": candidate, "layout": report.layout, "source": source.name})
-        return candidate, report
-    if len(candidates) == 1:
-        raise failures[0]
-    checkpoints.find_layout(state, str(source))
-    raise WeightsError(f"{source} fits none of {len(candidates)} networks; --model says why not")
-
-
-def _candidates(cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path) -> list[str]:
-    """The networks, or encoders, whose files look like this one."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
-    ours = [name for name, card in cards.items() if find_network(card) is not None]
-    try:
-        layout = checkpoints.find_layout(state, str(source))
-    except WeightsError:
-        return ours
-    return [name for name, card in cards.items() if not card.foreign] if layout.whole else [*known_encoders(), *ours]
-
-
-def _likely(candidates: Sequence[str], cards: Mapping[str, ModelCard], state: dict[str, Tensor]) -> Iterator[str]:
-    """Those of some networks and encoders whose files these weights may be, by what is known before one is built: a
-    whole network's widths are sizes of some tensor, an encoder's blocks and a decoder of SMPL are under their keys."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
-    sizes = {size for tensor in state.values() for size in tensor.shape}
-    with suppress(WeightsError):
-        state = checkpoints.find_layout(state).rename(state)
-    decoder = bool(checkpoints.decoder_sizes(state))
-    blocks: dict[str, bool] = {}
-    for name in candidates:
-        if name not in cards:
-            found = known_encoders()[name]
-        elif (record := find_network(card := cards[name])) is not None:
-            if sizes.issuperset(record.widths):
-                yield name
-            continue
-        elif card.head.kind == "smpl" and not decoder:
-            continue
-        else:
-            found = find_encoder(str(card.encoder), card.file)
-        depth = found.family.depth
-        pattern = depth.block if depth else ""
-        if pattern not in blocks:
-            blocks[pattern] = any(re.search(rf"(?:^|\.)(?:{pattern})", key) for key in state)
-        if blocks[pattern]:
-            yield name
-
-
-def _filled(
-    name: str, cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path
-) -> tuple[nn.Module, LoadReport]:
-    """A model's network, or an encoder, with these weights."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
-    if name in known_encoders():
-        encoder = _make_encoder(name, 4)
-        return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")
-    net = build_net(cards[name])
-    return net, _load_network(cards[name], net, state, f"{name}: {source}")
