@@ -407,3 +407,48 @@ def test_profile_counts_as_the_papers_do_and_says_what_nothing_reads(tmp_path: P
     assert (row["params"], row["params_unread"]) == (31_624_084, 1_281_000)
     assert row["macs"] == pytest.approx(1.563835e9, rel=2e-3)
     assert "1.28 M of 31.62 M parameters" in ran.stderr
+
+
+# --------------------------------------------------------------------------- one table
+
+
+def test_all_mesh_networks_are_the_papers_31_and_the_22_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hmrbench import profiling
+
+    names: list[str] = []
+    monkeypatch.setattr(profiling, "profile_card", lambda card, *_, **__: names.append(card.name) or [])
+    ran = hmrbench("profile", "--all", "--task", "hmr", "--device", "cpu", "--runs", tmp_path, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert set(names) == {name for name, card in load_cards().items() if card.task == "hmr"}
+    assert len([name for name in names if "hmr2" in name]) == 31
+    assert sorted(name for name in names if "hmr2" not in name) == sorted(MESH_CARDS)
+    none = hmrbench("profile", "swinpose-t-s2", "--task", "hmr", "--runs", tmp_path)
+    assert none.exit_code == 2
+    assert "none of these networks is for hmr" in none.stderr
+
+
+def test_one_table_shows_costs_rates_and_published_numbers_apart(tmp_path: Path) -> None:
+    """The line that the documentation gives for all mesh networks, on small ones of both kinds."""
+    small = ("swinhmr2-t-s2", "spin-r50", "cliff-r50", "fastmetro-s-r50")
+    ran = hmrbench("profile", *small, "swinpose-t-s2", "--device", "cpu", "--repeats", "1", "--runs", tmp_path)
+    assert ran.exit_code == 0, ran.stderr
+    rows = json.loads(hmrbench("table", "--task", "hmr", "--runs", tmp_path, "--json").stdout)
+    assert {row["model"] for row in rows} == set(small)
+    for row in rows:
+        assert row["params"] > 0 < row["macs"]
+        assert row["images_per_s"] > 0
+        assert not [key for key in row if key.endswith("MPJPE") and not key.startswith("published:")]
+    by_name = {row["model"]: row for row in rows}
+    assert by_name["cliff-r50"]["published:3dpw-test:MPJPE@spin"] == 72.0
+    assert by_name["fastmetro-s-r50"]["published:h36m-val-p2:PA-MPJPE@metro"] == 38.8
+    assert by_name["spin-r50"]["published:3dpw-test:MPJPE@spin"] is None
+    hmrbench("table", "--task", "hmr", "--runs", tmp_path, "-f", "markdown", "-o", tmp_path / "mesh.md")
+    written = (tmp_path / "mesh.md").read_text()
+    for words in (*small, "params (M)", "MACs (G)", "images/s", "published, 3dpw-test MPJPE@spin"):
+        assert words in written, words
+    assert "swinpose" not in written
+    both = json.loads(hmrbench("table", "--task", "hmr", "--runs", tmp_path, "--with-published", "--json").stdout)
+    assert {"PARE", "METRO-H64"} <= {row["model"] for row in both if row["kind"] == "published"}
+    assert not [row["model"] for row in both if row["kind"] == "published" and row["model"].startswith("CLIFF-R50")]
