@@ -102,7 +102,7 @@ def said_of_rules(predictions: Sequence[Prediction], spec: DatasetSpec, people: 
     rules = rules_of(spec)
     if not rules:
         return {}
-    joints = {"joints14_m", "joints24_m"} & set(predictions[0].params)
+    joints = {"joints14_m", "joints24_m"} & set(predictions[0].params)  # of a tool that has no meshes
     found = {
         rule.name: describe_rule(rule, "joints" if joints else "meshes", people.truth, people.truth["meshes"])
         for rule in rules

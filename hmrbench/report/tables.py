@@ -126,6 +126,7 @@ def gather(
     against: str | None = None,
     speed: Speed | None = None,
     by_runtime: bool = False,
+    task: str | None = None,
 ) -> Table:
     """Join the newest runs of each model: accuracy by data set, composites, parameters, MACs and speed.
 
@@ -134,12 +135,13 @@ def gather(
         references: published rows to put below, marked by `kind` = "published".
         against: a cut such as "S4"; adds what the other cuts of the same family and size change against it.
         by_runtime: a row for each runtime and type of a model, with the accuracy and the speed of each.
+        task: hpe or hmr: the models for it alone.
 
     Raises:
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns)]
+    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns) and task in (None, r.row["task"])]
     accuracy = join_accuracy(wanted)
     costs, notes = join_costs(wanted, Speed() if by_runtime else speed or Speed())
     if by_runtime:
@@ -154,7 +156,8 @@ def gather(
     changes: dict[str, list[str]] = {}
     if against is not None:
         rows, changes = add_changes(rows, against)
-    shown = _each_once([r for r in references if _is_wanted(r.model, patterns)], models)
+    chosen = [r for r in references if _is_wanted(r.model, patterns) and task in (None, r.task)]
+    shown = _each_once(chosen, models)
     rows += [r.row() for r in shown]
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
