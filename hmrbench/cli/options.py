@@ -106,6 +106,7 @@ MeshAssetsFile = Annotated[
         help="The matrices that METRO and its kin need: an npz; default: what `body fetch` stored.",
     ),
 ]
+Task = Annotated[Literal["hpe", "hmr"] | None, typer.Option("--task", help="hpe or hmr: the networks for it alone.")]
 Protocol = Annotated[
     str | None,
     typer.Option(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hmrbench import data, environment, metrics, runtimes, zoo
-from hmrbench.body import Body
-from hmrbench.body.decode import check_body, decode_mesh, mesh_codec_of
+from hmrbench.body import Body, WholeBody, find_body, find_whole_body, whole_body_path
+from hmrbench.body.decode import check_body, decode_mesh, decode_whole, mesh_codec_of
 from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
@@ -19,7 +19,7 @@ from hmrbench.data.crop import crops_of
 from hmrbench.data.family_crops import has_box_numbers
 from hmrbench.device import DTYPES, device_name
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
-from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
+from hmrbench.evaluation.protocols import assets_for, body_of, rules_of, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import NO_BOXES, Array, Dataset
@@ -28,6 +28,8 @@ from hmrbench.runtimes import Exported, Runtime, Setting
 from hmrbench.runtimes.pytorch import PYTORCH
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.schema.importing import beside
+
+NO_BODY = "none"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Job:
     weights_path: Path | None
     weights_sha256: str | None
     codec: Codec
-    body: Body | None
+    body: Body | WholeBody | None
     flip: bool
     device: torch.device
     dtype: str
@@ -98,6 +100,7 @@ class Job:
     exported: Exported | None = None
     fused: bool = True
     assets: MeshAssets | None = None
+    whole: WholeBody | None = None  # SMPL-X, whose own joints a rule takes
 
     @property
     def key(self) -> str:
@@ -128,17 +131,24 @@ class Job:
     def remarks(self) -> list[str]:
         """What a reader of the numbers must know of the network."""
         found = []
-        if self.protocol.get("template") == "not SMPL's":
+        if self.starts_from_smpl is False:
             found.append(
                 "the mesh at rest from which this network starts is not that of the installed SMPL: the accuracy is "
                 "not the official one"
             )
-        if self.card.task == "hmr" and mesh_codec_of(self.card).mesh == "smplx":
+        if self.card.task == "hmr" and mesh_codec_of(self.card).mesh == "smplx" and isinstance(self.body, Body):
             found.append(
                 "SMPL posed by the rotations for SMPL-X, with the mean shape, since the two bodies have other shapes: "
                 "an approximation of this network's mesh"
             )
         return found
+
+    @property
+    def starts_from_smpl(self) -> bool | None:
+        """Whether the mesh at rest from which the network starts is SMPL's; None where it starts from none."""
+        if self.assets is None or zoo.needs_mesh(self.card) != "template":
+            return None
+        return self.assets.smpl_template
 
     @property
     def run_key(self) -> str:
@@ -152,28 +162,39 @@ class Job:
         body: dict[str, Any] = {}
         if self.body is not None:
             body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        if self.whole is not None:
+            body |= {"whole_body": Path(self.whole.source).name, "whole_body_sha256": self.whole.sha256}
         if self.assets is not None:
             body |= {"mesh_assets": self.assets.source.name, "mesh_assets_sha256": self.assets.sha256}
-            if zoo.needs_mesh(self.card) == "template":
-                body["template"] = "SMPL's" if self.assets.smpl_template else "not SMPL's"
+            if self.starts_from_smpl is not None:
+                body["template"] = "SMPL's" if self.starts_from_smpl else "not SMPL's"
         for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
             unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
             body |= {name: unusual} if unusual else {}
         return body
 
 
-def mesh_codec(card: ModelCard, body: Body) -> Codec:
+def mesh_codec(card: ModelCard, body: Body | WholeBody | None, whole: WholeBody | None = None) -> Codec:
     """How the output of an HMR network is read; such networks are not averaged with the mirrored picture.
 
+    Args:
+        body: what its parameters pose; SMPL-X, or nothing, where what a network for SMPL-X says is taken as it is.
+        whole: SMPL-X, where its joints are wanted beside those of `body`.
+
     Raises:
-        UsageError: the card names no codec of meshes.
+        UsageError: the card names no codec of meshes, or the network is not for SMPL-X.
         DataError: the body is not of the topology of the network's meshes.
     """
     codec = mesh_codec_of(card)
-    check_body(codec, body)
+    if isinstance(body, Body):
+        check_body(codec, body)
+    elif codec.mesh != "smplx":
+        raise UsageError(f"{card.name} predicts no SMPL-X: its meshes are of SMPL")
 
-    def decode(output: Any, crops: Crops) -> tuple[Array, Array, Array, dict[str, Array]]:
-        return decode_mesh(output, crops.center_px, crops.size_px, body, codec, crops.image_wh_px)
+    def decode(output: Any, crops: Crops) -> tuple[Array, Array, Array | None, dict[str, Array]]:
+        if isinstance(body, Body):
+            return decode_mesh(output, crops.center_px, crops.size_px, body, codec, crops.image_wh_px, whole)
+        return decode_whole(output, crops.center_px, crops.size_px, body)
 
     def unused(*_: Any) -> Any:
         raise HmrbenchError("a mesh network has no heatmaps to flip or to encode")
@@ -252,8 +273,8 @@ def prepare(
         spec = with_protocol(spec, s.protocol)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
-    body = body_of(spec) if card.task == "hmr" else None
-    found = _codec(card, body, s.codec)
+    body, whole = _body(card, spec), _whole_body(card, spec)
+    found = _codec(card, body, whole, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
     if has_box_numbers(card.crop) and runtime.name != PYTORCH.name and runtime.write is None:
         raise UsageError(f"{card.name} is given the place of its box beside the picture, which {runtime.name} cannot")
@@ -284,7 +305,22 @@ def prepare(
         exported=exported,
         fused=s.fused,
         assets=assets,
+        whole=whole,
     )
+
+
+def _body(card: ModelCard, spec: DatasetSpec) -> Body | WholeBody | None:
+    """What a mesh network's parameters pose; for loose pictures that may be SMPL-X, or nothing."""
+    name = spec.options.get("body")
+    if card.task != "hmr" or (name == NO_BODY and not spec.metrics):
+        return None
+    return find_whole_body() if name == "smplx" and not spec.metrics else body_of(spec)
+
+
+def _whole_body(card: ModelCard, spec: DatasetSpec) -> WholeBody | None:
+    """SMPL-X, if a rule takes its joints, the network is for it and it is installed."""
+    takes = card.task == "hmr" and mesh_codec_of(card).mesh == "smplx" and any(r.whole for r in rules_of(spec))
+    return find_whole_body() if takes and whole_body_path().is_file() else None
 
 
 def _setting(runtime: Runtime, card: ModelCard, settings: EvaluationSettings, dtype: str) -> Setting:
@@ -300,9 +336,9 @@ def _setting(runtime: Runtime, card: ModelCard, settings: EvaluationSettings, dt
     return found
 
 
-def _codec(card: ModelCard, body: Body | None, name: str | None) -> Codec:
+def _codec(card: ModelCard, body: Body | WholeBody | None, whole: WholeBody | None, name: str | None) -> Codec:
     """The codec of a card, or one of another name: of what the network sees."""
-    found = mesh_codec(card, body) if body is not None else zoo.codec_of(card, name)
+    found = mesh_codec(card, body, whole) if card.task == "hmr" else zoo.codec_of(card, name)
     if found.whole != (card.crop.kind == "bottom-up"):
         of = ("whole pictures", "people in boxes")
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
@@ -342,17 +378,31 @@ def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, data_root
             raise DataError(f"{data.find_folder(spec, data_root) / spec.annotations}: {e}") from e
 
 
-def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:
+def prepare_pictures(
+    model: str | ModelCard, settings: EvaluationSettings | None = None, body: str | None = None
+) -> Job:
     """`prepare` for pictures of no data set; who is in them comes later, see `pictures.predict_picture`.
 
     Args:
-        body: for a mesh network: smpl, free or free-lite.
+        body: for a mesh network: smpl, free, free-lite, and for SMPLer-X smplx. None is smpl; for SMPLer-X it is smplx
+            where that is installed, else smpl, and where neither is, nothing: its parameters and joints need no body.
     """
     settings = settings or EvaluationSettings()
     card = model if isinstance(model, ModelCard) else load_card(model, settings.models_dirs)
     none: dict[str, Any] = dict.fromkeys(("reader", "folder", "annotations", "images", "licence"), "")
-    spec = DatasetSpec(
-        name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
-    )
+    options = {"body": body or _usual_body(card)}
+    spec = DatasetSpec(name="pictures", task=card.task, title="loose pictures", metrics=(), options=options, **none)
     boxes = NO_BOXES if card.crop.kind == "bottom-up" else "given"
     return prepare(card, spec, settings, Dataset("pictures", (), None, boxes, "", 0))
+
+
+def _usual_body(card: ModelCard) -> str:
+    if card.task != "hmr" or mesh_codec_of(card).mesh != "smplx":
+        return "smpl"
+    if whole_body_path().is_file():
+        return "smplx"
+    try:
+        find_body()
+    except DataError:
+        return NO_BODY
+    return "smpl"

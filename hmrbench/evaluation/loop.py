@@ -31,8 +31,9 @@ def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterat
     """
     with blamed_on(job.card.where):
         ready = known_runtimes()["pytorch"].prepare(Network(net), job.setting) if isinstance(net, nn.Module) else net
-    if job.body is not None:
-        job.body.to(job.device)
+    for body in (job.body, job.whole):
+        if body is not None:
+            body.to(job.device)
     settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
     with ready as network:
@@ -117,7 +118,7 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     except HmrbenchError as e:
         raise type(e)(f"{job.card.where}: {e} ({_not_finite(batch, output, job.dataset)})") from e
     people = more[0] if job.codec.whole else None
-    joints, params = more if job.body is not None else (None, {})
+    joints, params = more if job.card.task == "hmr" else (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)
     return [
         Prediction(

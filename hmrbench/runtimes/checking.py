@@ -138,6 +138,7 @@ def _keypoints(card: ModelCard, output: Any, crops: Crops) -> Array | None:
 
 
 def refuse(check: Check, dtype: str, what: str) -> None:
+    """Raise where a file's differences to PyTorch are beyond what its precision allows; `what` names it."""
     name, limit = LIMITS[dtype]
     value = getattr(check, name)
     if not value <= limit:
