@@ -136,7 +136,8 @@ def nearest_rotation(matrices: Tensor) -> Tensor:
         scale = det.abs().clamp_min(1e-30) ** (-1 / 3)
         x = (scale * x + cofactors / (scale * det)) / 2
     a, b, c = x.unbind(-2)
-    return x * (a * cross(b, c)).sum(-1).sign()[..., None, None]
+    nearest: Tensor = x * (a * cross(b, c)).sum(-1).sign()[..., None, None]
+    return nearest
 
 
 class FullyConnected(nn.Module):
