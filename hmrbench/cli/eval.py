@@ -51,8 +51,8 @@ def evaluate(
         typer.Option(
             "--codec",
             metavar="NAME",
-            help="How outputs become keypoints: heatmaps by udp, plain, dark, msra-hrnet, msra-mmpose0, msra-mmpose1; bins "
-            "by simdr, sa-simdr, simcc, rtmpose; whole pictures by grouping; or module:NAME. The card's own if none.",
+            help="How outputs become keypoints: heatmaps by udp, plain, dark, msra-hrnet, msra-mmpose0, msra-mmpose1; "
+            "bins by simdr, sa-simdr, simcc, rtmpose; whole pictures by grouping; or module:NAME; the card's if none.",
         ),
     ] = None,
     device: Device = "auto",
