@@ -51,7 +51,14 @@ def said(error: BaseException) -> str:
     text = f"{type(error).__name__}: {words}"[:_LONGEST_ERROR] if words else type(error).__name__
     inside = (str(Path(__file__).parent), "site-packages", "<frozen", str(Path(traceback.__file__).parent))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in inside)]
-    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
+    if not frames:
+        return text
+    file = Path(frames[-1].filename)
+    text += f" ({file.name}, line {frames[-1].lineno})"
+    name = (isinstance(error, ModuleNotFoundError) and error.name) or ""
+    if name and (file.with_name(f"{name}.py").is_file() or file.with_name(name).is_dir()):
+        text += f"; what lies beside {file.name} is found while that is read: import {name} at its top"
+    return text
 
 
 _LONGEST_ERROR = 400  # characters

@@ -166,6 +166,11 @@ def test_missing_misshapen_and_unexpected_keys_are_listed(tmp_path: Path) -> Non
     _, report = zoo.load_weights(load_card("vitpose-s"), save(state, tmp_path / "extra.pth"))
     assert report is not None
     assert report.unexpected == ("encoder.extra",)
+    own = zoo.build_net(load_card("vitpose-s")).state_dict() | {"extra": torch.zeros(1)}
+    with pytest.raises(
+        WeightsError, match=r"\(hmrbench layout\) is not of this network: 1 that it does not have: extra"
+    ):
+        zoo.load_weights(load_card("vitpose-s"), save(own, tmp_path / "own.pth"))
 
 
 def test_an_imagenet_encoder_is_no_pose_network(tmp_path: Path) -> None:

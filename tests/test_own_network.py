@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,8 @@ def test_a_state_dict_loads_strictly(tmp_path: Path, weights: Path) -> None:
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in net.state_dict().items())
     for change, words in (
         ({"body.0.weight": None}, "Of the network's 4 keys 1 are missing: body.0.weight. Save the state_dict"),
+        ({"extra.w": torch.zeros(1), "n": torch.zeros(2)}, "network: 2 that it does not have: extra.w; n"),
+        ({"layers.7.blocks.0.w": torch.zeros(1)}, "network: 1 that it does not have: layers.7.blocks.0.w"),
         ({"body.0.bias": torch.zeros(5)}, "1 misshapen: body.0.bias is (5,), not (4,)"),
         (dict.fromkeys(state) | {f"pose.{k}": v for k, v in state.items()}, "a method load_weights(path)"),
     ):
@@ -221,6 +224,24 @@ def test_an_output_that_does_not_fit_is_one_message(tmp_path: Path, forward: str
     result = hmrbench(*args, "--runs", tmp_path / "runs", "--batch-size", "1", "--no-flip")
     assert result.exit_code in (1, 3), result.output
     assert "my-net" in result.stderr
+
+
+def test_a_module_beside_it_that_is_imported_too_late_is_told_with_its_cure(tmp_path: Path) -> None:
+    late = "class Late(Net):\n    def forward(self, x):\n        import own_net_late\n        return self.body(x)\n"
+    folder = write(tmp_path, late, build="Late")
+    (folder / "own_net_late.py").write_text("")
+    args = ("eval", "my-net", "-d", "demo-pose", "--weights", "random", "--limit", "1", "--models-dir", folder)
+    result = hmrbench(*args, "--runs", tmp_path / "runs")
+    assert result.exit_code == 1, result.output
+    assert (
+        "ModuleNotFoundError: No module named 'own_net_late' (own_net.py, line 14); what lies beside own_net.py is "
+        "found while that is read: import own_net_late at its top"
+    ) in " ".join(result.stderr.split())
+    write(tmp_path / "cured", f"import own_net_late\n{late}".replace("own_net_late", "own_net_soon"), build="Late")
+    (tmp_path / "cured" / "own_net_soon.py").write_text("")
+    code = "import sys, torch\nfrom hmrbench import load_model\n"
+    code += f"load_model('my-net', 'random', [{str(tmp_path / 'cured')!r}])(torch.zeros(1, 3, 64, 48))\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_cards_can_be_made_in_python() -> None:

@@ -34,7 +34,7 @@ from hmrbench.body.mesh_assets import (
 )
 from hmrbench.body.unpickle import read_sparse
 from hmrbench.errors import DataError
-from hmrbench.fetch.fetch import Progress, fetch
+from hmrbench.fetch.fetch import FetchProgress, fetch
 from hmrbench.files import file_sha256, open_zip, opened, read_npy
 from hmrbench.nets.meshes.mesh import FULL, MeshMatrices
 from hmrbench.records import Array
@@ -75,7 +75,7 @@ _MAX_MEMBER = 32 << 20  # bytes of one array of matrices; the largest public one
 
 
 def fetch_mesh_assets(
-    given: Path | None = None, folder: Path | None = None, offline: bool = False, progress: Progress | None = None
+    given: Path | None = None, folder: Path | None = None, offline: bool = False, progress: FetchProgress | None = None
 ) -> Path:
     """Make the stored mesh assets of the public files, with SMPL's template where SMPL is installed.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hmrbench.errors import WeightsError
 from hmrbench.nets.encoders.record import known_families
 from hmrbench.nets.encoders.vit import from_mmpretrain
-from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout
+from hmrbench.nets.record import Depth, OfficialLayout, WeightsLayout, known_networks
 
 
 def is_known(state: Mapping[str, Any]) -> bool:
@@ -21,12 +21,13 @@ def is_known(state: Mapping[str, Any]) -> bool:
 
 
 def drop_keys(state: dict[str, Tensor], pattern: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights without those whose keys match, and the keys of those."""
     gone = [k for k in state if re.match(pattern, k)]
     return {k: v for k, v in state.items() if k not in set(gone)}, gone
 
 
 def _network_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`backbone.` and the heads of a whole network -> `encoder.`, `head.`; the norm of the output -> `neck.`"""
+    """`backbone.` and the heads of a whole network -> `encoder.`, `head.`; the norm of the output -> `neck.`."""
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         key = re.sub(r"^backbone\.(?:out)?norm[0-3]\.", "neck.norm.", key)
@@ -56,7 +57,8 @@ _WHOLE = (
 
 @cache
 def _layouts() -> tuple[WeightsLayout, ...]:
-    return (*_WHOLE, *(layout for family in known_families().values() for layout in family.layouts))
+    families = [*known_families().values(), *(net.family for net in known_networks().values())]
+    return (*_WHOLE, *dict.fromkeys(layout for family in families for layout in family.layouts))
 
 
 @cache
@@ -108,6 +110,8 @@ def bare_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def layout_of(given: OfficialLayout) -> WeightsLayout:
+    """What a network's record says of its official files, as a layout."""
+
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {ours: v for k, v in state.items() if (ours := given.ours(k)) is not None}
 

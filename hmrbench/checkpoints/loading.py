@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,24 +50,32 @@ def load_network(
     """
     if (same := as_own(net, state)) is not None:
         name = "hmrbench" if OWN.fits(same) else "the network's own"
-        return _load(net, same, WeightsLayout(name, whole=True), source, state)
+        return _load(net, same, WeightsLayout(name, whole=True), source, state, strict=True)
     if official is not None:
         layout = layout_of(official)
         # A prefix that was taken off as a wrapper's may have been the official layout's own.
         steps: list[dict[str, Tensor]] = [state, *getattr(state, "before", ())]
-        return _load(
-            net, max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys())), layout, source, state
-        )
+        best = max(steps, key=lambda x: len(layout.rename(x).keys() & net.state_dict().keys()))
+        try:
+            return _load(net, best, layout, source, state)
+        except WeightsError:
+            if is_known(state):
+                _refuse_encoder(find_layout(state, source), source)
+            raise
     try:
         layout = find_layout(state, source)
     except WeightsError as e:
         raise WeightsError(f"{e}. {_how_to_map(net, state)}") from None
+    _refuse_encoder(layout, source)
+    return _load(net, state, layout, source, state)
+
+
+def _refuse_encoder(layout: WeightsLayout, source: str) -> None:
     if not layout.whole:
         raise WeightsError(
             f"{source}: these are weights of an encoder alone ({layout.name}), a start for training, "
             "not of a whole network: there is no decoder in them"
         )
-    return _load(net, state, layout, source, state)
 
 
 def _how_to_map(net: nn.Module, state: Mapping[str, Tensor]) -> str:
@@ -107,8 +115,14 @@ def load_encoder(encoder: nn.Module, state: dict[str, Tensor], source: str = "we
 
 
 def _load(
-    net: nn.Module, state: dict[str, Tensor], layout: WeightsLayout, source: str, given: Mapping[str, Tensor]
+    net: nn.Module,
+    state: dict[str, Tensor],
+    layout: WeightsLayout,
+    source: str,
+    given: Mapping[str, Tensor],
+    strict: bool = False,
 ) -> LoadReport:
+    """Load weights of a layout in place; `strict` refuses all keys that are nobody's, not only those of more blocks."""
     state, unused = drop_keys(state, layout.classifier)
     renamed = {k: v for k, v in layout.rename(state).items() if not _COMPUTED.search(k)}
     own = {k: v for k, v in net.state_dict().items() if not _COMPUTED.search(k)}
@@ -131,11 +145,14 @@ def _load(
         ready[key] = found
     rest = [k for k in renamed if k not in own]
     built = {place[0] for k in own if (place := place_of(k))}
-    # A cut leaves later stages out, and what leads into them.
-    later = [k for k in rest if (place := place_of(k)) and (place[0] not in built or (place[0] and place[1] is None))]
-    surplus = [k for k in rest if k not in set(later) and _BLOCK.search(k)]
+    # A cut leaves later stages out, and what leads into them; only networks of ours are cut.
+    places = rest if not strict or OWN.fits(own) else ()
+    later = [k for k in places if (at := place_of(k)) and (at[0] not in built or (at[0] and at[1] is None))]
+    surplus = [k for k in rest if k not in set(later) and (strict or _BLOCK.search(k))]
     if missing or misshapen or surplus:
-        raise WeightsError(_complaint(source, layout.name, missing, misshapen, surplus))
+        faults = {"missing": missing, "misshapen": misshapen}
+        faults["that it does not have" if strict else "of blocks that it does not have"] = surplus
+        raise WeightsError(_complaint(source, layout.name, faults))
     net.load_state_dict(ready, strict=False)
     return LoadReport(
         layout=layout.name,
@@ -158,9 +175,9 @@ def cannot_be_meant(given: Tensor, like: Tensor) -> str:
     return ""
 
 
-def _complaint(source: str, layout: str, missing: list[str], misshapen: list[str], surplus: list[str]) -> str:
+def _complaint(source: str, layout: str, faults: Mapping[str, Sequence[str]]) -> str:
     parts = []
-    for title, keys in (("missing", missing), ("misshapen", misshapen), ("of blocks that it does not have", surplus)):
+    for title, keys in faults.items():
         if keys:
             more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
             parts.append(f"{len(keys)} {title}: {'; '.join(keys[:8])}{more}")

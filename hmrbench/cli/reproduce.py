@@ -84,6 +84,9 @@ def reproduce(
     )
     people = data.open_dataset(claims_.to_open(spec, claims), data_root)
     remark = stderr()
+    if pattern and (silent := [c.name for c in cards if c.name not in {claim.card.name for claim in claims}]):
+        words = f"without a published number on {spec.name}, so left out: {', '.join(silent)}"
+        remark.print(words, markup=False, soft_wrap=True)
     with download_bar(remark) as fetching:
         weights = claims_.fetch_all(claims, offline=offline, progress=fetching)
     failures: list[HmrbenchError] = []

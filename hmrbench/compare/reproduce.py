@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hmrbench import data, evaluation
 from hmrbench.compare import baselines, bootstrap
@@ -17,7 +18,7 @@ from hmrbench.errors import HmrbenchError, UsageError, WeightsError
 from hmrbench.evaluation import EvaluationSettings
 from hmrbench.evaluation.unfinished import Progress
 from hmrbench.fetch import fetch, sources
-from hmrbench.fetch.fetch import Progress as FetchProgress
+from hmrbench.fetch.fetch import FetchProgress
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import Dataset, EvalResult
 from hmrbench.results import runs as results
@@ -88,7 +89,10 @@ def find_claims(cards: Iterable[ModelCard], spec: DatasetSpec, tolerance: float 
     cards = list(cards)
     found = _claims(cards, spec, tolerance)
     if not found:
-        raise UsageError(f"none of the {len(cards)} models has a published number on {spec.name}")
+        demo = spec.default_weights == "demo"
+        held = ", ".join(r["model"] for r in _demo_rows(spec)) if demo else ""
+        more = f": there are those of this project's demo weights ({held})" if held else ""
+        raise UsageError(f"none of the {len(cards)} models has a published number on {spec.name}{more}")
     return found
 
 
@@ -119,14 +123,23 @@ def _claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | No
 
 
 def _demo_claims(cards: Sequence[ModelCard], spec: DatasetSpec, tolerance: float | None) -> list[Claim]:
-    held = baselines.read_baseline(share_dir() / "baselines" / "demo.json")
-    rows = {r["model"]: r["values"] for r in held["rows"] if r.get("dataset") == spec.name}
+    held = _demo_baseline()
+    rows = {r["model"]: r["values"] for r in _demo_rows(spec)}
     found = []
     for card in (card for card in cards if card.name in rows and card.demo_weights is not None):
         values = rows[card.name]
         tolerances = {m: held["tolerances"].get(m, 0.0) if tolerance is None else tolerance for m in values}
         found.append(Claim(card, spec.name, "demo", None, values, tolerances, "baselines/demo.json"))
     return found
+
+
+def _demo_baseline() -> dict[str, Any]:
+    return baselines.read_baseline(share_dir() / "baselines" / "demo.json")
+
+
+def _demo_rows(spec: DatasetSpec) -> list[dict[str, Any]]:
+    """What is known of demo weights on a data set."""
+    return [row for row in _demo_baseline()["rows"] if row.get("dataset") == spec.name]
 
 
 def _tolerances(values: Mapping[str, float]) -> dict[str, float]:

@@ -131,7 +131,7 @@ class Job:
     def remarks(self) -> list[str]:
         """What a reader of the numbers must know of the network."""
         found = []
-        if self.protocol.get("template") == "not SMPL's":
+        if self.starts_from_smpl is False:
             found.append(
                 "the mesh at rest from which this network starts is not that of the installed SMPL: the accuracy is "
                 "not the official one"
@@ -142,6 +142,13 @@ class Job:
                 "an approximation of this network's mesh"
             )
         return found
+
+    @property
+    def starts_from_smpl(self) -> bool | None:
+        """Whether the mesh at rest from which the network starts is SMPL's; None where it starts from none."""
+        if self.assets is None or zoo.needs_mesh(self.card) != "template":
+            return None
+        return self.assets.smpl_template
 
     @property
     def run_key(self) -> str:
@@ -159,8 +166,8 @@ class Job:
             body |= {"whole_body": Path(self.whole.source).name, "whole_body_sha256": self.whole.sha256}
         if self.assets is not None:
             body |= {"mesh_assets": self.assets.source.name, "mesh_assets_sha256": self.assets.sha256}
-            if zoo.needs_mesh(self.card) == "template":
-                body["template"] = "SMPL's" if self.assets.smpl_template else "not SMPL's"
+            if self.starts_from_smpl is not None:
+                body["template"] = "SMPL's" if self.starts_from_smpl else "not SMPL's"
         for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
             unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
             body |= {name: unusual} if unusual else {}
@@ -291,7 +298,7 @@ def prepare(
     people = opened if opened is not None and fits else data.open_dataset(spec, s.data_root, boxes, s.limit)
     if exported is not None:
         exported.check_scored(people)
-    _check_people(people, card, spec, data.find_folder(spec, s.data_root) / spec.annotations)
+    _check_people(people, card, spec, s.data_root)
     return Job(
         card=card,
         spec=spec,
@@ -365,7 +372,7 @@ def _weights(
     return label, path, sha256
 
 
-def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, file: Path) -> None:
+def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, data_root: str | Path | None) -> None:
     """Refuse, before anything slow, pictures too large for a bottom-up network, and a truth that a metric cannot score.
 
     Raises:
@@ -381,7 +388,7 @@ def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, file: Pat
                 if check is not None:
                     check(people)
         except DataError as e:
-            raise DataError(f"{file}: {e}") from e
+            raise DataError(f"{data.find_folder(spec, data_root) / spec.annotations}: {e}") from e
 
 
 def prepare_pictures(

@@ -13,7 +13,7 @@ from hmrbench.body.mesh_assets import MeshAssets, find_mesh_assets
 from hmrbench.body.public_assets import describe_regressor
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.metrics import metro_protocol, smpl24_protocol, smplerx_protocol, spin_protocol
-from hmrbench.metrics.protocols import Rule, describe, read_meshes
+from hmrbench.metrics.protocols import Rule, describe_rule, read_meshes
 from hmrbench.records import Dataset, Prediction
 from hmrbench.schema import DatasetSpec
 
@@ -104,7 +104,7 @@ def said_of_rules(predictions: Sequence[Prediction], spec: DatasetSpec, people: 
         return {}
     joints = {"joints14_m", "joints24_m"} & set(predictions[0].params)  # of a tool that has no meshes
     found = {
-        rule.name: describe(rule, "joints" if joints else "meshes", people.truth, people.truth["meshes"])
+        rule.name: describe_rule(rule, "joints" if joints else "meshes", people.truth, people.truth["meshes"])
         for rule in rules
     }
     if spec.options.get("protocol") == "all" and "mpjpe" in spec.metrics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from hmrbench.records import EvalResult, Measurement, Prediction
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Description, Network, Prepared
 from hmrbench.schema import Crop, DatasetSpec, ModelCard
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -262,6 +265,9 @@ def prepare_network(job: Job, net: nn.Module | None = None) -> tuple[Prepared, s
         return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), ""
     matrices = None if job.assets is None else job.assets.matrices
     net, report = zoo.load_weights(job.card, job.weights_path, matrices)
+    if report is not None and report.unexpected:
+        some = ", ".join(report.unexpected[:8]) + (", ..." if len(report.unexpected) > 8 else "")
+        _log.warning("%s: keys that the network does not have were left out: %s", job.weights_path, some)
     part = f" ({report.part})" if report is not None and report.part else ""
     return runtimes.prepare(job.runtime, Network(net, job.card), job.setting), part
 

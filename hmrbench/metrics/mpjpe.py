@@ -151,11 +151,11 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
 
     Raises:
         DataError: a prediction has no joints, or others than the truth, or is not usable; names the sample. Or the
-            truth is not usable, see `check`.
+            truth is not usable, see `check_truth`.
     """
     truth: Mapping[str, Any] = dataset.truth
     ids = [sample.id for sample in dataset.samples]
-    check(dataset)
+    check_truth(dataset)
     pred, gt = _joints(predictions, dataset, ids)
     pred_pelvis, gt_pelvis = (_pelvis(joints, truth.get("pelvis", 0)) for joints in (pred, gt))
     names = joint_names(gt.shape[1], truth.get("joint_names"))
@@ -178,7 +178,7 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
     return Measurement(scores, per_joint, per_sample, _remarks(truth, known, of_smplx(predictions)))
 
 
-def check(dataset: Dataset) -> None:
+def check_truth(dataset: Dataset) -> None:
     """Refuse a truth that cannot be scored.
 
     Raises:
@@ -299,4 +299,4 @@ def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
     return vertices
 
 
-METRIC = Metric("mpjpe", "mm", False, compute, check, MEASURES)
+METRIC = Metric("mpjpe", "mm", False, compute, check_truth, MEASURES)

@@ -122,7 +122,7 @@ def _spread(values: Array, there: Array) -> Array:
     return out
 
 
-def describe(rule: Rule, predictions_have: str, truth: Mapping[str, Any], meshes: Meshes) -> dict[str, Any]:
+def describe_rule(rule: Rule, predictions_have: str, truth: Mapping[str, Any], meshes: Meshes) -> dict[str, Any]:
     """What a rule does with these predictions, for the row."""
     regressor = truth.get("regressor", "none") if rule.needs_regressor else "SMPL's own"
     source = rule.source if predictions_have == "meshes" else "joints of the file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -125,7 +126,7 @@ def quantise(source: Path, target: Path, crops: list[Array], in_fp: list[str]) -
     import nncf
     import openvino
 
-    nncf.set_log_level(40)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way also changes handlers that it shares with others
     model = openvino.Core().read_model(source)
     found = nncf.quantize(
         model, nncf.Dataset(crops), subset_size=len(crops), model_type=nncf.ModelType.TRANSFORMER,

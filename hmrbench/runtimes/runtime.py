@@ -26,7 +26,7 @@ from hmrbench.records import Array
 from hmrbench.runtimes.outputs import Form, unflatten
 from hmrbench.runtimes.trace import Graph
 from hmrbench.schema import ModelCard
-from hmrbench.schema.importing import import_object
+from hmrbench.schema.importing import find_part
 
 
 @dataclass(frozen=True)
@@ -246,13 +246,12 @@ def find_runtime(name: str) -> Runtime:
         UsageError: there is no runtime of that name, or the path leads to no Runtime.
     """
     known = known_runtimes()
-    found = import_object(name, "runtime") if ":" in name else known.get(name.lower())
-    if found is None:  # by the form of its files, such as onnx
-        found = next((r for r in known.values() if r.write is not None and r.suffix == f".{name.lower()}"), None)
+    if ":" in name:
+        return find_part(name, "runtime", Runtime, known)
+    suffix = f".{name.lower()}"  # the form of its files, such as onnx
+    found = known.get(name.lower()) or next((r for r in known.values() if r.write and r.suffix == suffix), None)
     if found is None:
         raise unknown_name("runtime", name, known, "or a file that `hmrbench export` wrote, or an import path")
-    if not isinstance(found, Runtime):
-        raise UsageError(f"runtime '{name}' is a {type(found).__name__}, not a hmrbench.runtimes.Runtime")
     return found
 
 

@@ -7,17 +7,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
+
+from hmrbench import checkpoints
 from hmrbench.cards import find_cards, load_cards
+from hmrbench.checkpoints import LoadReport
 from hmrbench.errors import WeightsError
+from hmrbench.nets.encoders.record import known_encoders
 from hmrbench.schema import ModelCard
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from hmrbench.checkpoints import LoadReport
-
 from hmrbench.zoo import build_net, fill_network, find_encoder, find_network, make_encoder
 
 
@@ -35,11 +34,6 @@ def convert_weights(
     Raises:
         WeightsError: unreadable, unknown layout, or it fits no network.
     """
-    import torch
-
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     state = checkpoints.read_state(source)
     cards = load_cards(models_dirs)
     if name is not None and name.lower() in known_encoders():
@@ -69,9 +63,6 @@ def convert_weights(
 
 def _candidates(cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path) -> list[str]:
     """The networks, or encoders, whose files look like this one."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     ours = [name for name, card in cards.items() if find_network(card) is not None]
     try:
         layout = checkpoints.find_layout(state, str(source))
@@ -83,9 +74,6 @@ def _candidates(cards: Mapping[str, ModelCard], state: dict[str, Tensor], source
 def _likely(candidates: Sequence[str], cards: Mapping[str, ModelCard], state: dict[str, Tensor]) -> Iterator[str]:
     """Those of some networks and encoders whose files these weights may be, by what is known before one is built: a
     whole network's widths are sizes of some tensor, an encoder's blocks and a decoder of SMPL are under their keys."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     sizes = {size for tensor in state.values() for size in tensor.shape}
     with suppress(WeightsError):
         state = checkpoints.find_layout(state).rename(state)
@@ -114,9 +102,6 @@ def _filled(
     name: str, cards: Mapping[str, ModelCard], state: dict[str, Tensor], source: Path
 ) -> tuple[nn.Module, LoadReport]:
     """A model's network, or an encoder, with these weights."""
-    from hmrbench import checkpoints
-    from hmrbench.nets.encoders.record import known_encoders
-
     if name in known_encoders():
         encoder = make_encoder(name, 4)
         return encoder, checkpoints.load_encoder(encoder, state, f"{name}: {source}")

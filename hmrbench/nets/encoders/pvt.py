@@ -3,17 +3,21 @@
 Papers: Wang et al., "Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
 ICCV 2021; "PVT v2: Improved Baselines with Pyramid Vision Transformer", Computational Visual Media 2022.
 Origin: open-mmlab/mmpose, `mmpose/models/backbones/pvt.py` (Apache-2.0); key names are its: queries, keys and values
-in one table, and 1x1 convolutions for linear layers. No class token; every LayerNorm has eps 1e-6.
+in one table, and 1x1 convolutions for linear layers. No class token; every LayerNorm has eps 1e-6. Files of ImageNet
+have the keys of whai362/PVT (Apache-2.0), `classification/pvt.py` and `pvt_v2.py`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hmrbench.nets.record import Renames, State, WeightsLayout
 
 EPS = 1e-6
 GRIDS = (56, 28, 14, 7)  # sides of the position embeddings of version 1, made for images of 224 pixels
@@ -160,3 +164,39 @@ class PVT(nn.Module):
                 tokens = block(tokens, size)
             x = to_map(norm(tokens), size)
         return x
+
+
+_PLACES = {"patch_embed": "0", "pos_embed": "1.0.pos_embed", "norm": "2"}  # in a stage
+
+
+def from_imagenet(state: State) -> State:
+    """Weights of whai362/PVT by our keys: queries above keys and values, linear layers as 1x1 convolutions."""
+    # Version 1 has the position embedding before the blocks, 2 the depthwise convolution inside them.
+    before, last = (1, 3) if "pos_embed1" in state else (0, 4)
+    renames: Renames = (
+        (r"^(patch_embed|pos_embed|norm)([1-4])", lambda m: f"layers.{int(m[2]) - 1}.{_PLACES[m[1]]}"),
+        (r"^block([1-4])\.(\d+)\.", lambda m: f"layers.{int(m[1]) - 1}.1.{int(m[2]) + before}."),
+        (r"^(layers\.\d\.0)\.proj\.", r"\1.projection."),
+        (r"\.attn\.q\.", ".attn.attn.in_proj_"),
+        (r"\.attn\.proj\.", ".attn.attn.out_proj."),
+        (r"\.mlp\.(fc1|dwconv\.dwconv|fc2)\.", lambda m: f".ffn.layers.{ {'fc1': 0, 'fc2': last}.get(m[1], 1) }."),
+    )
+    out: State = {}
+    for key, value in state.items():
+        ours = key
+        for pattern, replacement in renames:
+            ours = re.sub(pattern, replacement, ours)
+        if ".attn.kv." in key:
+            continue
+        beside = state.get(key.replace(".attn.q.", ".attn.kv.")) if ".attn.q." in key else None
+        if beside is not None and beside.shape[1:] == value.shape[1:]:
+            value = torch.cat([value, beside])
+        elif re.search(r"\.mlp\.fc[12]\.weight$", key):
+            value = value[..., None, None]
+        elif key == "pos_embed4" and value.shape[1:2] == (GRIDS[3] ** 2 + 1,):
+            value = value[:, 1:]  # the class token's comes first
+        out[ours] = value
+    return out
+
+
+IMAGENET = WeightsLayout("pvt", (r"patch_embed1\.proj\.", r"block1\.0\."), from_imagenet, r"(head|norm)\.|cls_token$")

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import nn
 
-from hmrbench.nets.encoders.pvt import PVT
+from hmrbench.nets.encoders.pvt import IMAGENET, PVT
 from hmrbench.nets.heads.heatmap import HeatmapHead
 from hmrbench.nets.record import Family, Net
 from hmrbench.nets.truncation import Network
@@ -24,7 +24,7 @@ def pvt_pose(version: int, input_size: tuple[int, int] = (256, 192)) -> Network:
 pvt_s, pvtv2_b2 = partial(pvt_pose, 1), partial(pvt_pose, 2)
 
 _WIDTHS = (64, 128, 320, 512)
-FAMILY = Family("pvt", "PVT")
+FAMILY = Family("pvt", "PVT", layouts=(IMAGENET,))
 NETWORKS = (
     Net("pvt-s", pvt_s, FAMILY, ((256, 192),), _WIDTHS),
     Net("pvtv2-b2", pvtv2_b2, FAMILY, ((256, 192),), _WIDTHS),
