@@ -28,7 +28,7 @@ from hmrbench.body import whole_body
 from hmrbench.body.arrays import SMPL_VERTICES
 from hmrbench.body.model import Body
 from hmrbench.body.whole_body import WholeBody
-from hmrbench.errors import DataError, HmrbenchError, unknown_name
+from hmrbench.errors import DataError, HmrbenchError, UsageError, unknown_name
 from hmrbench.geometry import (
     CROP_SIZE_PX,
     FOCAL_LENGTH_PX,
@@ -38,6 +38,7 @@ from hmrbench.geometry import (
     project,
 )
 from hmrbench.records import Array
+from hmrbench.schema import ModelCard
 
 PARAMS = ("global_orient", "body_pose", "betas", "cam")
 VERTICES = "vertices_m"  # what predicted meshes are called among a prediction's parameters
@@ -84,6 +85,19 @@ def find_mesh_codec(name: str) -> MeshCodec:
     if name not in MESH_CODECS:
         raise unknown_name("codec of meshes", name, MESH_CODECS)
     return MESH_CODECS[name]
+
+
+def mesh_codec_of(card: ModelCard) -> MeshCodec:
+    """The codec of meshes that a card names; HMR2.0's where it says none.
+
+    Raises:
+        UsageError: there is no such codec.
+    """
+    said = "codec" in card.model_fields_set
+    try:
+        return find_mesh_codec(card.codec if said else "smpl")
+    except UsageError as e:
+        raise UsageError(f"{card.where}: {e}") from e
 
 
 def check_body(codec: MeshCodec, body: Body) -> None:
@@ -143,7 +157,7 @@ def decode_mesh(
         if found is None:
             raise HmrbenchError(f"{body.source}: this body has no regressor of the 44 joints")
         joints = found
-    keypoints = _keypoints(joints, params["cam"], center_px, size_px, codec, image_wh_px)
+    keypoints = in_image(joints, params["cam"], center_px, size_px, codec, image_wh_px)
     scores = np.ones(keypoints.shape[:2], np.float32)
     arrays = {name: value.cpu().numpy() for name, value in params.items()}
     return keypoints.cpu().numpy(), scores, joints.cpu().numpy(), arrays
@@ -212,7 +226,7 @@ def _as_smpl(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _keypoints(
+def in_image(
     joints: Tensor, cam: Tensor, center_px: Array, size_px: Array, codec: MeshCodec, image_wh_px: Array | None
 ) -> Tensor:
     """Joints (B, J, 3) as pixels of the image (B, J, 2), float64."""

@@ -11,7 +11,7 @@ import torch
 
 from hmrbench import data, environment, metrics, runtimes, zoo
 from hmrbench.body import Body, WholeBody, find_body, find_whole_body, whole_body_path
-from hmrbench.body.decode import MeshCodec, check_body, decode_mesh, decode_whole, find_mesh_codec
+from hmrbench.body.decode import check_body, decode_mesh, decode_whole, mesh_codec_of
 from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
 from hmrbench.codecs import Codec, Crops
@@ -202,19 +202,6 @@ def mesh_codec(card: ModelCard, body: Body | WholeBody | None, whole: WholeBody 
     return Codec(name=codec.name, geometry="classic", decode=decode, flip_back=unused, encode=unused)
 
 
-def mesh_codec_of(card: ModelCard) -> MeshCodec:
-    """The codec of meshes that a card names; HMR2.0's where it says none.
-
-    Raises:
-        UsageError: there is no such codec.
-    """
-    said = "codec" in card.model_fields_set
-    try:
-        return find_mesh_codec(card.codec if said else "smpl")
-    except UsageError as e:
-        raise UsageError(f"{card.where}: {e}") from e
-
-
 def pick_batch_size(wanted: str | int, device: torch.device) -> int:
     """A batch size from what was asked for; `auto` is 64 on a GPU, else 8: larger ones gain nothing on a CPU."""
     if wanted == "auto":
@@ -289,8 +276,8 @@ def prepare(
     body, whole = _body(card, spec), _whole_body(card, spec)
     found = _codec(card, body, whole, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
-    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
-        raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
+    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name and runtime.write is None:
+        raise UsageError(f"{card.name} is given the place of its box beside the picture, which {runtime.name} cannot")
     setting = _setting(runtime, card, s, dtype)
     label, path, sha256 = _weights(card, spec, s.weights, exported)
     boxes = boxes_of(card, s.boxes)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.data.family_crops import box_numbers, has_box_numbers
+from hmrbench.data.family_crops import numbers_beside
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError, blamed_on
@@ -39,7 +39,7 @@ def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterat
     with ready as network:
         yield from overlapped(
             batches(job.dataset.samples, index, settings, job.batch_size, job.workers),
-            lambda batch: forward(network, normalize(batch.images), job, _box_numbers(batch, job)),
+            lambda batch: forward(network, normalize(batch.images), job, numbers_beside(job.card.crop, batch.crops)),
             lambda batch, output: (batch.index, _decode(batch, output, job)),
             job,
         )
@@ -87,19 +87,10 @@ def overlapped(
             yield decoding.result()
 
 
-def _box_numbers(batch: Batch, job: Job) -> tuple[Tensor, ...]:
-    """What a network is given beside its pictures: CLIFF's numbers of where each box lies; nothing for most."""
-    if not has_box_numbers(job.card.crop):
-        return ()
-    crops = batch.crops
-    numbers = box_numbers(crops.center_px, crops.size_px[:, 1], np.asarray(crops.image_wh_px))
-    return (torch.from_numpy(numbers).to(job.device),)
-
-
 def forward(net: Prepared, images: Tensor, job: Job, more: Sequence[Tensor] = ()) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
     with blamed_on(f"{job.card.where}: a forward of {tuple(images.shape)}"):
-        output = net(images, *more)
+        output = net(images, *(numbers.to(images.device) for numbers in more))
         mirrored = net(images.flip(3)) if job.flip else None
     if mirrored is None:
         return output
