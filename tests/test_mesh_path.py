@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from made_bodies import smpl_sized
+from scipy.sparse import csr_array
 from test_cli import hmrbench
 
 from hmrbench import evaluation, geometry, zoo
 from hmrbench.body import Body, find_body, find_gendered, install_body
-from hmrbench.body.mesh_assets import made_mesh, write_mesh_assets
+from hmrbench.body.mesh_assets import made_mesh, matrix_sha256, write_mesh_assets
 from hmrbench.cards import load_card, load_cards
 from hmrbench.data import load_spec
 from hmrbench.errors import DataError, UsageError
@@ -235,6 +236,12 @@ def test_vertices_equal_to_the_truth_are_perfect_by_every_rule(home: Path, tmp_p
     assert list(said) == ["4d-humans", *rules]
     assert [said[rule]["joints"] for rule in said] == [14, 14, 14, 14, 24]
     assert "midpoint of the hips" in said["metro"]["pelvis"]
+    parts = made_body()
+    hashes = {name: matrix_sha256(csr_array(parts[name])) for name in ("J_regressor", "joint_regressor_extra")}
+    assert said["4d-humans"]["regressor"] == f"SMPL_to_J19 ({hashes['joint_regressor_extra'][:12]})"
+    assert said["smplerx"]["regressor"] == said["smpl24"]["regressor"] == f"SMPL's own ({hashes['J_regressor'][:12]})"
+    h36m = matrix_sha256(made_mesh().joints17)[:12]
+    assert said["metro"]["regressor"] == said["spin"]["regressor"] == f"not the public one ({h36m})"
     assert "not the public one" in said["metro"]["regressor"]
     assert "not the gendered mesh's" in said["spin"]["truth"]
     assert "no pck: the file lacks keypoints_px" in row["remarks"]
