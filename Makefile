@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test test-oldest commands-oldest check bench gpu format clean
+.PHONY: setup demo docs test test-oldest commands-oldest check bench gpu runtimes format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
@@ -52,8 +52,8 @@ commands-oldest: $(OLDEST)/installed  ## the commands, and tests of counts, code
 	$(OLD) -m pytest $(addprefix tests/test_,$(addsuffix .py,bounds flops codecs mpjpe pck coco_keypoints tables))
 
 check: setup  ## format, lint, types
-	$(BIN)/ruff format --check hmrbench synth tests docs/generate.py
-	$(BIN)/ruff check hmrbench synth tests docs/generate.py
+	$(BIN)/ruff format --check hmrbench synth tests docs/*.py
+	$(BIN)/ruff check hmrbench synth tests docs/*.py
 	$(BIN)/mypy
 
 bench: setup  ## speed, as ratios taken in one run
@@ -62,9 +62,12 @@ bench: setup  ## speed, as ratios taken in one run
 gpu: setup  ## what a GPU must show, in at most 8 minutes: build/gpu/gpu.json and gpu.md
 	$(BIN)/python tests/gpu.py -o build/gpu
 
+runtimes: setup  ## every network on other runtimes, into docs/runtimes.md; hours, and goes on where it was stopped
+	$(BIN)/python docs/runtimes_table.py
+
 format: setup
-	$(BIN)/ruff format hmrbench synth tests docs/generate.py
-	$(BIN)/ruff check --fix hmrbench synth tests docs/generate.py
+	$(BIN)/ruff format hmrbench synth tests docs/*.py
+	$(BIN)/ruff check --fix hmrbench synth tests docs/*.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -72,7 +72,8 @@ def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Sour
     """
     content = read_yaml(path)
     known = ("family", "defaults", "sizes", "models", "encoders")
-    faults = [unknown_key(key, known) for key in content if key not in known]
+    unknown = [unknown_key(key, known) for key in content if key not in known]
+    faults = []
     family, defaults, sizes, models, encoders = (content.get(key) for key in known)
     if not isinstance(models, Mapping) and (models is not None or encoders is None):
         faults.append("a family file needs 'models', each under its own name")
@@ -83,8 +84,8 @@ def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Sour
         for key, value in shared.items()
         if not isinstance(value, Mapping | None)
     ]
-    if any(not f.startswith("unknown key") for f in faults):
-        refuse(path, faults)  # there are no entries to look at
+    if faults:
+        refuse(path, [*unknown, *faults])  # there are no entries to look at
     entries: dict[str, Any] = {}
     for name, own in (models or {}).items():
         if isinstance(own, Mapping):
@@ -95,7 +96,7 @@ def _read_cards(path: Path) -> tuple[tuple[ModelCard, ...], dict[str, tuple[Sour
     cards, wrong_cards = validate_all(ModelCard, entries)
     stated = {name: {"sources": given} for name, given in (encoders or {}).items()}
     sources, wrong_encoders = validate_all(EncoderWeights, stated)
-    refuse(path, [*faults, *wrong_cards, *wrong_encoders])
+    refuse(path, [*unknown, *wrong_cards, *wrong_encoders])
     for card in cards.values():
         card._file = path
     return tuple(cards.values()), {name: e.sources for name, e in sources.items()}

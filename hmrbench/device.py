@@ -51,7 +51,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe_device(device: torch.device) -> dict[str, Any]:
     """What decides a device's speed: of a GPU driver, clocks, power limit (None where NVML does not say)."""
     if device.type != "cuda":
         return {

@@ -104,6 +104,29 @@ HMR44 = Skeleton(
     ),
 )  # fmt: skip
 
+_FINGERS = tuple(f"{finger}{i}" for finger in ("thumb", "index", "middle", "ring", "pinky") for i in (1, 2, 3, 4))
+# The joints that SMPLer-X itself finds in a picture, in its order (caizhongang/SMPLer-X, `human_models.py`): of the
+# body, then four of each finger, from the palm out.
+SMPLERX65 = Skeleton(
+    name="smplerx65",
+    joints=(
+        "pelvis", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "neck",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_big_toe",
+        "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel", "left_ear", "right_ear",
+        "left_eye", "right_eye", "nose", *(f"{side}_{finger}" for side in ("left", "right") for finger in _FINGERS),
+    ),
+    flip_pairs=(
+        (1, 2), (3, 4), (5, 6), (8, 9), (10, 11), (12, 13), (14, 17), (15, 18), (16, 19), (20, 21), (22, 23),
+        *((25 + i, 45 + i) for i in range(20)),
+    ),
+    limbs=(
+        (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (0, 7), (7, 8), (7, 9), (8, 10), (9, 11), (10, 12), (11, 13),
+        (5, 14), (14, 15), (5, 16), (6, 17), (17, 18), (6, 19), (7, 24), (24, 22), (22, 20), (24, 23), (23, 21),
+        *((12 + (hand > 25), hand + 4 * finger) for hand in (25, 45) for finger in range(5)),
+        *((i, i + 1) for i in range(25, 65) if (i - 25) % 4 < 3),
+    ),
+)  # fmt: skip
+
 # What 4D-Humans compares on 3DPW and on Human3.6M: twelve limb joints, the neck, the head
 # (`datasets_eval.yaml`), with both poses moved to the pelvis (`EXTRA.PELVIS_IND`).
 HMR44_EVAL14 = (25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43)
@@ -122,8 +145,9 @@ def mirrored(joints: Iterable[str]) -> tuple[tuple[int, int], ...]:
 
 
 def skeleton_of(count: int) -> Skeleton:
-    """The joint set of that size that a pose network has, where no data set names its joints."""
-    return COCO17 if count == len(COCO17.joints) else Skeleton(f"{count} joints", joint_names(count), (), ())
+    """The joint set of that size that a network finds in pictures, where no data set names its joints."""
+    known = {len(skeleton.joints): skeleton for skeleton in (COCO17, SMPLERX65)}
+    return known.get(count) or Skeleton(f"{count} joints", joint_names(count), (), ())
 
 
 def joint_names(count: int, names: Iterable[str] | None = None) -> tuple[str, ...]:

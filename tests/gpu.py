@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     report: Row = {
         "device": devices.device_name(device),
-        "hardware": devices.describe(device),
+        "hardware": devices.describe_device(device),
         "versions": environment.versions(),
         "commit": environment.commit(),
         "sections": {},

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hmrbench.nets.encoders.eeffnet import WeightedSum
 from hmrbench.nets.encoders.swin import Swin
 from hmrbench.nets.encoders.vmamba import VMamba
 from hmrbench.nets.heads.smpl import SMPLHead
+from hmrbench.nets.meshes.smplerx import HandRoI
 from hmrbench.runtimes import Description, Network, Prepared, Runtime, Setting
 from hmrbench.schema import ModelCard
 
@@ -47,6 +49,54 @@ class Nested(Layers):
     def forward(self, x: Tensor) -> dict[str, Any]:  # type: ignore[override]
         y = super().forward(x)
         return {"maps": y, "more": (y.mT, y.mean((2, 3)))}
+
+
+class Boxed(Layers):
+    """The same plus the sum of three numbers that it is given beside the pictures, zeros if it is not."""
+
+    def forward(self, x: Tensor, box: Tensor | None = None) -> Tensor:
+        box = x.new_zeros(len(x), 3) if box is None else box
+        return super().forward(x) + box.sum(1)[:, None, None, None]
+
+
+class Shown(nn.Module):
+    """MEMe's weighted sum of two maps, whose weights `state_dict` shows in another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1, stride=2)
+        self.sum = WeightedSum([8, 8], 8, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.sum([self.fine(x), self.coarse(x)])
+        return y
+
+
+class Hands(nn.Module):
+    """SMPLer-X's features of two hands, one box of which is small, the other large and partly beside the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.hands = nn.Conv2d(3, 8, 4, stride=4), HandRoI(8)
+        self.register_buffer("boxes", torch.tensor([[90.0, 100.0, 97.0, 107.0], [-60.0, 20.0, 180.0, 260.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = self.boxes[:, None] + 20 * x.mean((1, 2, 3))[:, None]  # (2, B, 4)
+        left, right = self.hands(self.features(x), *moved).chunk(2)
+        y: Tensor = torch.cat((left, right), dim=1)
+        return y
+
+
+class Vertices(nn.Module):
+    """A mesh of SMPL's size and a camera, moved by `shift`."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        grid = torch.linspace(-1, 1, 6890 * 3).view(1, 6890, 3)
+        return {"vertices": grid + self.shift + x.mean((1, 2, 3))[:, None, None], "cam": x.new_ones(len(x), 3)}
 
 
 class Mesh(nn.Module):

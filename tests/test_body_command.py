@@ -33,7 +33,7 @@ def listed() -> dict[str, dict[str, Any]]:
 
 def test_the_free_bodies_are_always_here(cache: Path) -> None:
     rows = listed()
-    assert list(rows) == ["smpl", "free", "free-lite", "mesh-assets"]
+    assert list(rows) == ["smpl", "free", "free-lite", "smplx", "mesh-assets"]
     assert (rows["mesh-assets"]["status"], rows["mesh-assets"]["vertices"]) == ("missing", None)
     assert "hmrbench body fetch" in rows["mesh-assets"]["detail"]
     assert (rows["free"]["status"], rows["free"]["vertices"], rows["free"]["faces"]) == (

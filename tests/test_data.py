@@ -132,6 +132,7 @@ def break_boxes(folder: Path, **change: object) -> None:
         (lambda d: (d / DETECTIONS).write_text('[{"image_id": 1}]'), "not a list of COCO detections"),
         (lambda d: (d / "val2017" / "000000000002.jpg").unlink(), "000000000002.jpg: image missing"),
         (lambda d: break_annotations(d, keypoints=[1, 1, 2] * 16), "48 numbers for 17 keypoints"),
+        (lambda d: break_annotations(d, keypoints=[1, 1, 2] * 16), "in the data set's spec, under 'skeleton'"),
         (lambda d: break_annotations(d, area=0), "area"),
         (
             lambda d: break_annotations(d, keypoints=[5, 5, 0] * 17),

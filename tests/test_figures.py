@@ -98,7 +98,7 @@ def test_labels_do_not_overlap(seed: int) -> None:
 
 def test_labels_without_room_are_said_to_be_missing() -> None:
     points = [Point(f"model {i}", "swin", "S3", 1e9 + i, 70 + 1e-6 * i) for i in range(20)]
-    figure, remarks = figures.accuracy_cost(points, MACS, AP, FigureSettings(width_in=3.2, height_in=1.6))
+    figure, remarks = figures.accuracy_cost(points, MACS, AP, settings=FigureSettings(width_in=3.2, height_in=1.6))
     boxes, _ = boxes_of(figure)
     assert any(r.startswith("no room for the labels of") for r in remarks)
     assert 0 < len(boxes) < 20
@@ -108,7 +108,7 @@ def test_labels_without_room_are_said_to_be_missing() -> None:
 
 @pytest.mark.parametrize(("labels", "count"), [("none", 0), ("all", 31), ("front", None)])
 def test_kinds_of_labels(labels: str, count: int | None) -> None:
-    boxes, _ = boxes_of(figures.accuracy_cost(zoo_points(), MACS, AP, FigureSettings(labels=labels))[0])
+    boxes, _ = boxes_of(figures.accuracy_cost(zoo_points(), MACS, AP, settings=FigureSettings(labels=labels))[0])
     assert len(boxes) == count if count is not None else 2 < len(boxes) < 20
 
 
@@ -185,11 +185,11 @@ def test_axes_say_what_they_show() -> None:
 
 def test_a_range_leaves_points_out_and_says_so() -> None:
     points = [Point("a", "swin", "S3", 1e9, 70.0), Point("b", "swin", "S3", 2e9, 40.0)]
-    figure, remarks = figures.accuracy_cost(points, MACS, AP, FigureSettings(y_range=(60, 80)))
+    figure, remarks = figures.accuracy_cost(points, MACS, AP, settings=FigureSettings(y_range=(60, 80)))
     assert set(boxes_of(figure)[0]) == {"a"}
     assert remarks == ["1 points lie beyond the accuracy axis"]
     with pytest.raises(DataError, match="nothing to draw"):
-        figures.accuracy_cost(points, MACS, AP, FigureSettings(y_range=(90, 99)))
+        figures.accuracy_cost(points, MACS, AP, settings=FigureSettings(y_range=(90, 99)))
 
 
 @pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -205,7 +205,7 @@ def test_unknown_formats_and_labels() -> None:
     with pytest.raises(UsageError, match="png, svg, pdf"):
         figures.to_bytes(figures.accuracy_cost(zoo_points()[:2], MACS, AP)[0], "gif")
     with pytest.raises(UsageError, match="labels are"):
-        figures.accuracy_cost(zoo_points(), MACS, AP, FigureSettings(labels="some"))
+        figures.accuracy_cost(zoo_points(), MACS, AP, settings=FigureSettings(labels="some"))
 
 
 # --------------------------------------------------------------------------- from runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,17 @@ def test_an_array_that_claims_more_than_there_is(tmp_path: Path) -> None:
         archive.writestr("template.npy", header.getvalue())
     with pytest.raises(DataError, match=r"declares .* bytes, and holds 0"):
         read_mesh_assets(path)
+
+
+def test_the_public_regressor_with_the_legs_swapped_is_known_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whatever file: made assets whose regressor stands for the public one, in METRO's order and in SPIN's."""
+    mesh = mesh_assets.made_mesh()
+    monkeypatch.setattr(mesh_assets, "PUBLIC_REGRESSOR", mesh_assets.matrix_sha256(mesh.joints17))
+    right = mesh_assets.write_mesh_assets(tmp_path / "metro.npz", mesh)
+    assert abs(mesh_assets.read_mesh_assets(right).joints17 - mesh.joints17).max() == 0
+    swapped = replace(mesh, joints17=mesh.joints17[list(mesh_assets.SWAPPED_LEGS)])
+    wrong = mesh_assets.write_mesh_assets(tmp_path / "spin.npz", swapped)
+    with pytest.raises(DataError, match=r"spin\.npz: joints17 is .* in SPIN's order .* legs are swapped"):
+        mesh_assets.read_mesh_assets(wrong)

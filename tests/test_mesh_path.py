@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from made_bodies import smpl_sized
+from scipy.sparse import csr_array
 from test_cli import hmrbench
 
 from hmrbench import evaluation, geometry, zoo
 from hmrbench.body import Body, find_body, find_gendered, install_body
-from hmrbench.body.mesh_assets import made_mesh, write_mesh_assets
+from hmrbench.body.mesh_assets import made_mesh, matrix_sha256, write_mesh_assets
 from hmrbench.cards import load_card, load_cards
 from hmrbench.data import load_spec
 from hmrbench.errors import DataError, UsageError
@@ -34,6 +35,7 @@ CENTERS, SIZE = np.array([(120.0, 110.0), (150.0, 100.0), (90.5, 130.25)]), 160.
 MESH_CARDS = [name for name, card in load_cards().items() if card.build in known_networks() and card.task == "hmr"]
 # One of each family, the smallest.
 SMALL = ["fastmetro-s-r50", "tore-fastmetro-l-effb0", "spin-r50", "cliff-r50", "smplerx-s"]
+HELD = [name for name in MESH_CARDS if name not in (*SMALL, "smplerx-l", "smplerx-h")]  # what 3 GB of memory hold
 
 
 def made_body(shift: float = 0.0) -> dict[str, Any]:
@@ -140,29 +142,22 @@ def test_published_numbers_of_other_rules_have_names_of_their_own() -> None:
 # --------------------------------------------------------------------------- eval
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in HELD)])
 def test_eval_on_pictures(home: Path, tmp_path: Path, name: str) -> None:
     ran = hmrbench("eval", name, "--weights", "random", "--device", "cpu", "--runs", tmp_path, *common(home))
     assert ran.exit_code == 0, ran.stderr
     row = json.loads(ran.stdout)[0]
     assert row["samples"] == 3
     assert row["metrics"]["MPJPE"] > 10
-    assert set(row["metrics"]) >= {"MPJPE", "PA-MPJPE", "PVE", "PCK@0.05"}
+    assert set(row["metrics"]) >= {"MPJPE", "PA-MPJPE", "PCK@0.05"}
+    assert ("PVE" in row["metrics"]) != name.startswith("smplerx")  # whose vertices are SMPL-X's
     assert row["input"] == load_card(name).input_text
     assert row["codec"] == load_card(name).codec
     needs = known_networks()[name].mesh
     assert ("mesh_assets_sha256" in row["protocol"]) == bool(needs)
+    assert row["protocol"].get("template") == ("SMPL's" if needs == "template" else None)
     assert any("approximation" in remark for remark in row["remarks"]) == name.startswith("smplerx")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["metro-r50", "tore-metro-r50", "graphormer-h64"])
-def test_eval_of_networks_that_start_from_a_template(home: Path, tmp_path: Path, name: str) -> None:
-    ran = hmrbench("eval", name, "--weights", "random", "--device", "cpu", "--runs", tmp_path, *common(home))
-    assert ran.exit_code == 0, ran.stderr
-    row = json.loads(ran.stdout)[0]
-    assert row["protocol"]["template"] == "SMPL's"
-    assert not row["remarks"]
+    assert bool(row["remarks"]) == name.startswith("smplerx")
 
 
 def job_of(home: Path, name: str, **settings: Any) -> evaluation.Job:
@@ -241,6 +236,12 @@ def test_vertices_equal_to_the_truth_are_perfect_by_every_rule(home: Path, tmp_p
     assert list(said) == ["4d-humans", *rules]
     assert [said[rule]["joints"] for rule in said] == [14, 14, 14, 14, 24]
     assert "midpoint of the hips" in said["metro"]["pelvis"]
+    parts = made_body()
+    hashes = {name: matrix_sha256(csr_array(parts[name])) for name in ("J_regressor", "joint_regressor_extra")}
+    assert said["4d-humans"]["regressor"] == f"SMPL_to_J19 ({hashes['joint_regressor_extra'][:12]})"
+    assert said["smplerx"]["regressor"] == said["smpl24"]["regressor"] == f"SMPL's own ({hashes['J_regressor'][:12]})"
+    h36m = matrix_sha256(made_mesh().joints17)[:12]
+    assert said["metro"]["regressor"] == said["spin"]["regressor"] == f"not the public one ({h36m})"
     assert "not the public one" in said["metro"]["regressor"]
     assert "not the gendered mesh's" in said["spin"]["truth"]
     assert "no pck: the file lacks keypoints_px" in row["remarks"]
@@ -310,6 +311,8 @@ def test_joints_of_any_tool(home: Path, tmp_path: Path) -> None:
         ({"vertices_m": np.full((3, 6890, 3), np.nan)}, (), "not finite"),
         ({"joints14_m": np.zeros((3, 13, 3))}, (), "expected (3, 14, 3)"),
         ({"joints_m": np.zeros((3, 44, 3))}, ("--protocol", "metro"), "nothing that rule 'metro' can compare"),
+        ({"pred_vertices": np.zeros((3, 6890, 3))}, (), "lacks joints_m or vertices_m; it holds pred_vertices"),
+        ({"joints24_m": np.zeros((3, 24, 3))}, (), "joints24_m are for another rule, see --protocol"),
     ],
 )
 def test_files_that_do_not_do(home: Path, tmp_path: Path, arrays: dict[str, Any], args: Any, message: str) -> None:
@@ -317,6 +320,24 @@ def test_files_that_do_not_do(home: Path, tmp_path: Path, arrays: dict[str, Any]
     assert ran.exit_code == 3
     assert "p.npz" in ran.stderr
     assert message in ran.stderr
+
+
+def test_the_order_the_type_and_what_else_a_tool_wrote_do_not_matter(home: Path, tmp_path: Path) -> None:
+    truth = posed(find_body("smpl"))
+    moved = truth + np.array([0.0, 3.0, 40.0], np.float32) * np.arange(3, dtype=np.float32)[:, None, None]
+    order = [2, 0, 1]
+    np.savez_compressed(
+        tmp_path / "tool.npz",
+        imgname=np.array(["b.jpg", "c.jpg", "a.jpg"]),
+        focal_length=np.float64(5000),
+        vertices_m=np.asfortranarray(moved[order].astype(np.float64)),
+        id=np.array([f"person {i}".encode() for i in order]),
+    )
+    row = scored(home, tmp_path / "tool.npz", "--protocol", "all")
+    assert {"MPJPE", "PVE", "PVE@metro", "MPJPE@smpl24"} <= set(row["metrics"])
+    assert max(row["metrics"].values()) < 1e-1  # as far from the origin as float32 tells
+    np.savez(tmp_path / "half.npz", id=np.array(["person 0", "person 1", "person 2"]), vertices_m=truth.astype("f2"))
+    assert 0 < scored(home, tmp_path / "half.npz")["metrics"]["MPJPE"] < 1
 
 
 def test_unknown_rules_and_rules_for_keypoints_are_refused(home: Path) -> None:
@@ -382,6 +403,21 @@ def test_eval_by_all_rules_scores_as_its_saved_predictions(home: Path, tmp_path:
 # --------------------------------------------------------------------------- predict
 
 
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in HELD)])
+def test_predict_draws_everybodys_mesh(home: Path, tmp_path: Path, name: str) -> None:
+    picture = home / "people" / "pictures" / "a.jpg"
+    drawn = hmrbench("predict", name, picture, "--weights", "random", "--device", "cpu", "--boxes", "60,10,150,200",
+                     "-o", tmp_path, "--save-mesh", "ply", "--json")  # fmt: skip
+    assert drawn.exit_code == 0, drawn.stderr
+    row = json.loads(drawn.stdout)[0]
+    assert (row["model"], row["body"]) == (name, "smpl.npz")
+    person = row["people"][0]
+    assert np.isfinite(person["keypoints_px"]).all()
+    assert np.shape(person["keypoints_px"]) == (*np.shape(person["joints_m"])[:1], 2)
+    assert b"element vertex 6890\n" in (tmp_path / person["mesh"]).read_bytes()
+    assert cv2.imread(str(tmp_path / row["picture"])).shape == (240, 320, 3)
+
+
 def test_predict_draws_a_regressed_mesh(home: Path, tmp_path: Path) -> None:
     picture = home / "people" / "pictures" / "a.jpg"
     drawn = hmrbench("predict", "tore-fastmetro-l-effb0", picture, "--weights", "random", "--save-mesh", "obj",
@@ -406,3 +442,66 @@ def test_profile_counts_as_the_papers_do_and_says_what_nothing_reads(tmp_path: P
     assert (row["params"], row["params_unread"]) == (31_624_084, 1_281_000)
     assert row["macs"] == pytest.approx(1.563835e9, rel=2e-3)
     assert "1.28 M of 31.62 M parameters" in ran.stderr
+
+
+@pytest.mark.slow
+def test_profile_of_every_name_gives_the_official_counts(tmp_path: Path) -> None:
+    """From the names alone, the largest too: nothing is allocated where only counts are asked for."""
+    costs = json.loads((Path(__file__).parent / "refs" / "meshes" / "official_costs.json").read_text())
+    names = [name for name in MESH_CARDS if not name.endswith("-smpl")]
+    ran = hmrbench("profile", *names, "--repeats", "0", "--runs", tmp_path, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    rows = {row["model"]: row for row in json.loads(ran.stdout)}
+    official = {"spin-r50": "spin_hmr_r50", "cliff-r50": "cliff_res50"}
+    for name in names:
+        expected = costs[official.get(name, name.replace("-", "_"))]
+        assert rows[name]["params"] == expected["params"], name
+        assert rows[name]["params_encoder"] == expected["backbone"], name
+        assert rows[name]["macs"] == pytest.approx(1e9 * expected["macs_G"], rel=5e-3), name
+        unread = known_networks()[name].layout.never_read
+        assert (rows[name]["params_unread"] > 0) == (bool(unread) and name != "tore-fastmetro-l-r50"), name
+
+
+# --------------------------------------------------------------------------- one table
+
+
+def test_all_mesh_networks_are_the_papers_31_and_the_22_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hmrbench import profiling
+
+    names: list[str] = []
+    monkeypatch.setattr(profiling, "profile_card", lambda card, *_, **__: names.append(card.name) or [])
+    ran = hmrbench("profile", "--all", "--task", "hmr", "--device", "cpu", "--runs", tmp_path, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert set(names) == {name for name, card in load_cards().items() if card.task == "hmr"}
+    assert len([name for name in names if "hmr2" in name]) == 31
+    assert sorted(name for name in names if "hmr2" not in name) == sorted(MESH_CARDS)
+    none = hmrbench("profile", "swinpose-t-s2", "--task", "hmr", "--runs", tmp_path)
+    assert none.exit_code == 2
+    assert "none of these networks is for hmr" in none.stderr
+
+
+def test_one_table_shows_costs_rates_and_published_numbers_apart(tmp_path: Path) -> None:
+    """The line that the documentation gives for all mesh networks, on small ones of both kinds."""
+    small = ("swinhmr2-t-s2", "spin-r50", "cliff-r50", "fastmetro-s-r50")
+    ran = hmrbench("profile", *small, "swinpose-t-s2", "--device", "cpu", "--repeats", "1", "--runs", tmp_path)
+    assert ran.exit_code == 0, ran.stderr
+    rows = json.loads(hmrbench("table", "--task", "hmr", "--runs", tmp_path, "--json").stdout)
+    assert {row["model"] for row in rows} == set(small)
+    for row in rows:
+        assert row["params"] > 0 < row["macs"]
+        assert row["images_per_s"] > 0
+        assert not [key for key in row if key.endswith("MPJPE") and not key.startswith("published:")]
+    by_name = {row["model"]: row for row in rows}
+    assert by_name["cliff-r50"]["published:3dpw-test:MPJPE@spin"] == 72.0
+    assert by_name["fastmetro-s-r50"]["published:h36m-val-p2:PA-MPJPE@metro"] == 38.8
+    assert by_name["spin-r50"]["published:3dpw-test:MPJPE@spin"] is None
+    hmrbench("table", "--task", "hmr", "--runs", tmp_path, "-f", "markdown", "-o", tmp_path / "mesh.md")
+    written = (tmp_path / "mesh.md").read_text()
+    for words in (*small, "params (M)", "MACs (G)", "images/s", "published, 3dpw-test MPJPE@spin"):
+        assert words in written, words
+    assert "swinpose" not in written
+    both = json.loads(hmrbench("table", "--task", "hmr", "--runs", tmp_path, "--with-published", "--json").stdout)
+    assert {"PARE", "METRO-H64"} <= {row["model"] for row in both if row["kind"] == "published"}
+    assert not [row["model"] for row in both if row["kind"] == "published" and row["model"].startswith("CLIFF-R50")]

@@ -18,10 +18,12 @@ from test_mesh_nets import LAYOUTS
 from hmrbench import checkpoints, zoo
 from hmrbench.body import public_assets
 from hmrbench.body.mesh_assets import find_mesh_assets, made_mesh, smpl_template
-from hmrbench.cards import load_card
+from hmrbench.cards import load_card, load_cards
 from hmrbench.errors import DataError, WeightsError
+from hmrbench.nets.encoders.record import known_encoders
 from hmrbench.nets.meshes.mesh import SHAPES
 from hmrbench.nets.record import known_networks
+from hmrbench.zoo import convert
 
 OFFICIAL = {"spin-r50": "spin_hmr_r50", "cliff-r50": "cliff_res50"}
 NETS = {name: net for name, net in known_networks().items() if net.output == "mesh"}
@@ -91,6 +93,31 @@ def test_weights_check_and_convert_of_a_training_file(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.stderr
     again = hmrbench("weights", "check", "smplerx-s", target, "--json")
     assert json.loads(again.stdout)["layout"] == "hmrbench"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_file_is_looked_for_among_networks_of_its_kind(name: str) -> None:
+    """By sizes and keys, without building any: its own network is among them, and most others are not."""
+    cards = load_cards()
+    candidates = [*known_encoders(), *cards]
+    likely = list(convert._likely(candidates, cards, official_state(name)))
+    assert name in likely
+    assert len(likely) < len(candidates) / 3
+
+
+def test_no_network_is_built_that_cannot_have_a_file_that_names_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {k: torch.zeros(v.shape, dtype=torch.float16) for k, v in official_state("tore-fastmetro-l-effb0").items()}
+    torch.save(state, tmp_path / "official.bin")
+    built: list[str] = []
+    build = zoo.build_net
+    monkeypatch.setattr(convert, "build_net", lambda card, *a, **k: built.append(card.name) or build(card, *a, **k))
+    made = hmrbench("weights", "convert", tmp_path / "official.bin", tmp_path / "ours.safetensors", "--json")
+    assert made.exit_code == 0, made.stderr
+    assert json.loads(made.stdout)["model"] == "tore-fastmetro-l-effb0"
+    assert len(built) < 20
+    assert not [name for name in built if name.startswith(("swin", "vm", "gmf", "hmr2", "vitpose"))]
 
 
 # --------------------------------------------------------------------------- the public files

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +15,35 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_coco
-from runtime_nets import Doubling, Layers, Mesh, Nested, Pair, scanning
+from runtime_nets import Boxed, Doubling, Hands, Layers, Mesh, Nested, Pair, Shown, Vertices, scanning
 from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
 
+from hmrbench.cards import load_card, load_cards
+from hmrbench.codecs import Crops
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.nets.encoders import scan_standard
 from hmrbench.nets.encoders.selective_scan import selective_scan
 from hmrbench.results import runs as results
-from hmrbench.runtimes import Network, Setting, find_runtime, known_runtimes, onnxruntime, prepare, read_exported
-from hmrbench.runtimes import exported as exporting
+from hmrbench.runtimes import (
+    Network,
+    Setting,
+    checking,
+    find_runtime,
+    known_runtimes,
+    onnxruntime,
+    prepare,
+    read_exported,
+    writing,
+)
 from hmrbench.runtimes.outputs import flatten, names, unflatten
 from hmrbench.runtimes.runtime import instruction_set
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+ROOT = Path(__file__).parents[1]
 BOTH = pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
 CARD = (
@@ -111,7 +126,7 @@ def on_runtime(net: nn.Module, runtime: str, x: Tensor, folder: Path, batch_size
     with torch.inference_mode():
         want = net(x)
     kind = find_runtime(runtime)
-    made = exporting.convert(net, None, kind, "fp32", batch_size, folder / f"n{kind.suffix}", x)
+    made = writing.convert(net, None, kind, "fp32", batch_size, folder / f"n{kind.suffix}", checking.SomeCrops(x))
     with kind.prepare(made, Setting("cpu", "fp32", (64, 48))) as forward:
         found = forward(x)
         again = forward(x.flip(0))
@@ -123,7 +138,8 @@ def on_runtime(net: nn.Module, runtime: str, x: Tensor, folder: Path, batch_size
 
 @BOTH
 @pytest.mark.parametrize(
-    ("make", "batch_size"), [(Layers, None), (Pair, 2), (Nested, None), (Mesh, None), (scanning, 2)]
+    ("make", "batch_size"),
+    [(Layers, None), (Pair, 2), (Nested, None), (Mesh, None), (scanning, 2), (Shown, 2), (Hands, 1)],
 )
 def test_a_runtime_gives_pytorchs_numbers(
     runtime: str, make: Callable[[], nn.Module], batch_size: int | None, tmp_path: Path
@@ -131,9 +147,49 @@ def test_a_runtime_gives_pytorchs_numbers(
     torch.manual_seed(3)
     x = torch.randn(3, 3, 64, 48)  # a batch that neither 2 nor the tracing's example divides
     want, found = on_runtime(make(), runtime, x, tmp_path, batch_size)
-    largest, rms = exporting.compare_outputs(want, found)
+    largest, rms = checking.compare_outputs(want, found)
     assert rms <= largest <= 1e-4
     assert largest < 5e-5
+
+
+@BOTH
+def test_whole_pictures_are_of_any_size(runtime: str, tmp_path: Path) -> None:
+    """A file that was traced on pictures of one size, as a network of whole pictures is given others."""
+    net, card, kind = Layers().eval(), load_card("litepose-auto-xs"), find_runtime(runtime)
+    some = checking.SomeCrops(torch.randn(1, 3, 64, 96))
+    made = writing.convert(net, card, kind, "fp32", 1, tmp_path / f"n{kind.suffix}", some)
+    with kind.prepare(made, Setting("cpu", "fp32", card.input)) as forward:
+        for size in ((64, 96), (128, 64), (64, 48)):
+            x = torch.randn(2, 3, *size)
+            with torch.inference_mode():
+                assert checking.compare_outputs(net(x), forward(x))[0] < 1e-4
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_numbers_beside_the_picture_go_into_the_file(runtime: str, batch_size: int | None, tmp_path: Path) -> None:
+    """As CLIFF's of the place of each box; without them they are zeros, as in PyTorch's network."""
+    net, kind = Boxed().eval(), find_runtime(runtime)
+    x, box = torch.randn(3, 3, 64, 48), torch.randn(3, 3)
+    some = checking.SomeCrops(x, (box,))
+    made = writing.convert(net, None, kind, "fp32", batch_size, tmp_path / f"n{kind.suffix}", some)
+    prepared = kind.prepare(made, Setting("cpu", "fp32", (64, 48)))
+    check = checking.compare_networks(None, net, prepared, some)
+    assert (check.crops, check.max_std < 1e-4, check.keypoints_px) == (3, True, None)
+    with prepared as forward, torch.inference_mode():
+        assert checking.compare_outputs(net(x), forward(x))[0] < 1e-4
+        assert checking.compare_outputs(net(x, box), forward(x))[0] > 0.1
+
+
+def test_who_gives_cliff_its_numbers() -> None:
+    from hmrbench.evaluation.job import EvaluationSettings, prepare
+
+    def job(runtime: str) -> Any:
+        return prepare("cliff-r50", "demo-mesh", EvaluationSettings(weights="random", runtime=runtime, device="cpu"))
+
+    assert job("onnx").runtime.name == "onnxruntime"
+    with pytest.raises(UsageError, match="cliff-r50 is given the place of its box beside the picture, which doubling"):
+        job("runtime_nets:RUNTIME")
 
 
 @BOTH
@@ -141,7 +197,7 @@ def test_what_was_put_out_stays_as_it_is(runtime: str, tmp_path: Path) -> None:
     """Runtimes use their memory again; the loop decodes an output while the next one is computed."""
     net, x = Layers().eval(), torch.randn(2, 3, 64, 48)
     kind = find_runtime(runtime)
-    made = exporting.convert(net, None, kind, "fp32", None, tmp_path / f"n{kind.suffix}", x)
+    made = writing.convert(net, None, kind, "fp32", None, tmp_path / f"n{kind.suffix}", checking.SomeCrops(x))
     with kind.prepare(made, Setting("cpu", "fp32", (64, 48))) as forward:
         first = forward(x)
         kept = first.clone()
@@ -149,14 +205,27 @@ def test_what_was_put_out_stays_as_it_is(runtime: str, tmp_path: Path) -> None:
     assert torch.equal(first, kept)
 
 
+def test_meshes_are_read_by_the_networks_own_codec() -> None:
+    """Of vertices, an orthographic camera sees a shift of 0.01 as 0.01 of half the crop's height in x and in y."""
+    card = load_card("fastmetro-s-r50")
+    place = np.array([[100.0, 100.0]]), np.array([[300.0, 400.0]])
+    some = checking.SomeCrops(torch.zeros(1, 3, 8, 8), (), Crops(*place, (8, 8), np.array([[640, 480]])))
+    moved = known_runtimes()["pytorch"].prepare(Network(Vertices(0.01)), Setting("cpu", "fp32", (8, 8)))
+    check = checking.compare_networks(card, Vertices(), moved, some)
+    assert check.keypoints_px == pytest.approx(2**0.5 * 0.01 * 200, rel=1e-3)
+    assert check.max_std == pytest.approx(0.01 / 3**-0.5, rel=1e-2)  # of numbers spread evenly from -1 to 1
+
+
 def test_differences_are_in_standard_deviations() -> None:
     a = torch.tensor([[0.0, 2.0, 0.0, 2.0]])
-    assert exporting.compare_outputs(a, a + torch.tensor([[0.5, 0, 0, 0]])) == pytest.approx((0.5, 0.25))
-    assert exporting.compare_outputs((a, 4 * a), (a, 4 * a + 1)) == pytest.approx((0.25, 0.25))
+    assert checking.compare_outputs(a, a + torch.tensor([[0.5, 0, 0, 0]])) == pytest.approx((0.5, 0.25))
+    assert checking.compare_outputs((a, 4 * a), (a, 4 * a + 1)) == pytest.approx((0.25, 0.25))
+    flat = torch.full((1, 4), 5.0)  # rounding is not large because nothing varies
+    assert checking.compare_outputs(flat, flat + 1e-5) == pytest.approx((2e-4, 2e-4), rel=1e-2)
     with pytest.raises(HmrbenchError, match="is not finite"):
-        exporting.compare_outputs(a, a / 0)
+        checking.compare_outputs(a, a / 0)
     with pytest.raises(HmrbenchError, match=r"is \(1, 3\), PyTorch's \(1, 4\)"):
-        exporting.compare_outputs(a, a[:, :3])
+        checking.compare_outputs(a, a[:, :3])
 
 
 # --------------------------------------------------------------------------- files
@@ -335,7 +404,11 @@ def test_a_converter_that_fails_says_why(cards: Path, tmp_path: Path, monkeypatc
     ("name", "args", "words"),
     [
         ("net.xml", ["--runtime", "onnx"], "ends in .onnx"),
-        ("net.onnx", ["--runtime", "litert"], "nothing is exported for litert; there is onnxruntime, openvino"),
+        (
+            "net.onnx",
+            ["--runtime", "litert"],
+            "litert: it runs .tflite files that others wrote; there is onnx",
+        ),
         ("net.onnx", ["--runtime", "onyx"], "unknown runtime 'onyx'; known: litert, onnxruntime"),
         ("net.onnx", ["--runtime", "onnx", "--dtype", "bf16"], "in fp32, fp16, int8, not in bf16"),
         ("net.onnx", ["--runtime", "onnx", "--dtype", "int8"], "int8 needs --calibrate"),
@@ -404,6 +477,7 @@ def test_the_search_leaves_the_fewest_costly_layers(
         in_fp,
     )
     assert found["drop"] <= 0.5
+    assert len(found["stretches"]) == (4 if in_fp else 0)  # ranked only where some must stay
     left = sorted((s["rms_std"] for s in found["stretches"] if s["in_fp"]), reverse=True)
     assert left == sorted((s["rms_std"] for s in found["stretches"]), reverse=True)[:in_fp]
     assert len(record["calibration"]["in_fp"]) == in_fp
@@ -602,12 +676,24 @@ def test_litert_runs_files_alone() -> None:
         prepare(find_runtime("litert"), Network(Layers()), Setting("cpu", "fp32", (64, 48)))
 
 
+def test_a_smaller_file_takes_the_place_of_a_larger_one(cards: Path, tmp_path: Path) -> None:
+    """Of which nothing is left that would count as its weights; and the words of `eval` name what ran."""
+    root, file = make_coco(tmp_path / "coco"), tmp_path / "net.onnx"
+    Path(f"{file}.data").write_bytes(bytes(2**20))
+    assert export(cards, file).exit_code == 0
+    assert sorted(f.name for f in tmp_path.glob("net*")) == ["net.onnx", "net.onnx.json"]
+    args = ("-d", "coco-val", "--data-root", root, "--models-dir", cards, "--boxes", "gt", "--weights", "random")
+    both = [hmrbench("eval", "layers", *args, *more).stdout for more in ((), ("--runtime", file))]
+    assert "onnxruntime, fp32" in " ".join(both[1].split())
+    assert "pytorch" not in both[0]
+
+
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "_LARGE", 1000)
     x = torch.randn(2, 3, 64, 48)
     want, found = on_runtime(Layers(), "onnxruntime", x, tmp_path, None)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["n.onnx", "n.onnx.data"]
-    assert exporting.compare_outputs(want, found)[0] < 1e-4
+    assert checking.compare_outputs(want, found)[0] < 1e-4
     assert Network(file=tmp_path / "n.onnx").size_mb() == sum(f.stat().st_size for f in tmp_path.iterdir()) / 2**20
 
 
@@ -619,3 +705,42 @@ def test_networks_of_each_family_export(name: str, runtime: str, tmp_path: Path)
     made = hmrbench("export", name, "--runtime", runtime, "-o", file, "--weights", "random", "--json")
     assert made.exit_code == 0, made.stderr
     assert json.loads(made.stdout)["check"]["max_std"] < 1e-4
+
+
+# --------------------------------------------------------------------------- the table of the documentation
+
+
+def test_the_table_of_the_documentation(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    import runtimes_table
+
+    row = {"device": "cpu", "threads": 2, "runtime_version": "v 1", "status": "ok", "error": None}
+    rows = {
+        "vitpose-s": {
+            "pytorch": [{**row, "latency_ms": 12.34, "stable": True, "error_std": None}],
+            "onnxruntime": [
+                {**row, "latency_ms": 5.0, "stable": True, "error_std": 1e-5},
+                {**row, "latency_ms": 9.0, "stable": False, "error_std": 2.5e-5},
+            ],
+            "openvino": [{**row, "latency_ms": None, "status": "failed", "error": "no rule for aten::foo"}],
+        }
+    }
+    lines = runtimes_table.table(rows).splitlines()
+    assert "| `vitpose-s` | 256x192 | 12.3 | 5.0 |  | 2.5e-05 | failed: no rule for aten::foo |" in lines
+    assert "| `vitpose-b` | 256x192 |  |  |  | not measured | not measured |" in lines
+    assert len([line for line in lines if line.startswith("| `")]) == len(load_cards())
+    assert lines[-1] == "Latency: cpu, 2 threads, v 1."
+
+
+def test_the_tables_command_keeps_rows_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- the table of docs/runtimes_table.py -->\nold\n<!-- its end -->\nbelow\n")
+    profiled = ("profile", "litehrnet-18", "--runtime", "onnx", "--device", "cpu", "--repeats", 1, "--runs", tmp_path)
+    assert hmrbench(*profiled).exit_code == 0
+    args = [sys.executable, "docs/runtimes_table.py", "--kept", "--runs", str(tmp_path), "--page", str(page)]
+    subprocess.run(args, cwd=ROOT, check=True)
+    above, *lines, below = page.read_text().splitlines()
+    assert (above, below) == ("above", "below")
+    assert "old" not in lines
+    own = next(line for line in lines if "`litehrnet-18`" in line)
+    assert re.fullmatch(r"\| `litehrnet-18` \| 256x192 \|  \|  \|  \| \d\.\de-0[56] \| not measured \|", own)

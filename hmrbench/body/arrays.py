@@ -166,6 +166,15 @@ def _geometry(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
         "weights": (parts["weights"], (vertices, JOINTS)),
         "joint_regressor_extra": (parts.get("joint_regressor_extra"), (EXTRA, vertices)),
     }
+    return real_arrays(name, expected)
+
+
+def real_arrays(name: str, expected: Mapping[str, tuple[Array | None, tuple[int, ...]]]) -> dict[str, Array | None]:
+    """Arrays of a body as finite float32 numbers, each of the shape that stands beside it; None where there is none.
+
+    Raises:
+        DataError: one is of another shape, or of other numbers; `name` names the body.
+    """
     found: dict[str, Array | None] = {}
     for part, (array, shape) in expected.items():
         if array is not None:
@@ -192,22 +201,44 @@ def _indices(name: str, parts: Mapping[str, Array]) -> dict[str, Any]:
         if picked.ndim != 1 or len(picked) < len(SMPL_JOINT_VERTICES):
             raise DataError(f"{name}: joint_vertices is {picked.shape}, not {len(SMPL_JOINT_VERTICES)} vertices")
         picked = picked[: len(SMPL_JOINT_VERTICES)]  # a checkpoint's list goes on with the finger tips
-    if parts["f"].ndim != 2 or parts["f"].shape[1] != 3:
-        raise DataError(f"{name}: f is {parts['f'].shape}, not triangles (F, 3)")
-    for part, index in (("f", parts["f"]), ("joint_vertices", picked)):
-        if index is not None and (
-            index.dtype.kind not in "iu" or index.size == 0 or index.min() < 0 or index.max() >= vertices
-        ):
-            why = "it is of another topology"
-            raise DataError(f"{name}: {part} points at vertices that are not there: {why}")
-    tree = np.atleast_2d(parts["kintree_table"])
-    parents = tree[0].astype(np.int64) if tree.dtype.kind in "iuf" and tree.size else np.zeros(0, np.int64)
-    if parents.shape != (JOINTS,) or any(not 0 <= parent < j for j, parent in enumerate(parents) if j):
-        raise DataError(f"{name}: kintree_table is no tree of {JOINTS} joints")
+    faces = faces_of(name, parts["f"], vertices)
+    if picked is not None:
+        _check_places(name, "joint_vertices", picked, vertices)
+    parents = parents_of(name, parts["kintree_table"], JOINTS)
     if "joint_map" in parts and not np.array_equal(parts["joint_map"], OPENPOSE_ORDER):
         raise DataError(f"{name}: joint_map is not that of 4D-Humans: the joints would be mixed up")
     return {
-        "faces": parts["f"].astype(np.int64),
-        "parents": np.concatenate(([-1], parents[1:])),
+        "faces": faces,
+        "parents": parents,
         "joint_vertices": None if picked is None else picked.astype(np.int64),
     }
+
+
+def faces_of(name: str, faces: Array, vertices: int) -> Array:
+    """The triangles (F, 3) int64 of a mesh of so many vertices.
+
+    Raises:
+        DataError: they are none, or point at others.
+    """
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise DataError(f"{name}: f is {faces.shape}, not triangles (F, 3)")
+    _check_places(name, "f", faces, vertices)
+    return faces.astype(np.int64)
+
+
+def _check_places(name: str, part: str, index: Array, vertices: int) -> None:
+    if index.dtype.kind not in "iu" or index.size == 0 or index.min() < 0 or index.max() >= vertices:
+        raise DataError(f"{name}: {part} points at vertices that are not there: it is of another topology")
+
+
+def parents_of(name: str, kintree_table: Array, joints: int) -> Array:
+    """The parent of each joint (joints,) int64, -1 for the root.
+
+    Raises:
+        DataError: the table is no tree of so many joints.
+    """
+    tree = np.atleast_2d(kintree_table)
+    parents = tree[0].astype(np.int64) if tree.dtype.kind in "iuf" and tree.size else np.zeros(0, np.int64)
+    if parents.shape != (joints,) or any(not 0 <= parent < j for j, parent in enumerate(parents) if j):
+        raise DataError(f"{name}: kintree_table is no tree of {joints} joints")
+    return np.concatenate(([-1], parents[1:]))

@@ -9,6 +9,9 @@ differ in how far away it is:
     cliff     huawei-noah/noah-research, CLIFF (MIT): perspective of the whole image, whose focal length is its diagonal
     weak      microsoft/MeshTransformer (MIT) and its kin: orthographic
     smplerx   caizhongang/SMPLer-X: a translation in metres before a camera of 5,000 pixels and a picture of 256x192
+
+What is for SMPL-X poses SMPL where numbers are of SMPL: an approximation, see `_as_smpl`. Its own mesh it has in
+pictures, and where a rule takes SMPL-X's joints, once SMPL-X is installed.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmrbench.body import whole_body
 from hmrbench.body.arrays import SMPL_VERTICES
 from hmrbench.body.model import Body
-from hmrbench.errors import DataError, HmrbenchError, unknown_name
+from hmrbench.body.whole_body import WholeBody
+from hmrbench.errors import DataError, HmrbenchError, UsageError, unknown_name
 from hmrbench.geometry import (
     CROP_SIZE_PX,
     FOCAL_LENGTH_PX,
@@ -33,9 +38,12 @@ from hmrbench.geometry import (
     project,
 )
 from hmrbench.records import Array
+from hmrbench.schema import ModelCard
 
 PARAMS = ("global_orient", "body_pose", "betas", "cam")
 VERTICES = "vertices_m"  # what predicted meshes are called among a prediction's parameters
+SMPLX_TREE = "joints22_m"  # and the first 22 joints of SMPL-X, regressed from its mesh
+GRID = (16, 12)  # cells of SMPLer-X's crop, height and width, in which it finds joints
 SPIN_CROP_PX = 224
 HANDS = 2  # joints of SMPL that SMPL-X has not
 
@@ -79,6 +87,19 @@ def find_mesh_codec(name: str) -> MeshCodec:
     return MESH_CODECS[name]
 
 
+def mesh_codec_of(card: ModelCard) -> MeshCodec:
+    """The codec of meshes that a card names; HMR2.0's where it says none.
+
+    Raises:
+        UsageError: there is no such codec.
+    """
+    said = "codec" in card.model_fields_set
+    try:
+        return find_mesh_codec(card.codec if said else "smpl")
+    except UsageError as e:
+        raise UsageError(f"{card.where}: {e}") from e
+
+
 def check_body(codec: MeshCodec, body: Body) -> None:
     """The body must have the vertices that the network puts out, by which joints are found.
 
@@ -101,6 +122,7 @@ def decode_mesh(
     body: Body,
     codec: MeshCodec = MESH_CODECS["smpl"],
     image_wh_px: Array | None = None,
+    whole: WholeBody | None = None,
 ) -> tuple[Array, Array, Array, dict[str, Array]]:
     """Keypoints, scores, joints and parameters of a batch.
 
@@ -111,6 +133,7 @@ def decode_mesh(
         body: the body that the network was trained with.
         codec: how the output is read.
         image_wh_px: (B, 2) width and height of the images, which a camera of the whole image needs.
+        whole: SMPL-X, where its own joints `joints22_m` (B, 22, 3) are wanted of a network that is for it.
 
     Returns:
         keypoints (B, 44, 2) in pixels of the image; scores (B, 44), all one, since HMR networks have none; joints
@@ -120,46 +143,90 @@ def decode_mesh(
     Raises:
         HmrbenchError: a parameter is missing or not finite; names the row of the batch.
     """
-    wanted = ("vertices", "cam") if codec.mesh == "vertices" else PARAMS
-    missing = [name for name in wanted if name not in output]
-    if missing:
+    params = _finite(output, ("vertices", "cam") if codec.mesh == "vertices" else PARAMS)
+    if codec.mesh == "vertices":
+        params[VERTICES] = params.pop("vertices")
+        joints = body.joints_of(params[VERTICES])
+    else:
+        if codec.mesh == "smplx":
+            more = tuple(name for name in whole_body.PARAMS if name in output and name not in PARAMS)
+            params = _as_smpl(params) | {f"smplx_{name}": x for name, x in _finite(output, more).items()}
+            if whole is not None:
+                params[SMPLX_TREE] = whole.tree_of(whole(_finite(output, whole_body.PARAMS))[0])
+        found = body(params["global_orient"], params["body_pose"], params["betas"]).joints  # (B, 44, 3)
+        if found is None:
+            raise HmrbenchError(f"{body.source}: this body has no regressor of the 44 joints")
+        joints = found
+    keypoints = in_image(joints, params["cam"], center_px, size_px, codec, image_wh_px)
+    scores = np.ones(keypoints.shape[:2], np.float32)
+    arrays = {name: value.cpu().numpy() for name, value in params.items()}
+    return keypoints.cpu().numpy(), scores, joints.cpu().numpy(), arrays
+
+
+@torch.inference_mode()
+def decode_whole(
+    output: Mapping[str, Tensor], center_px: Array, size_px: Array, body: WholeBody | None
+) -> tuple[Array, Array, Array | None, dict[str, Array]]:
+    """What a network for SMPL-X says of a batch, without SMPL.
+
+    Args:
+        output: SMPL-X's parameters, see `WholeBody`; `cam` (B, 3); `joints_cells` (B, 65, 3), in cells of the crop.
+        center_px: (B, 2) and size_px: (B, 2) the crops in the image, x then y.
+        body: SMPL-X, where it is installed.
+
+    Returns:
+        the 65 keypoints (B, 65, 2) that the network itself finds, in pixels of the image; scores (B, 65), all one; the
+        joints of SMPL-X's tree (B, 55, 3) in metres, in the camera's orientation, None without a body; the parameters
+        by name, of which `cam` (B, 3) is scale, x and y in the crop.
+
+    Raises:
+        HmrbenchError: a parameter is missing or not finite; names the row of the batch.
+    """
+    params = _finite(output, (*whole_body.PARAMS, "cam", "joints_cells"))
+    cells = params.pop("joints_cells")[..., :2].double().cpu().numpy() / GRID[::-1]  # (B, 65, 2) in 0..1
+    keypoints = np.asarray(center_px)[:, None] + (cells - 0.5) * np.asarray(size_px)[:, None]
+    params["cam"] = _crop_camera(params["cam"])
+    joints = None if body is None else body(params)[1].cpu().numpy()
+    arrays = {name: value.cpu().numpy() for name, value in params.items()}
+    return keypoints, np.ones(keypoints.shape[:2], np.float32), joints, arrays
+
+
+def _finite(output: Mapping[str, Tensor], wanted: tuple[str, ...]) -> dict[str, Tensor]:
+    """Some of what a network put out, float32.
+
+    Raises:
+        HmrbenchError: one is missing or not finite; names the row of the batch.
+    """
+    if missing := [name for name in wanted if name not in output]:
         raise HmrbenchError(f"the network's output lacks {', '.join(missing)}")
     params = {name: output[name].detach().float() for name in wanted}
     for name, value in params.items():
         finite = torch.isfinite(value.flatten(1)).all(1)
         if not finite.all():
             raise HmrbenchError(f"{name} in row {int((~finite).nonzero()[0])} of the batch is not finite")
-    if codec.mesh == "vertices":
-        params[VERTICES] = params.pop("vertices")
-        joints = body.joints_of(params[VERTICES])
-    else:
-        params = _as_smpl(params) if codec.mesh == "smplx" else params
-        found = body(params["global_orient"], params["body_pose"], params["betas"]).joints  # (B, 44, 3)
-        if found is None:
-            raise HmrbenchError(f"{body.source}: this body has no regressor of the 44 joints")
-        joints = found
-    keypoints = _keypoints(joints, params["cam"], center_px, size_px, codec, image_wh_px)
-    scores = np.ones(keypoints.shape[:2], np.float32)
-    arrays = {name: value.cpu().numpy() for name, value in params.items()}
-    return keypoints.cpu().numpy(), scores, joints.cpu().numpy(), arrays
+    return params
+
+
+def _crop_camera(cam: Tensor) -> Tensor:
+    """SMPLer-X's translation (B, 3) as a scale and a shift in a crop as high as the picture."""
+    return torch.cat((2 * FOCAL_LENGTH_PX / (CROP_SIZE_PX * cam[:, 2:]), cam[:, :2]), dim=1)
 
 
 def _as_smpl(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """SMPL-X's rotations on SMPL, which has two more joints, in the hands, and a shape space of its own: the mean shape
-    stands for SMPL-X's. The translation becomes a scale and a shift in a crop as high as the picture."""
-    pose, cam = params["body_pose"], params["cam"]
+    stands for SMPL-X's."""
+    pose = params["body_pose"]
     rest = torch.eye(3, dtype=pose.dtype, device=pose.device).expand(len(pose), HANDS, 3, 3)
-    scale = 2 * FOCAL_LENGTH_PX / (CROP_SIZE_PX * cam[:, 2:])
     return {
         "global_orient": params["global_orient"],
         "body_pose": torch.cat((pose, rest), dim=1),
         "betas": torch.zeros_like(params["betas"]),
-        "cam": torch.cat((scale, cam[:, :2]), dim=1),
+        "cam": _crop_camera(params["cam"]),
         "smplx_betas": params["betas"],
     }
 
 
-def _keypoints(
+def in_image(
     joints: Tensor, cam: Tensor, center_px: Array, size_px: Array, codec: MeshCodec, image_wh_px: Array | None
 ) -> Tensor:
     """Joints (B, J, 3) as pixels of the image (B, J, 2), float64."""

@@ -12,6 +12,7 @@ import numpy as np
 from hmrbench import files
 from hmrbench.body.arrays import BETAS, SMPL_VERTICES, BodyArrays, read_arrays, read_body, read_regressor
 from hmrbench.body.model import Body
+from hmrbench.body.whole_body import WholeBody, is_whole_body, read_whole_body
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.fetch.fetch import cache_dir
 
@@ -33,6 +34,13 @@ MISSING_REGRESSOR = (
     "SMPL is installed ({path}), but not the regressor of the 19 joints that the benchmarks compare. It is "
     "SMPL_to_J19.pkl in the hmr2_data.tar.gz of 4D-Humans (https://github.com/shubham-goel/4D-Humans); run\n"
     "    hmrbench body install SMPL_to_J19.pkl"
+)
+
+MISSING_WHOLE = (
+    "the SMPL-X body model is not installed (no {path}). It turns what SMPLer-X predicts into a mesh with hands and a "
+    "face. Its licence, free for non-commercial research, does not allow it to be shipped: register at "
+    "https://smpl-x.is.tue.mpg.de, download SMPLX_NEUTRAL.npz (or .pkl), then run\n"
+    "    hmrbench body install SMPLX_NEUTRAL.npz"
 )
 
 
@@ -80,16 +88,34 @@ def find_gendered(folder: Path | None = None) -> dict[str, Body]:
     return {gender: load_body(path) for gender, path in paths.items() if path.is_file()}
 
 
+def whole_body_path(folder: Path | None = None) -> Path:
+    """Where SMPL-X is kept once a person has installed it."""
+    return (folder or body_folder()) / "smplx.npz"
+
+
+def find_whole_body(folder: Path | None = None) -> WholeBody:
+    """SMPL-X as installed.
+
+    Raises:
+        DataError: it is not installed, which says how to get it, or broken.
+    """
+    path = whole_body_path(folder)
+    if not path.is_file():
+        raise DataError(MISSING_WHOLE.format(path=path))
+    return WholeBody(read_whole_body(path))
+
+
 def install_body(
     source: str | Path | Mapping[str, Any],
     folder: Path | None = None,
     name: str | None = None,
     gender: str | None = None,
 ) -> Path:
-    """Check SMPL, or its regressor of the extra joints, and keep it for `find_body`.
+    """Check SMPL, its regressor of the extra joints, or SMPL-X, and keep it for `find_body` or `find_whole_body`.
 
     Args:
-        source: an official `.pkl`, an `.npz`, the state dict of an HMR2.0 checkpoint, or `SMPL_to_J19.pkl`.
+        source: an official `.pkl`, an `.npz`, the state dict of an HMR2.0 checkpoint, `SMPL_to_J19.pkl`, or SMPL-X's
+            `.npz` or `.pkl`.
         folder: where to keep it; default `body_folder()`.
         name: the file that a mapping came from, for messages.
         gender: `female` or `male`: keep it as that body, which rules such as SPIN's take true meshes from, and not as
@@ -99,7 +125,7 @@ def install_body(
         The file that was written.
 
     Raises:
-        DataError: the file cannot be read, does not hold SMPL, or holds the female or male one.
+        DataError: the file cannot be read, does not hold SMPL or SMPL-X, or holds the female or male one.
     """
     name = str(source) if isinstance(source, (str, Path)) else name or "body"
     content = dict(source) if isinstance(source, Mapping) else read_arrays(Path(source))
@@ -109,11 +135,16 @@ def install_body(
         if regressor.shape[1] != SMPL_VERTICES:
             raise DataError(f"{name}: for {regressor.shape[1]} vertices; SMPL has {SMPL_VERTICES}")
         return files.write_arrays(folder / "smpl_joints.npz", {"joint_regressor_extra": regressor})
+    its = _gender(Path(name).stem, content.get("gender"))
+    if is_whole_body(content):
+        whole = read_whole_body(content, name)
+        if gender or its:
+            raise DataError(f"{name}: of SMPL-X the neutral body alone is used, not the {gender or its} one")
+        return files.write_arrays(whole_body_path(folder), whole.as_npz())
     body = read_body(content, name=name)
     if len(body.v_template) != SMPL_VERTICES:
         found = f"{len(body.v_template)} vertices; SMPL has {SMPL_VERTICES}"
         raise DataError(f"{body.source}: {found}: this is another topology")
-    its = _gender(Path(name).stem, content.get("gender"))
     if gender is not None and its != gender:
         said = f"the {its} body" if its else "the neutral body, or one that does not say"
         raise DataError(f"{name}: by its name or content this is {said}, not the {gender} one")

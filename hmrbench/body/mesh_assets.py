@@ -31,6 +31,10 @@ MISSING = (
     "or give a file of them with --mesh-assets FILE"
 )
 _PARTS = ("row", "col", "value", "shape")
+# Human3.6M's regressor is passed around in METRO's order, which is wanted here, and in SPIN's, where the legs are
+# swapped: rows of the one in the order of the other; the same list leads back. `matrix_sha256` is that of METRO's.
+SWAPPED_LEGS = (0, 4, 5, 6, 1, 2, 3, *range(7, 17))
+PUBLIC_REGRESSOR = "83b29a3d8114d444b3f6e66a08120d6b24e9697668fe47c2835de3145560bd51"
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,11 @@ def mesh_matrices(arrays: Mapping[str, Array], name: str) -> MeshMatrices:
     if (np.abs(sums - 1) > 1e-3).any():
         row = int(np.argmax(np.abs(sums - 1)))
         raise DataError(f"{name}: adjacency is not normalised: row {row} sums to {sums[row]:.4g}, not 1")
+    if matrix_sha256(matrices["joints17"][list(SWAPPED_LEGS)]) == PUBLIC_REGRESSOR:
+        raise DataError(
+            f"{name}: joints17 is Human3.6M's regressor in SPIN's order (J_regressor_h36m.npy), in which the legs are "
+            "swapped; METRO's is wanted (J_regressor_h36m_correct.npy), such as `hmrbench body fetch` makes of either"
+        )
     return MeshMatrices(**matrices, template=template.astype(np.float32))
 
 

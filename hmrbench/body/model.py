@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.body.arrays import BETAS, JOINTS, OPENPOSE_ORDER, POSE_BASES, BodyArrays
+from hmrbench.body.arrays import BETAS, EXTRA, JOINTS, OPENPOSE_ORDER, BodyArrays
 from hmrbench.errors import DataError
 from hmrbench.records import Array
 
@@ -63,10 +63,12 @@ class Body(nn.Module):
         self.update_hips = update_hips
         self.has_joints = arrays.joint_vertices is not None and arrays.joint_regressor_extra is not None
         self._parents = torch.from_numpy(arrays.parents)  # stays on the CPU: smplx walks along it in Python
-        self.mesh = _Mesh(arrays.v_template, arrays.shapedirs, arrays.posedirs, arrays.J_regressor, arrays.weights)
+        self.mesh = SkinnedMesh(
+            arrays.v_template, arrays.shapedirs, arrays.posedirs, arrays.J_regressor, arrays.weights
+        )
         self.joint_mesh = self._mesh_for_joints(arrays)
 
-    def _mesh_for_joints(self, arrays: BodyArrays) -> _Mesh:
+    def _mesh_for_joints(self, arrays: BodyArrays) -> SkinnedMesh:
         """A small mesh: 24 points that are the joints at rest, then the vertices joints are read from."""
         needed = np.zeros(0, np.int64)
         if arrays.joint_vertices is not None and arrays.joint_regressor_extra is not None:
@@ -84,7 +86,7 @@ class Body(nn.Module):
         if arrays.posedirs is not None:
             still = np.zeros((JOINTS, *arrays.posedirs.shape[1:]))
             posedirs = np.concatenate((still, arrays.posedirs[needed]))
-        return _Mesh(
+        return SkinnedMesh(
             v_template=np.concatenate((rest, arrays.v_template[needed])),
             shapedirs=np.concatenate((moves, arrays.shapedirs[needed])),
             posedirs=posedirs,
@@ -146,6 +148,13 @@ class Body(nn.Module):
         """The 24 joints of the kinematic tree, regressed from a mesh: (B, V, 3) to (B, 24, 3)."""
         return torch.einsum("jv,bvc->bjc", self.mesh.J_regressor, vertices)
 
+    def extra_regressor(self) -> Tensor:
+        """The regressor of the 19 extra joints (19, V); nothing but zeros where the body has none."""
+        whole = torch.zeros(EXTRA, len(self.mesh.v_template), device=self.mesh.v_template.device)
+        if self.has_joints:
+            whole[:, self._needed] = self._extra.to(whole.dtype)
+        return whole
+
     def _all_joints(self, smpl_joints: Tensor, points: Tensor) -> Tensor:
         openpose = torch.cat((smpl_joints, points[:, self._picked]), dim=1)[:, self._order]  # (B, 25, 3)
         if self.update_hips:
@@ -165,8 +174,8 @@ def _moved_hips(joints: Tensor) -> Tensor:
     return joints
 
 
-class _Mesh(nn.Module):
-    """The tensors of one mesh, in the layout that smplx wants."""
+class SkinnedMesh(nn.Module):
+    """The tensors of one mesh with J joints, in the layout that smplx wants."""
 
     v_template: Tensor
     shapedirs: Tensor
@@ -184,18 +193,18 @@ class _Mesh(nn.Module):
     ) -> None:
         super().__init__()
         if posedirs is None:
-            posedirs = np.zeros((*v_template.shape, POSE_BASES), np.float32)
+            posedirs = np.zeros((*v_template.shape, 9 * (len(J_regressor) - 1)), np.float32)
         for name, array in (
             ("v_template", v_template),
             ("shapedirs", shapedirs),
-            ("posedirs", posedirs.reshape(-1, POSE_BASES).T),  # (207, 3V)
+            ("posedirs", posedirs.reshape(-1, posedirs.shape[-1]).T),  # (9 (J - 1), 3V)
             ("J_regressor", J_regressor),
             ("weights", weights),
         ):
             self.register_buffer(name, torch.tensor(array, dtype=torch.float32), persistent=False)
 
     def forward(self, betas: Tensor, pose: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
-        """Posed vertices (B, V, 3) and joints (B, 24, 3)."""
+        """Posed vertices (B, V, 3) and joints (B, J, 3) of rotations (B, J, 3, 3)."""
         from smplx.lbs import lbs  # for non-commercial research: not imported where no body is posed
 
         tensors = (self.v_template, self.shapedirs, self.posedirs, self.J_regressor, parents, self.weights)

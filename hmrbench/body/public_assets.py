@@ -21,6 +21,8 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 
 from hmrbench.body.mesh_assets import (
+    PUBLIC_REGRESSOR,
+    SWAPPED_LEGS,
     made_mesh,
     matrix_sha256,
     mesh_assets_path,
@@ -32,7 +34,7 @@ from hmrbench.body.mesh_assets import (
 )
 from hmrbench.body.unpickle import read_sparse
 from hmrbench.errors import DataError
-from hmrbench.fetch.fetch import Progress, fetch
+from hmrbench.fetch.fetch import FetchProgress, fetch
 from hmrbench.files import file_sha256, open_zip, opened, read_npy
 from hmrbench.nets.meshes.mesh import FULL, MeshMatrices
 from hmrbench.records import Array
@@ -62,21 +64,18 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     for name, digest in _SHA256.items()
 }
 
-# Files of the regressor by their sha256: METRO's, and SPIN's and CLIFF's `J_regressor_h36m.npy`, where the legs are
-# swapped. Rows of the one in the order of the other; the same list leads back.
+# Files of the regressor by their sha256: METRO's, and SPIN's and CLIFF's `J_regressor_h36m.npy`.
 METRO_ORDER, SPIN_ORDER = "METRO's order", "SPIN's order"
 REGRESSOR_FILES = {
     _SHA256[REGRESSOR]: METRO_ORDER,
     "c655cd7013d7829eb9acbebf0e43f952a3fa0305a53c35880e39192bfb6444a0": SPIN_ORDER,
 }
-SWAPPED_LEGS = (0, 4, 5, 6, 1, 2, 3, *range(7, 17))
-PUBLIC_REGRESSOR = "83b29a3d8114d444b3f6e66a08120d6b24e9697668fe47c2835de3145560bd51"  # `matrix_sha256` of either
 
 _MAX_MEMBER = 32 << 20  # bytes of one array of matrices; the largest public one has 0.7 MiB
 
 
 def fetch_mesh_assets(
-    given: Path | None = None, folder: Path | None = None, offline: bool = False, progress: Progress | None = None
+    given: Path | None = None, folder: Path | None = None, offline: bool = False, progress: FetchProgress | None = None
 ) -> Path:
     """Make the stored mesh assets of the public files, with SMPL's template where SMPL is installed.
 

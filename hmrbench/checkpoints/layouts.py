@@ -21,12 +21,13 @@ def is_known(state: Mapping[str, Any]) -> bool:
 
 
 def drop_keys(state: dict[str, Tensor], pattern: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights without those whose keys match, and the keys of those."""
     gone = [k for k in state if re.match(pattern, k)]
     return {k: v for k, v in state.items() if k not in set(gone)}, gone
 
 
 def _network_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`backbone.` and the heads of a whole network -> `encoder.`, `head.`; the norm of the output -> `neck.`"""
+    """`backbone.` and the heads of a whole network -> `encoder.`, `head.`; the norm of the output -> `neck.`."""
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         key = re.sub(r"^backbone\.(?:out)?norm[0-3]\.", "neck.norm.", key)
@@ -109,6 +110,8 @@ def bare_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def layout_of(given: OfficialLayout) -> WeightsLayout:
+    """What a network's record says of its official files, as a layout."""
+
     def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {ours: v for k, v in state.items() if (ours := given.ours(k)) is not None}
 

@@ -16,7 +16,10 @@ _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 def install(
     path: Annotated[
         Path,
-        typer.Argument(help="SMPL's .pkl, an .npz of it, an HMR2.0 checkpoint that holds it, or SMPL_to_J19.pkl."),
+        typer.Argument(
+            help="SMPL's .pkl, an .npz of it, an HMR2.0 checkpoint that holds it, SMPL_to_J19.pkl, or SMPL-X's .npz "
+            "or .pkl."
+        ),
     ],
     gender: Annotated[
         Literal["female", "male"] | None,
@@ -24,18 +27,19 @@ def install(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check the SMPL body model, or its regressor of the extra joints, and keep it. No code in it is run."""
-    from hmrbench.body import find_body, install_body
+    """Check SMPL, its regressor of the extra joints, or SMPL-X, and keep it. No code in it is run."""
+    from hmrbench.body import find_body, install_body, whole_body_path
     from hmrbench.checkpoints import read_state
     from hmrbench.errors import DataError
 
     checkpoint = path.suffix.lower() in _CHECKPOINTS
     written = install_body(read_state(path) if checkpoint else path, name=str(path), gender=gender)
     missing = None
-    try:
-        find_body("smpl")
-    except DataError as e:  # the other one of the two files is still to be installed
-        missing = str(e)
+    if written != whole_body_path():
+        try:
+            find_body("smpl")
+        except DataError as e:  # the other one of the two files is still to be installed
+            missing = str(e)
     if json:
         print_json({"source": str(path), "written": str(written), "complete": missing is None})
         return
@@ -111,7 +115,29 @@ def describe() -> list[dict[str, Any]]:
                 "detail": detail,
             }
         )
-    return [*rows, _assets_row()]
+    return [*rows, _whole_body_row(), _assets_row()]
+
+
+def _whole_body_row() -> dict[str, Any]:
+    """SMPL-X among the bodies."""
+    from hmrbench.body import find_whole_body, whole_body_path
+    from hmrbench.errors import DataError
+
+    found, status, detail = None, "installed", ""
+    try:
+        found = find_whole_body()
+    except DataError as e:
+        status, detail = ("corrupt" if whole_body_path().is_file() else "missing"), str(e)
+    return {
+        "name": "smplx",
+        "status": status,
+        "vertices": None if found is None else len(found.mesh.v_template),
+        "faces": None if found is None else len(found.faces),
+        "sha256": None if found is None else found.sha256,
+        "file": None if found is None else found.source,
+        "licence": "research only",
+        "detail": detail,
+    }
 
 
 def _assets_row() -> dict[str, Any]:

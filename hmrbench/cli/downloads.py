@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hmrbench.fetch.fetch import Progress
+    from hmrbench.fetch.fetch import FetchProgress
 
 _LINE_EVERY = 200 << 20  # bytes
 
 
 @contextmanager
-def download_bar(console: Console) -> Iterator[Progress]:
+def download_bar(console: Console) -> Iterator[FetchProgress]:
     """`with download_bar(...) as progress`: size, rate and time left of each file that is downloaded."""
     if not console.is_terminal:
         yield _lines(console)
@@ -50,7 +50,7 @@ def download_bar(console: Console) -> Iterator[Progress]:
         yield progress
 
 
-def _lines(console: Console) -> Progress:
+def _lines(console: Console) -> FetchProgress:
     """A line when a file begins, after every 200 MB, and when it is whole."""
     told: dict[str, int] = {}
 

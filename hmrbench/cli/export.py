@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -73,25 +74,22 @@ def export(
         else CalibrationSettings(calibrate, calibration_crops, bound, data_root, boxes, datasets_file)
     )
     found = write(model, output, settings, weights=weights, calibrate=calibration, models_dirs=models_dir or [])
-    record = found.record
     if json:
-        print_json(record)
+        print_json(found.record)
         return
-    check = record["check"]
-    out = stdout()
-    out.print(
-        f"{output}: {record['model']} for {record['runtime']} in {dtype}, {record['file_mb']:.1f} MB", soft_wrap=True
-    )
+    for line in _told(output, found.record):
+        stdout().print(line, soft_wrap=True)
+
+
+def _told(output: Path, record: Mapping[str, Any]) -> Iterator[str]:
+    """What a person wants to know of a file that was written."""
+    check, search = record["check"], record["search"]
+    yield f"{output}: {record['model']} for {record['runtime']} in {record['dtype']}, {record['file_mb']:.1f} MB"
     moved = "" if check["keypoints_px"] is None else f"; keypoints move by at most {check['keypoints_px']:.3g} px"
-    out.print(
+    yield (
         f"off PyTorch by at most {check['max_std']:.2g} standard deviations of the output "
-        f"(root mean square {check['rms_std']:.2g}) on {check['crops']} crops{moved}",
-        soft_wrap=True,
+        f"(root mean square {check['rms_std']:.2g}) on {check['crops']} crops{moved}"
     )
-    if record["search"]:
-        search = record["search"]
-        out.print(
-            f"{search['in_fp']} of {search['layers']} layers stay in fp: "
-            f"{search['score']} drops by {search['drop']:.2f}",
-            soft_wrap=True,
-        )
+    if search:
+        kept = f"{search['in_fp']} of {search['layers']} layers stay in fp"
+        yield f"{kept}: {search['score']} drops by {search['drop']:.2f}"

@@ -27,7 +27,7 @@ PANELS = {
     "What is held": ("baseline", "update", "costs", "interval", "tolerance", "resamples", "confidence"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
-        "cuda_graph",
+        "cuda_graph", "no_cuda_graph",
     ),
     "What is written": (
         "runs", "output", "out", "save_predictions", "json", "resume", "minutes", "half", "format", "digits", "metric",
@@ -52,10 +52,13 @@ EXAMPLES = {
         "hmrbench export vmpose-t-s2 --runtime onnx --weights demo -o vmpose.onnx",
         "hmrbench export vmpose-t-s2 --runtime openvino --dtype int8 --calibrate demo-pose-train -o v.xml",
     ),
-    "table": ("hmrbench table", "hmrbench table --against S4 --with-published -f latex -o table.tex"),
+    "table": (
+        "hmrbench table --task hmr",
+        "hmrbench table --against S4 --with-published -f latex -o table.tex",
+    ),
     "profile": (
         "hmrbench profile 'swinpose-t-*' --batch-size 1,8 --device cpu",
-        "hmrbench profile --all --repeats 0",
+        "hmrbench profile --all --task hmr --repeats 0",
         "hmrbench profile hmr2-h --by-module --dtype fp16 --device cuda",
     ),
     "plot": (

@@ -104,7 +104,7 @@ def show(
         print_json({**card.model_dump(mode="json"), **parameters, "shapes": shapes})
         return
     out = stdout()
-    cut = f", cut after stage {card.stages}" if card.encoder and not card.encoder.startswith("vit") else ""
+    cut = f", cut after stage {card.stages}" if card.encoder and len(shapes) > 3 else ""  # more than its three parts
     title = f"{card.name}  ({card.paper_name}; {card.task}; {card.encoder or card.build}{cut})"
     out.print(printable(title), style="bold", soft_wrap=True)
     rows = [[s["part"], _shape(s["output"]), _millions(s["params"])] for s in shapes]

@@ -54,14 +54,17 @@ def predict(
     weights: Weights = None,
     body: Annotated[
         str | None,
-        typer.Option("--body", help="For meshes: smpl (must be installed), or free or free-lite, which come along."),
+        typer.Option(
+            "--body",
+            help="For meshes: smpl, or smplx for SMPLer-X (must be installed), or free or free-lite, which come along.",
+        ),
     ] = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture (pose only).")
     ] = True,
     side_view: Annotated[bool, typer.Option("--side-view", help="Also show meshes from the side.")] = False,
     save_mesh: Annotated[
-        Literal["obj", "ply"] | None, typer.Option("--save-mesh", help="Also write each person's mesh.")
+        Literal["obj", "ply", "npz"] | None, typer.Option("--save-mesh", help="Also write each person's mesh.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("predictions"),
     device: Device = "auto",
@@ -105,9 +108,11 @@ def predict(
         stderr().print(
             f"{card.name}: demo weights, which know synthetic people alone; no others are here", soft_wrap=True
         )
-    job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else "smpl"))
-    _check_options(job, boxes, meshes=bool(side_view or save_mesh or body))
+    job = prepare_pictures(card, settings, body or ("free" if weights == "demo" else None))
+    _check_options(job, boxes, body, meshes=bool(side_view or save_mesh))
     found = None if boxes == "full" else named_boxes(boxes, list(stems))
+    for said in job.remarks:
+        stderr().print(f"{job.card.name}: {said}", markup=False, soft_wrap=True)
     remark = stderr()
     failures: list[HmrbenchError] = []
     people: dict[Path, list[Sample]] = {}
@@ -137,14 +142,23 @@ def predict(
         raise typer.Exit(max(e.exit_code for e in failures))
 
 
-def _check_options(job: Job, boxes: str, meshes: bool) -> None:
-    """Refuse what is asked of another kind of network."""
-    if job.card.task == "hpe" and meshes:
+def _check_options(job: Job, boxes: str, body: str | None, meshes: bool) -> None:
+    """Refuse what is asked of another kind of network, or without the body that it takes."""
+    from hmrbench.body import find_whole_body
+
+    if job.card.task == "hpe" and (meshes or body):
         raise UsageError(
             f"{job.card.name} predicts no meshes: --side-view, --save-mesh, --body are for networks that do"
         )
     if job.card.crop.kind == "bottom-up" and boxes != "full":
         raise UsageError(f"{job.card.name} finds the people in whole pictures itself: leave --boxes at full")
+    if job.card.task == "hmr" and job.body is None:
+        if meshes:
+            find_whole_body()  # which says how to get it
+        stderr().print(
+            f"{job.card.name}: no mesh is drawn, but the joints that it finds: SMPL-X is not installed "
+            "(hmrbench body install SMPLX_NEUTRAL.npz)", soft_wrap=True
+        )  # fmt: skip
 
 
 def _stems(images: list[Path]) -> dict[Path, str]:

@@ -16,6 +16,7 @@ from hmrbench.cli.options import (
     Json,
     ModelsDirs,
     Runs,
+    Task,
     Weights,
     _complete_model,
     print_json,
@@ -38,6 +39,7 @@ def profile(
         typer.Argument(help="Names or globs, such as 'gmf*-s3'.", autocompletion=_complete_model),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All models, of both tasks, from small to large.")] = False,
+    task: Task = None,
     batch_size: Annotated[
         str,
         typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="One or several, such as 1,8,64."),
@@ -99,21 +101,14 @@ def profile(
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
     if unstable and not resume:
         raise UsageError("--unstable says which rows of --resume run again: give both")
-    cards = find_cards(model or ["*"], load_cards(models_dir or []))
+    cards = [c for c in find_cards(model or ["*"], load_cards(models_dir or [])) if task in (None, c.task)]
+    if not cards:
+        raise UsageError(f"none of these networks is for {task}")
     settings = profiling.ProfileSettings(
-        device=device,
-        dtype=dtype,
-        repeats=repeats,
-        seconds=seconds,
-        scope=scope,
-        compile=compile,
-        channels_last=channels_last,
-        cuda_graph=cuda_graph,
-        threads=threads,
-        weights=weights,
-        fused=fuse,
+        device=device, dtype=dtype, repeats=repeats, seconds=seconds, scope=scope, compile=compile,
+        channels_last=channels_last, cuda_graph=cuda_graph, threads=threads, weights=weights, fused=fuse,
         by_module=by_module,
-    )
+    )  # fmt: skip
     variants = profiling.variants(settings, runtime or [])
     batch_sizes = profiling.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():

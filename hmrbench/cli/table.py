@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hmrbench.cli.options import Json, ModelsDirs, Runs, print_json, print_text, stdout
+from hmrbench.cli.options import Json, ModelsDirs, Runs, Task, print_json, print_text, stdout
 
 if TYPE_CHECKING:
     from hmrbench.report.tables import Table
@@ -42,6 +42,7 @@ def table(
         str | None, typer.Option("--against", help="A cut such as S4: add what the others change against it.")
     ] = None,
     with_published: WithPublished = False,
+    task: Task = None,
     by: By = None,
     metric: Annotated[
         list[str] | None,
@@ -69,7 +70,7 @@ def table(
 
     if format is Format.parquet and output is None and not json:
         raise UsageError("parquet is no text: --output says which file to write")
-    gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size), by)
+    gathered = load(runs, models_dir, pattern, with_published, against, Speed(device, dtype, batch_size), by, task)
     if json or format is Format.json:
         rows = gathered.flat(metric or [])
         if output is None:
@@ -96,6 +97,7 @@ def load(
     against: str | None = None,
     speed: object = None,
     by: str | None = None,
+    task: str | None = None,
 ) -> Table:
     """The joined table that `table`, `plot` and `report` begin with."""
     from hmrbench.cards import load_cards
@@ -111,4 +113,5 @@ def load(
         against=against,
         speed=speed,  # type: ignore[arg-type]
         by_runtime=by == "runtime",
+        task=task,
     )

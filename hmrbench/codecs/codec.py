@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hmrbench.errors import HmrbenchError, UsageError, unknown_name
+from hmrbench.errors import HmrbenchError, UsageError
 from hmrbench.records import Array
 from hmrbench.schema.faults import unknown_key
-from hmrbench.schema.importing import import_object
+from hmrbench.schema.importing import find_part
 from hmrbench.skeletons import Skeleton
 
 CropGeometry = Literal["udp", "classic"]
@@ -98,11 +98,7 @@ def find_codec(name: str, options: Mapping[str, Any] | None = None, file: Path |
     Raises:
         UsageError: there is no codec of that name, the path leads to no Codec, or it has no such option.
     """
-    if ":" not in name and name not in CODECS:
-        raise unknown_name("codec", name, CODECS)
-    found = import_object(CODECS.get(name, name), "codec", file)
-    if not isinstance(found, Codec):
-        raise UsageError(f"codec '{name}' is a {type(found).__name__}, not a hmrbench.codecs.Codec")
+    found = find_part(CODECS.get(name, name), "codec", Codec, CODECS, file)
     if not options:
         return found
     known = found.options

@@ -18,7 +18,7 @@ from hmrbench.errors import HmrbenchError, UsageError, WeightsError
 from hmrbench.evaluation import EvaluationSettings
 from hmrbench.evaluation.unfinished import Progress
 from hmrbench.fetch import fetch, sources
-from hmrbench.fetch.fetch import Progress as FetchProgress
+from hmrbench.fetch.fetch import FetchProgress
 from hmrbench.metrics.measures import measure_of
 from hmrbench.records import Dataset, EvalResult
 from hmrbench.results import runs as results

@@ -11,6 +11,7 @@ import logging
 import os
 import reprlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from hmrbench.errors import DataError
 from hmrbench.files import file_sha256, read_json
 from hmrbench.files.coco_json import (
     BOX,
+    OtherJointsError,
     check_coco,
     check_truth,
+    labelled_keypoints,
     make_coco,
     numbers,
     person_category,
@@ -103,18 +106,9 @@ def truth(spec: DatasetSpec, folder: Path) -> Dataset:
 
 
 def _read_truth(path: Path, skeleton: Skeleton) -> COCO:
-    try:
-        coco = read_annotations(path, skeleton)
-    except DataError as e:
-        if skeleton is COCO17 and f"numbers for {len(COCO17.joints)} keypoints" in str(e):
-            raise DataError(
-                f"{e}; other joints than COCO's are named in the data set's spec, under 'skeleton'"
-            ) from None
-        raise
-    try:
+    coco = read_annotations(path, skeleton)
+    with _named(path, skeleton):
         check_truth(coco, skeleton)
-    except DataError as e:
-        raise DataError(f"{path}: {e}") from None
     people = _people(coco)
     unsure = [a for a in people if not a["num_keypoints"] and any(v > 0 for v in a["keypoints"][2::3])]
     if unsure:
@@ -149,19 +143,28 @@ def read_annotations(path: Path, skeleton: Skeleton = COCO17) -> COCO:
     absent = [k for k in kinds if not isinstance(content, dict) or k not in content]
     if absent:
         raise DataError(f"{path}: no COCO annotation file, it lacks {', '.join(absent)}")
-    try:
+    with _named(path, skeleton):
         for kind in kinds:
             _check_entries(kind, content[kind])
         coco = make_coco(content)
         without_area = [a for a in _people(coco) if _complete(a, len(skeleton.joints))]
-    except DataError as e:
-        raise DataError(f"{path}: {e}") from None
     if without_area:
         _log.warning(
             "%s: annotation %s has no area, on which OKS depends; that of its box is taken (%d in all)",
             path, without_area[0]["id"], len(without_area),
         )  # fmt: skip
     return coco
+
+
+@contextmanager
+def _named(path: Path, skeleton: Skeleton) -> Iterator[None]:
+    """What is wrong with annotations names their file, and where to say that they have other joints than COCO's."""
+    try:
+        yield
+    except DataError as e:
+        other = isinstance(e, OtherJointsError) and skeleton is COCO17
+        hint = "; other joints than COCO's are named in the data set's spec, under 'skeleton'" if other else ""
+        raise DataError(f"{path}: {e}{hint}") from None
 
 
 def _check_entries(kind: str, entries: Any) -> None:
@@ -215,8 +218,7 @@ def _complete(person: dict[str, Any], joints: int) -> bool:
     if not person.get("keypoints"):
         person["keypoints"] = [0] * 3 * joints
     if "num_keypoints" not in person:
-        found = numbers(name, person["keypoints"], 3 * joints, f"{joints} keypoints (x, y, visible)")
-        person["num_keypoints"] = int((found[2::3] > 0).sum())
+        person["num_keypoints"] = int((labelled_keypoints(name, person, joints)[2::3] > 0).sum())
     person.setdefault("iscrowd", 0)
     if "area" in person:
         return False

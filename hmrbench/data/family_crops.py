@@ -264,6 +264,13 @@ def has_box_numbers(crop: Crop) -> bool:
     return crop.kind in FAMILY_CROPS and FAMILY_CROPS[crop.kind].has_numbers
 
 
+def numbers_beside(crop: Crop, crops: Crops) -> tuple[torch.Tensor, ...]:
+    """What a network is given beside its pictures: CLIFF's numbers (B, 3) of where each box lies; nothing for most."""
+    if not has_box_numbers(crop):
+        return ()
+    return (torch.from_numpy(box_numbers(crops.center_px, crops.size_px[:, 1], np.asarray(crops.image_wh_px))),)
+
+
 def crops_in(samples: Sequence[Sample], crop: Crop, input_size: tuple[int, int], image_wh: tuple[int, int]) -> Crops:
     """The crops of one image's samples that a card asks for, whatever the family; a box that already holds its margin
     is not padded again.

@@ -55,7 +55,7 @@ def fetch_dataset(
     data_root: Path | None,
     *,
     offline: bool = False,
-    progress: fetch.Progress | None = None,
+    progress: fetch.FetchProgress | None = None,
     http: fetch.Http | None = None,
     say: Say = lambda text: None,
 ) -> list[PartReport]:

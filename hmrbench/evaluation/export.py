@@ -1,10 +1,10 @@
 """A network to a file of another runtime; in int8, with the layers that cost accuracy left out until a bound holds.
 
-The search: the layers that can be in int8 are cut into at most GROUPS stretches in the order in which they run. Each
-stretch alone is put into int8, and what that changes in the output on crops of the calibration set (root mean square,
-in standard deviations) ranks the stretches. Then the network is scored on that set, first in fp32, then in int8 with
-the most costly stretches left in fp: none of them, and if the drop is above the bound, by bisection the fewest that
-keep it. Never is the set looked at on which the file will be scored.
+The search: the layers that can be in int8 are cut into at most GROUPS stretches in the order in which they run.
+The network is scored on the calibration set in fp32 and in int8. If the drop is above the bound, each stretch alone is
+put into int8, and what that changes in the output on crops of that set (root mean square, in standard deviations) ranks
+the stretches; by bisection the fewest of the most costly ones are left in fp that keep the bound. Never is the set
+looked at on which the file will be scored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,16 @@ from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
 from hmrbench.records import Dataset
 from hmrbench.results import runs as results
-from hmrbench.runtimes import Calibration, Exported, ExportSettings, Prepared, Runtime
-from hmrbench.runtimes.exported import (
-    check_export,
-    compare_outputs,
-    crops_of_people,
-    in_fp32,
-    quantised,
-    record_path,
-)  # fmt: skip
+from hmrbench.runtimes import Calibration, Exported, ExportSettings, Network, Prepared, Runtime, Setting
+from hmrbench.runtimes.checking import compare_outputs, crops_of_people
+from hmrbench.runtimes.exported import record_path
+from hmrbench.runtimes.writing import check_export, in_fp32, quantised
 from hmrbench.schema import DatasetSpec, ModelCard
 
 _log = logging.getLogger(__name__)
 
 GROUPS = 12
+RANKED = 8  # crops on which stretches are ranked
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,8 @@ def export(
     for target in (path, record_path(path)):
         results.try_writing(target)
     opened = None if calibrate is None else _open(card, calibrate, settings)
+    if weights is None and opened is not None and card.demo_weights is not None:  # as for an evaluation on this set
+        weights = opened[1][0].default_weights
     label, file = sources.resolve_weights(card, weights)
     sha256 = None if file is None else file_sha256(file)
     net, _ = zoo.load_weights(card, file)
@@ -142,6 +140,42 @@ class _Scorer:
         return scores[self.name].value, scores[self.name].higher_is_better
 
 
+@dataclass(frozen=True)
+class _Int8:
+    """A network whose layers go into int8 by stretches, those named or all but those named."""
+
+    card: ModelCard
+    runtime: Runtime
+    settings: ExportSettings
+    calibration: Calibration
+    whole: Network
+    setting: Setting
+    folder: Path
+    layers: Sequence[str]
+
+    @property
+    def stretches(self) -> list[list[str]]:
+        """The layers, cut into at most GROUPS parts in the order in which they run."""
+        return [list(s) for s in np.array_split(np.array(self.layers, object), min(GROUPS, len(self.layers)))]
+
+    def ready(self, in_fp: Sequence[str]) -> Prepared:
+        """The network in int8, but for these layers."""
+        target = self.folder / f"int8{self.runtime.suffix}"
+        made = quantised(self.runtime, self.whole, target, self.calibration, replace(self.settings, in_fp=in_fp))
+        return self.runtime.prepare(made, self.setting)
+
+    def costs(self, net: nn.Module) -> list[float]:
+        """What each stretch alone changes in the output of PyTorch's network, in standard deviations."""
+        given = tuple(x[:RANKED] for x in self.calibration.crops.given)
+        with torch.inference_mode():
+            expected = net(*given)
+        found = []
+        for stretch in self.stretches:
+            with self.ready([layer for layer in self.layers if layer not in stretch]) as forward:
+                found.append(compare_outputs(expected, forward(*given))[1])
+        return found
+
+
 def _search(
     net: nn.Module,
     card: ModelCard,
@@ -154,9 +188,8 @@ def _search(
     """Which layers stay out of int8, and what the search found, for the record."""
     assert calibrate.max_drop is not None
     assert runtime.layers is not None
-    name, bound = calibrate.max_drop
-    job = prepare(card, opened[0], EvaluationSettings(weights="random", workers=1, flip=False), opened[1])
-    score = _Scorer(job, *opened, name)
+    spec, people = opened
+    job = prepare(card, spec, EvaluationSettings(weights="random", workers=1, flip=False), people)
     setting = replace(job.setting, device=runtime.check(card.name, "auto", "int8"), dtype="int8")
     with (
         tempfile.TemporaryDirectory(prefix="hmrbench-") as folder,
@@ -164,55 +197,51 @@ def _search(
     ):
         assert whole.file is not None
         layers = runtime.layers(whole.file)
-        stretches = [list(s) for s in np.array_split(np.array(layers, object), min(GROUPS, len(layers)))]
+        int8 = _Int8(card, runtime, settings, calibration, whole, setting, Path(folder), layers)
+        return _bounded(net, int8, _Scorer(job, spec, people, calibrate.max_drop[0]), calibrate.max_drop[1])
 
-        def ready(in_fp: Sequence[str]) -> Prepared:
-            target, chosen = Path(folder) / f"int8{runtime.suffix}", replace(settings, in_fp=in_fp)
-            return runtime.prepare(quantised(runtime, whole, target, calibration, chosen), setting)
 
-        x = calibration.crops.x[:8]
-        with torch.inference_mode():
-            expected = net(x)
-        costs = []
-        for stretch in stretches:
-            with ready([layer for layer in layers if layer not in stretch]) as forward:
-                costs.append(compare_outputs(expected, forward(x))[1])
+def _bounded(net: nn.Module, int8: _Int8, score: _Scorer, bound: float) -> tuple[ExportSettings, Mapping[str, Any]]:
+    """The fewest of the most costly stretches in fp with which the score drops by no more than the bound.
+
+    Raises:
+        UsageError: all but one of them are too few.
+    """
+    full, higher = score(net)
+    tried: dict[int, float] = {}
+    stretches, low, high = int8.stretches, 0, 0
+    costs: list[float] = []  # of each stretch, measured where some must stay in fp
+    ranked: list[int] = []
+
+    def in_fp(count: int) -> list[str]:
+        return [layer for i in ranked[:count] for layer in stretches[i]]
+
+    def drop(count: int) -> float:
+        value, _ = score(int8.ready(in_fp(count)))
+        tried[count] = full - value if higher else value - full
+        told = (int8.card.name, count, len(stretches), score.name, tried[count])
+        _log.info("%s: %d of %d stretches in fp: %s drops by %.3f", *told)
+        return tried[count]
+
+    if drop(0) > bound:
+        costs = int8.costs(net)
         ranked = sorted(range(len(stretches)), key=lambda i: -costs[i])
-        full, higher = score(net)
-
-        def drop(count: int) -> float:
-            value, _ = score(ready([layer for i in ranked[:count] for layer in stretches[i]]))
-            lost = full - value if higher else value - full
-            _log.info("%s: %d of %d stretches in fp: %s drops by %.3f", card.name, count, len(ranked), name, lost)
-            return lost
-
-        count, tried = _fewest(drop, len(ranked) - 1, bound)  # with all of them in fp there would be no int8
-    if tried[count] > bound:
-        raise UsageError(
-            f"{card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
-            f"{name} still drops by {tried[count]:.3f}, more than {bound:g}: int8 cannot keep that bound"
-        )
-    in_fp = [layer for i in ranked[:count] for layer in stretches[i]]
+        high = len(ranked) - 1  # with all of them in fp there would be no int8
+        if high == 0 or drop(high) > bound:
+            raise UsageError(
+                f"{int8.card.name}: with all but the least costly of {len(ranked)} stretches of layers in fp, "
+                f"{score.name} still drops by {tried[high]:.3f}, more than {bound:g}: int8 cannot keep that bound"
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if drop(middle) <= bound else (middle, high)
     found = {
-        "score": name, "bound": bound, "fp32": full, "drop": tried[count], "layers": len(layers), "in_fp": len(in_fp),
+        "score": score.name, "bound": bound, "fp32": full, "drop": tried[high], "layers": len(int8.layers),
+        "in_fp": len(in_fp(high)),
         "stretches": [
-            {"first": str(s[0]), "last": str(s[-1]), "rms_std": cost, "in_fp": i in ranked[:count]}
-            for i, (s, cost) in enumerate(zip(stretches, costs, strict=True))
+            {"first": str(s[0]), "last": str(s[-1]), "rms_std": cost, "in_fp": i in ranked[:high]}
+            for i, (s, cost) in enumerate(zip(stretches, costs, strict=False))
         ],
         "drops": {str(count): value for count, value in sorted(tried.items())},
     }  # fmt: skip
-    return replace(settings, in_fp=in_fp), found
-
-
-def _fewest(drop: Callable[[int], float], most: int, bound: float) -> tuple[int, dict[int, float]]:
-    """The least number from 0 to `most` whose drop keeps the bound, by bisection, else `most`; and the drops tried."""
-    tried = {0: drop(0)}
-    if tried[0] <= bound:
-        return 0, tried
-    tried[most] = drop(most)
-    low, high = 0, most
-    while tried[most] <= bound and high - low > 1:
-        middle = (low + high) // 2
-        tried[middle] = drop(middle)
-        low, high = (low, middle) if tried[middle] <= bound else (middle, high)
-    return high, tried
+    return replace(int8.settings, in_fp=in_fp(high)), found

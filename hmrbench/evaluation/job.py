@@ -10,19 +10,20 @@ from typing import Any
 import torch
 
 from hmrbench import data, environment, metrics, runtimes, zoo
-from hmrbench.body import Body
-from hmrbench.body.decode import MeshCodec, check_body, decode_mesh, find_mesh_codec
+from hmrbench.body import Body, WholeBody
+from hmrbench.body.decode import mesh_codec_of
 from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
-from hmrbench.codecs import Codec, Crops
+from hmrbench.codecs import Codec
 from hmrbench.data.crop import crops_of
 from hmrbench.data.family_crops import has_box_numbers
 from hmrbench.device import DTYPES, device_name
-from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
-from hmrbench.evaluation.protocols import assets_for, body_of, with_protocol
+from hmrbench.errors import DataError, UsageError, blamed_on
+from hmrbench.evaluation.bodies import body_for, mesh_codec, usual_body, whole_body_for
+from hmrbench.evaluation.protocols import assets_for, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.records import NO_BOXES, Array, Dataset
+from hmrbench.records import NO_BOXES, Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Exported, Runtime, Setting
 from hmrbench.runtimes.pytorch import PYTORCH
@@ -87,7 +88,7 @@ class Job:
     weights_path: Path | None
     weights_sha256: str | None
     codec: Codec
-    body: Body | None
+    body: Body | WholeBody | None
     flip: bool
     device: torch.device
     dtype: str
@@ -98,6 +99,7 @@ class Job:
     exported: Exported | None = None
     fused: bool = True
     assets: MeshAssets | None = None
+    whole: WholeBody | None = None  # SMPL-X, whose own joints a rule takes
 
     @property
     def key(self) -> str:
@@ -128,17 +130,24 @@ class Job:
     def remarks(self) -> list[str]:
         """What a reader of the numbers must know of the network."""
         found = []
-        if self.protocol.get("template") == "not SMPL's":
+        if self.starts_from_smpl is False:
             found.append(
                 "the mesh at rest from which this network starts is not that of the installed SMPL: the accuracy is "
                 "not the official one"
             )
-        if self.card.task == "hmr" and mesh_codec_of(self.card).mesh == "smplx":
+        if self.card.task == "hmr" and mesh_codec_of(self.card).mesh == "smplx" and isinstance(self.body, Body):
             found.append(
                 "SMPL posed by the rotations for SMPL-X, with the mean shape, since the two bodies have other shapes: "
                 "an approximation of this network's mesh"
             )
         return found
+
+    @property
+    def starts_from_smpl(self) -> bool | None:
+        """Whether the mesh at rest from which the network starts is SMPL's; None where it starts from none."""
+        if self.assets is None or zoo.needs_mesh(self.card) != "template":
+            return None
+        return self.assets.smpl_template
 
     @property
     def run_key(self) -> str:
@@ -152,46 +161,16 @@ class Job:
         body: dict[str, Any] = {}
         if self.body is not None:
             body = {"body": Path(self.body.source).name, "body_sha256": self.body.sha256}
+        if self.whole is not None:
+            body |= {"whole_body": Path(self.whole.source).name, "whole_body_sha256": self.whole.sha256}
         if self.assets is not None:
             body |= {"mesh_assets": self.assets.source.name, "mesh_assets_sha256": self.assets.sha256}
-            if zoo.needs_mesh(self.card) == "template":
-                body["template"] = "SMPL's" if self.assets.smpl_template else "not SMPL's"
+            if self.starts_from_smpl is not None:
+                body["template"] = "SMPL's" if self.starts_from_smpl else "not SMPL's"
         for name, said in (("decode", self.card.decode), ("crop", self.card.crop)):
             unusual = said.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "mean", "std"})
             body |= {name: unusual} if unusual else {}
         return body
-
-
-def mesh_codec(card: ModelCard, body: Body) -> Codec:
-    """How the output of an HMR network is read; such networks are not averaged with the mirrored picture.
-
-    Raises:
-        UsageError: the card names no codec of meshes.
-        DataError: the body is not of the topology of the network's meshes.
-    """
-    codec = mesh_codec_of(card)
-    check_body(codec, body)
-
-    def decode(output: Any, crops: Crops) -> tuple[Array, Array, Array, dict[str, Array]]:
-        return decode_mesh(output, crops.center_px, crops.size_px, body, codec, crops.image_wh_px)
-
-    def unused(*_: Any) -> Any:
-        raise HmrbenchError("a mesh network has no heatmaps to flip or to encode")
-
-    return Codec(name=codec.name, geometry="classic", decode=decode, flip_back=unused, encode=unused)
-
-
-def mesh_codec_of(card: ModelCard) -> MeshCodec:
-    """The codec of meshes that a card names; HMR2.0's where it says none.
-
-    Raises:
-        UsageError: there is no such codec.
-    """
-    said = "codec" in card.model_fields_set
-    try:
-        return find_mesh_codec(card.codec if said else "smpl")
-    except UsageError as e:
-        raise UsageError(f"{card.where}: {e}") from e
 
 
 def pick_batch_size(wanted: str | int, device: torch.device) -> int:
@@ -265,11 +244,11 @@ def prepare(
         spec = with_protocol(spec, s.protocol)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
-    body = body_of(spec) if card.task == "hmr" else None
-    found = _codec(card, body, s.codec)
+    body, whole = body_for(card, spec), whole_body_for(card, spec)
+    found = _codec(card, body, whole, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
-    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name:
-        raise UsageError(f"{card.name} is given the place of its box beside the picture, which only PyTorch does here")
+    if has_box_numbers(card.crop) and runtime.name != PYTORCH.name and runtime.write is None:
+        raise UsageError(f"{card.name} is given the place of its box beside the picture, which {runtime.name} cannot")
     setting = _setting(runtime, card, s, dtype)
     label, path, sha256 = _weights(card, spec, s.weights, exported)
     boxes = boxes_of(card, s.boxes)
@@ -297,6 +276,7 @@ def prepare(
         exported=exported,
         fused=s.fused,
         assets=assets,
+        whole=whole,
     )
 
 
@@ -313,9 +293,9 @@ def _setting(runtime: Runtime, card: ModelCard, settings: EvaluationSettings, dt
     return found
 
 
-def _codec(card: ModelCard, body: Body | None, name: str | None) -> Codec:
+def _codec(card: ModelCard, body: Body | WholeBody | None, whole: WholeBody | None, name: str | None) -> Codec:
     """The codec of a card, or one of another name: of what the network sees."""
-    found = mesh_codec(card, body) if body is not None else zoo.codec_of(card, name)
+    found = mesh_codec(card, body, whole) if card.task == "hmr" else zoo.codec_of(card, name)
     if found.whole != (card.crop.kind == "bottom-up"):
         of = ("whole pictures", "people in boxes")
         raise UsageError(f"codec '{found.name}' is for {of[not found.whole]}, {card.name} sees {of[found.whole]}")
@@ -355,17 +335,19 @@ def _check_people(people: Dataset, card: ModelCard, spec: DatasetSpec, data_root
             raise DataError(f"{data.find_folder(spec, data_root) / spec.annotations}: {e}") from e
 
 
-def prepare_pictures(model: str | ModelCard, settings: EvaluationSettings | None = None, body: str = "smpl") -> Job:
+def prepare_pictures(
+    model: str | ModelCard, settings: EvaluationSettings | None = None, body: str | None = None
+) -> Job:
     """`prepare` for pictures of no data set; who is in them comes later, see `pictures.predict_picture`.
 
     Args:
-        body: for a mesh network: smpl, free or free-lite.
+        body: for a mesh network: smpl, free, free-lite, and for SMPLer-X smplx. None is smpl; for SMPLer-X it is smplx
+            where that is installed, else smpl, and where neither is, nothing: its parameters and joints need no body.
     """
     settings = settings or EvaluationSettings()
     card = model if isinstance(model, ModelCard) else load_card(model, settings.models_dirs)
     none: dict[str, Any] = dict.fromkeys(("reader", "folder", "annotations", "images", "licence"), "")
-    spec = DatasetSpec(
-        name="pictures", task=card.task, title="loose pictures", metrics=(), options={"body": body}, **none
-    )
+    options = {"body": body or usual_body(card)}
+    spec = DatasetSpec(name="pictures", task=card.task, title="loose pictures", metrics=(), options=options, **none)
     boxes = NO_BOXES if card.crop.kind == "bottom-up" else "given"
     return prepare(card, spec, settings, Dataset("pictures", (), None, boxes, "", 0))

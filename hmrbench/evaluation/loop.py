@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.data.family_crops import box_numbers, has_box_numbers
+from hmrbench.data.family_crops import numbers_beside
 from hmrbench.data.loader import Batch, CropSettings, batches
 from hmrbench.device import Normalize, precision
 from hmrbench.errors import HmrbenchError, blamed_on
@@ -31,14 +31,15 @@ def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterat
     """
     with blamed_on(job.card.where):
         ready = known_runtimes()["pytorch"].prepare(Network(net), job.setting) if isinstance(net, nn.Module) else net
-    if job.body is not None:
-        job.body.to(job.device)
+    for body in (job.body, job.whole):
+        if body is not None:
+            body.to(job.device)
     settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
     with ready as network:
         yield from overlapped(
             batches(job.dataset.samples, index, settings, job.batch_size, job.workers),
-            lambda batch: forward(network, normalize(batch.images), job, _box_numbers(batch, job)),
+            lambda batch: forward(network, normalize(batch.images), job, numbers_beside(job.card.crop, batch.crops)),
             lambda batch, output: (batch.index, _decode(batch, output, job)),
             job,
         )
@@ -86,19 +87,10 @@ def overlapped(
             yield decoding.result()
 
 
-def _box_numbers(batch: Batch, job: Job) -> tuple[Tensor, ...]:
-    """What a network is given beside its pictures: CLIFF's numbers of where each box lies; nothing for most."""
-    if not has_box_numbers(job.card.crop):
-        return ()
-    crops = batch.crops
-    numbers = box_numbers(crops.center_px, crops.size_px[:, 1], np.asarray(crops.image_wh_px))
-    return (torch.from_numpy(numbers).to(job.device),)
-
-
 def forward(net: Prepared, images: Tensor, job: Job, more: Sequence[Tensor] = ()) -> Any:
     """The network's output, averaged with that for the mirrored picture if the job flips."""
     with blamed_on(f"{job.card.where}: a forward of {tuple(images.shape)}"):
-        output = net(images, *more)
+        output = net(images, *(numbers.to(images.device) for numbers in more))
         mirrored = net(images.flip(3)) if job.flip else None
     if mirrored is None:
         return output
@@ -126,7 +118,7 @@ def _decode(batch: Batch, output: Any, job: Job) -> list[Prediction]:
     except HmrbenchError as e:
         raise type(e)(f"{job.card.where}: {e} ({_not_finite(batch, output, job.dataset)})") from e
     people = more[0] if job.codec.whole else None
-    joints, params = more if job.body is not None else (None, {})
+    joints, params = more if job.card.task == "hmr" else (None, {})
     areas = batch.crops.size_px.prod(axis=1)  # (B,)
     return [
         Prediction(

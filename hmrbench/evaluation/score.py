@@ -14,8 +14,9 @@ import torch
 from pycocotools.coco import COCO
 
 from hmrbench import data, environment, files, metrics
-from hmrbench.body.arrays import SMPL_VERTICES
+from hmrbench.body import find_whole_body
 from hmrbench.body.mesh_assets import MeshAssets
+from hmrbench.body.whole_body import VERTICES as SMPLX_VERTICES
 from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
 from hmrbench.evaluation import pairing, protocols
 from hmrbench.evaluation.outputs import collect_failures
@@ -138,8 +139,9 @@ def score_file(
 
     A file of meshes (npz) holds `id` (N,), and what the tool that wrote it has of each person: `vertices_m`
     (N, 6890, 3) of SMPL's mesh; `joints_m` (N, 44, 3), 4D-Humans' set; `joints14_m` (N, 14, 3), which METRO and SPIN
-    compare; `joints24_m` (N, 24, 3), SMPL's tree; `keypoints_px` (N, 44, 2) with `scores` (N, 44). Joints that it lacks
-    are found on its vertices.
+    compare; `joints24_m` (N, 24, 3), SMPL's tree; for SMPLer-X's rule `joints22_m` (N, 22, 3), the first ones of
+    SMPL-X's tree, or `vertices_m` (N, 10475, 3) of its mesh, if SMPL-X is installed; `keypoints_px` (N, 44, 2) with
+    `scores` (N, 44). Joints that it lacks are found on its vertices. What else it holds is left out.
 
     Args:
         protocol: whose rule, see `evaluation.protocols`; None is 4D-Humans'.
@@ -276,7 +278,7 @@ def _read_results(path: Path) -> list[Any]:
 
 
 def _read_meshes(path: Path, people: Dataset, spec: DatasetSpec) -> list[Prediction]:
-    room = files.MAX_ARRAYS + len(people.samples) * SMPL_VERTICES * 3 * 8
+    room = files.MAX_ARRAYS + len(people.samples) * SMPLX_VERTICES * 3 * 8
     arrays = files.read_arrays(path, "file of predictions", room)
     arrays = {f"params.{name}" if name in _OF_OTHERS else name: array for name, array in arrays.items()}
     needed = (
@@ -286,10 +288,16 @@ def _read_meshes(path: Path, people: Dataset, spec: DatasetSpec) -> list[Predict
     if lacking := [name for name in needed if name not in arrays]:
         raise DataError(f"{path}: file of predictions lacks {', '.join(lacking)}")
     ids = _ids(arrays.pop("id"), path)
+    others = [name for name in arrays if name not in _ENTRIES and not name.startswith("params.")]
+    if others and len(others) == len(arrays):
+        raise DataError(f"{path}: file of predictions lacks joints_m or vertices_m; it holds {', '.join(others[:8])}")
+    arrays = {name: array for name, array in arrays.items() if name not in others}
     for name, array in arrays.items():
         _check_array(path, name, array, ids)
     empty = {"keypoints_px": np.zeros((len(ids), 0, 2)), "scores": np.zeros((len(ids), 0))}
     arrays = {**empty, "crop_area_px2": np.full(len(ids), np.nan), **arrays}
+    if "params.vertices_m" in arrays and arrays["params.vertices_m"].shape[1] == SMPLX_VERTICES:
+        arrays["params.joints22_m"] = _smplx_joints(arrays.pop("params.vertices_m"), spec, path)
     if "params.vertices_m" in arrays and "joints_m" not in arrays:
         arrays["joints_m"] = _joints_on(arrays["params.vertices_m"], spec, path)
     predictions = results.unstack(arrays)
@@ -310,6 +318,18 @@ def _joints_on(vertices_m: Array, spec: DatasetSpec, path: Path) -> Array:
     return np.concatenate(parts)
 
 
+def _smplx_joints(vertices_m: Array, spec: DatasetSpec, path: Path) -> Array:
+    """The first 22 joints (N, 22, 3) of SMPL-X's meshes, some at a time; meshes of it say nothing of SMPL's joints."""
+    if not any(rule.whole for rule in protocols.rules_of(spec)):
+        wanted = ", ".join(rule.name for rule in protocols.RULES.values() if rule.whole)
+        raise DataError(
+            f"{path}: vertices_m: these {SMPLX_VERTICES:,} are SMPL-X's, not SMPL's 6,890: only another rule compares "
+            f"joints on them (--protocol {wanted})"
+        )
+    body = find_whole_body()
+    return np.concatenate([body.tree_of(torch.from_numpy(part)).numpy() for part in _parts(vertices_m)])
+
+
 def _parts(array: Array, size: int = 256) -> Iterator[Array]:
     return (np.asarray(array[start : start + size], np.float32) for start in range(0, len(array), size))
 
@@ -325,7 +345,9 @@ def _measurable(path: Path, one: Prediction, spec: DatasetSpec) -> tuple[Dataset
         lacks["mpjpe"] = "joints_m or vertices_m"
     left = tuple(name for name in spec.metrics if name not in lacks)
     if not left:
-        raise DataError(f"{path}: file of predictions lacks {', '.join(lacks[name] for name in spec.metrics)}")
+        held = [name for name in _OF_OTHERS if name in one.params]
+        hint = f"; {', '.join(held)} are for another rule, see --protocol" if held else ""
+        raise DataError(f"{path}: file of predictions lacks {', '.join(lacks[name] for name in spec.metrics)}{hint}")
     remarks = [f"no {name}: the file lacks {lacks[name]}" for name in spec.metrics if name in lacks]
     return spec.model_copy(update={"metrics": left}), remarks
 
@@ -352,9 +374,11 @@ _ENTRIES: Mapping[str, tuple[int | None, ...]] = {
     "joints_m": (None, 3),
     "params.vertices_m": (None, 3),
     "params.joints14_m": (14, 3),
+    "params.joints22_m": (22, 3),
     "params.joints24_m": (24, 3),
 }
-_OF_OTHERS = ("vertices_m", "joints14_m", "joints24_m")  # as other tools may name them; among `params` when saved here
+# As other tools may name them; among `params` when saved here.
+_OF_OTHERS = ("vertices_m", "joints14_m", "joints22_m", "joints24_m")
 
 
 def _check_array(path: Path, name: str, array: Array, ids: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from hmrbench.files import file_sha256, read_json
 if TYPE_CHECKING:
     import requests  # at run time inside the functions: many import this module for its hash alone
 
-Progress = Callable[[int, int | None, str], None]  # bytes so far, bytes in all if known, file name
+FetchProgress = Callable[[int, int | None, str], None]  # bytes so far, bytes in all if known, file name
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,7 +71,7 @@ def drop_part(part: Path) -> None:
 
 
 def download(
-    url: str, part: Path, name: str, *, known: bool, http: Http, progress: Progress | None = None
+    url: str, part: Path, name: str, *, known: bool, http: Http, progress: FetchProgress | None = None
 ) -> tuple[str, bool]:
     """Bring the whole file to `part`, going on from what an earlier attempt at the same file left there.
 
@@ -132,7 +132,9 @@ def next_hop(url: str, location: str) -> str:
     return target
 
 
-def _attempt(url: str, part: Path, name: str, known: bool, http: Http, progress: Progress | None) -> tuple[str, bool]:
+def _attempt(
+    url: str, part: Path, name: str, known: bool, http: Http, progress: FetchProgress | None
+) -> tuple[str, bool]:
     import requests
     import urllib3
 
@@ -231,7 +233,7 @@ def _stream(
     start: int,
     total: int | None,
     http: Http,
-    progress: Progress | None,
+    progress: FetchProgress | None,
 ) -> str:
     """Write the body from byte `start` on; the sha256 of the whole part."""
     limit = http.max_bytes if total is None else min(total, http.max_bytes)

@@ -21,15 +21,15 @@ from filelock import FileLock
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.fetch import ledger, schemes
 from hmrbench.fetch.archives import CorruptArchiveError, extract
-from hmrbench.fetch.download import Http, NoRoomError, Progress, download, drop_part
+from hmrbench.fetch.download import FetchProgress, Http, NoRoomError, download, drop_part
 from hmrbench.fetch.ledger import cache_dir, ledger_path
 from hmrbench.files import file_sha256
 from hmrbench.schema import Source
 
 __all__ = [
+    "FetchProgress",
     "Fetched",
     "Http",
-    "Progress",
     "cache_dir",
     "fetch",
     "find",
@@ -56,7 +56,7 @@ class _Run:
     into: Path | None
     name: str | None
     offline: bool
-    progress: Progress | None
+    progress: FetchProgress | None
     http: Http
     record: bool = True  # an unknown sha256 on first use
 
@@ -68,7 +68,7 @@ def fetch(
     name: str | None = None,
     record: bool = True,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: FetchProgress | None = None,
     http: Http | None = None,
 ) -> Fetched:
     """Get one file from its sources, tried in order; without network if a good copy is there already.

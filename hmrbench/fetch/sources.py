@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hmrbench.errors import DataError, WeightsError, unknown_name
 from hmrbench.fetch import fetch
-from hmrbench.fetch.fetch import Fetched, Progress
+from hmrbench.fetch.fetch import Fetched, FetchProgress
 from hmrbench.schema import ModelCard, Source
 from hmrbench.schema.reading import share_dir
 
@@ -79,7 +79,7 @@ def fetch_weights(
     encoder: bool = False,
     variant: str | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: FetchProgress | None = None,
 ) -> Fetched:
     """Get a card's weights, or those of its encoder alone, into the cache.
 

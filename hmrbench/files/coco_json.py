@@ -126,12 +126,26 @@ def check_truth(coco: COCO, skeleton: Skeleton = COCO17) -> None:
         raise DataError(f"no annotation has labelled keypoints on one of the {len(coco.imgs)} images")
 
 
+class OtherJointsError(DataError):
+    """Somebody is annotated with other joints than the data set's."""
+
+
+def labelled_keypoints(name: str, person: Mapping[str, Any], joints: int) -> Array:
+    """(3 * joints,) x, y, visible of each joint.
+
+    Raises:
+        OtherJointsError: there are not so many.
+        DataError: they are no finite numbers.
+    """
+    return numbers(name, person["keypoints"], 3 * joints, f"{joints} keypoints (x, y, visible)", OtherJointsError)
+
+
 def _check_person(name: str, person: Mapping[str, Any], joints: int) -> bool:
     """Whether a person counts, which asks more of it."""
     missing = {"keypoints", "num_keypoints", "iscrowd", "area", "bbox"} - person.keys()
     if missing:
         raise DataError(f"{name} has no {min(missing)}")
-    keypoints = numbers(name, person["keypoints"], 3 * joints, f"{joints} keypoints (x, y, visible)")
+    keypoints = labelled_keypoints(name, person, joints)
     box = numbers(name, person["bbox"], 4, BOX)
     for key in ("num_keypoints", "area"):
         if numbers(name, [person[key]], 1, key)[0] < 0:
@@ -194,22 +208,26 @@ def _check_result(name: str, result: Result, category: int, area_of: str, skelet
 
 
 def mask_area(name: str, result: Result) -> float:
+    """The area in square pixels of a result's segmentation; DataError if it is no code of COCO's."""
     try:
         return float(mask.area(result["segmentation"]))
     except Exception as e:  # pycocotools checks nothing
         raise DataError(f"{name}: segmentation is no run-length code of COCO's") from e
 
 
-def numbers(name: str, values: Any, count: int, what: str) -> Array:
+def numbers(name: str, values: Any, count: int, what: str, other: type[DataError] = DataError) -> Array:
     """(count,) finite numbers out of a JSON list.
+
+    Args:
+        other: what is raised where there are not so many.
 
     Raises:
         DataError: they are not; says for `what` of `name` they are.
     """
     if not isinstance(values, (list, tuple, np.ndarray)):
-        raise DataError(f"{name}: {reprlib.repr(values)} instead of {count} numbers for {what}")
+        raise other(f"{name}: {reprlib.repr(values)} instead of {count} numbers for {what}")
     if len(values) != count:
-        raise DataError(f"{name}: {len(values)} numbers for {what}")
+        raise other(f"{name}: {len(values)} numbers for {what}")
     try:
         found: Array = np.array(values)
     except ValueError:  # lists in it, of different lengths

@@ -24,7 +24,8 @@ where the predictions' `params` hold `vertices_m` (V, 3) as well, or
     params                   its `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3) and `betas` (N, 10)
     has_body_pose, has_betas (N,)  0 for people whose parameters are not known (absent: all are), who have no PVE
 
-where the predictions' `params` hold the same three for the same body, or `vertices_m` of its topology.
+where the predictions' `params` hold the same three for the same body, or `vertices_m` of its topology. Those that hold
+`smplx_betas` are of SMPL-X, and pose the body for its joints alone: their vertices are not the body's.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ MEASURES = (
 )
 NO_EXTENT_M = 1e-6  # joints this close to the first one are a placeholder, not a pose
 BODY_PARAMS = ("global_orient", "body_pose", "betas")
+OF_SMPLX = "smplx_betas"  # the parameter that predictions of SMPL-X hold
 VERTEX_CHUNK = 256  # samples whose vertices are held at a time
 POSE_CHUNK = 4096  # poses aligned at a time: their arrays stay in the cache
 
@@ -149,11 +151,11 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
 
     Raises:
         DataError: a prediction has no joints, or others than the truth, or is not usable; names the sample. Or the
-            truth is not usable, see `check`.
+            truth is not usable, see `check_truth`.
     """
     truth: Mapping[str, Any] = dataset.truth
     ids = [sample.id for sample in dataset.samples]
-    check(dataset)
+    check_truth(dataset)
     pred, gt = _joints(predictions, dataset, ids)
     pred_pelvis, gt_pelvis = (_pelvis(joints, truth.get("pelvis", 0)) for joints in (pred, gt))
     names = joint_names(gt.shape[1], truth.get("joint_names"))
@@ -173,10 +175,10 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
         per_sample["PVE"] = np.full(len(gt), np.nan)
         per_sample["PVE"][known] = np.concatenate(vertex_errors)
     scores = tuple(m.score(float(np.nanmean(per_sample[m.name]))) for m in MEASURES if m.name in per_sample)
-    return Measurement(scores, per_joint, per_sample, _remarks(truth, known))
+    return Measurement(scores, per_joint, per_sample, _remarks(truth, known, of_smplx(predictions)))
 
 
-def check(dataset: Dataset) -> None:
+def check_truth(dataset: Dataset) -> None:
     """Refuse a truth that cannot be scored.
 
     Raises:
@@ -210,7 +212,7 @@ def _posed(truth: Mapping[str, Any], count: int) -> Array:
     return known
 
 
-def _remarks(truth: Mapping[str, Any], known: Array) -> tuple[str, ...]:
+def _remarks(truth: Mapping[str, Any], known: Array, smplx: bool) -> tuple[str, ...]:
     remarks = []
     if "joints_confidence" in truth:
         compared = np.asarray(truth["joints_confidence"])[:, _subset(truth)] > 0
@@ -219,7 +221,9 @@ def _remarks(truth: Mapping[str, Any], known: Array) -> tuple[str, ...]:
                 f"{(~compared).sum():,} of {compared.size:,} compared 3D joints have confidence 0, that is, are not "
                 f"labelled, in {(~compared).any(1).sum():,} people; they count all the same, as in 4D-Humans"
             )
-    if "params" in truth and not known.all():
+    if smplx and ("params" in truth or "vertices_m" in truth):
+        remarks.append("no PVE: the predictions are of SMPL-X, whose vertices are not those of the truth")
+    elif "params" in truth and not known.all():
         remarks.append(f"PVE is that of {known.sum():,} of {len(known):,} people: the others have no body parameters")
     return tuple(remarks)
 
@@ -256,7 +260,7 @@ def _vertices(
     meshes = all("vertices_m" in p.params for p in predictions)
     given = "vertices_m" in truth and meshes
     posed = "body" in truth and (meshes or all(key in p.params for p in predictions for key in BODY_PARAMS))
-    if not given and not posed:
+    if (not given and not posed) or of_smplx(predictions):
         return
     for key in ("vertices_m",) if meshes else BODY_PARAMS:
         true = truth["vertices_m"] if given else truth["body"].mesh.v_template[None] if meshes else truth["params"][key]
@@ -280,6 +284,11 @@ def _vertices(
         yield _poses(pred, gt, [ids[i] for i in rows])
 
 
+def of_smplx(predictions: Sequence[Prediction]) -> bool:
+    """Whether these are predictions of SMPL-X, whose vertices are not those of the truth."""
+    return any(OF_SMPLX in p.params for p in predictions)
+
+
 def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
     """Vertices (B, V, 3) of a posed body, its pelvis at the origin."""
     with torch.no_grad():
@@ -290,4 +299,4 @@ def _pose(body: Any, params: Mapping[str, Array], pelvis: Any) -> Array:
     return vertices
 
 
-METRIC = Metric("mpjpe", "mm", False, compute, check, MEASURES)
+METRIC = Metric("mpjpe", "mm", False, compute, check_truth, MEASURES)

@@ -124,7 +124,7 @@ def compute(predictions: Sequence[Prediction], dataset: Dataset) -> Measurement:
     return Measurement(scores=tuple(scores), per_joint=per_joint, per_sample={"normalised_distance": distances})
 
 
-def check(dataset: Dataset) -> None:
+def check_truth(dataset: Dataset) -> None:
     """Refuse a truth that cannot be scored.
 
     Raises:
@@ -149,4 +149,4 @@ def resample(arrays: Mapping[str, Array], counts: Array) -> dict[str, Array]:
     return found
 
 
-METRIC = Metric("pck", "%", True, compute, check, MEASURES, resample)
+METRIC = Metric("pck", "%", True, compute, check_truth, MEASURES, resample)

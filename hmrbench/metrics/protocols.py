@@ -6,7 +6,7 @@ numbers and never among them. Everything is computed in float64, some samples at
 The truth of a data set measured by such a rule is that of `metrics.mpjpe`, and holds as well, where they are known,
 
     joints17     (17, V)   the regressor of Human3.6M's joints, rows in METRO's order, scipy-sparse; `regressor` says
-                           which it is
+                           which it is, as `tree_regressor` does of the body's own
     body                   the neutral body (a `hmrbench.body.Body`), which poses predicted parameters too
     mesh_params            true parameters `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3), `betas` (N, 10)
     mesh_known   (N,)      whose parameters are known
@@ -14,7 +14,9 @@ The truth of a data set measured by such a rule is that of `metrics.mpjpe`, and 
     gendered_truth         whether the family's truth for this data set is the gendered mesh, and not annotated joints
 
 Predictions hold `vertices_m` or the body's parameters among their `params`; or, of a tool that has joints alone,
-`joints14_m` (14, 3), the joints that METRO and SPIN compare, or `joints24_m` (24, 3), those of SMPL's tree.
+`joints14_m` (14, 3), the joints that METRO and SPIN compare, `joints24_m` (24, 3), those of SMPL's tree, or
+`joints22_m` (22, 3), the first ones of SMPL-X's, regressed from its own mesh. Predictions of SMPL-X have no vertex
+errors.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import numpy as np
 import torch
 
 from hmrbench.errors import DataError
-from hmrbench.metrics.mpjpe import BODY_PARAMS, VERTEX_CHUNK, mpjpe, pa_mpjpe, pve
+from hmrbench.metrics.mpjpe import BODY_PARAMS, VERTEX_CHUNK, mpjpe, of_smplx, pa_mpjpe, pve
 from hmrbench.nets.meshes.mesh import H36M_TO_14
 from hmrbench.records import Array, Dataset, Measure, Measurement, Metric, Prediction
 
@@ -44,8 +46,9 @@ class Meshes:
 
     `pred14`, `true14` (N, 14, 3) are 14 of Human3.6M's joints with their pelvis, which stands apart, at the origin;
     `annotated14` are the annotated ones likewise. `pred24`, `true24` (N, 24, 3) are SMPL's tree, its root at the
-    origin. Of true meshes the neutral body poses `true14` and `true24`, the gendered one where it is known
-    `gendered14`, `gendered24`. `pve_h36m` and `pve_root` (N,) are vertex errors in mm, each mesh on its own pelvis.
+    origin; `pred22` (N, 22, 3) are the first ones of SMPL-X's tree likewise, where they are given. Of true meshes the
+    neutral body poses `true14` and `true24`, the gendered one where it is known `gendered14`, `gendered24`. `pve_h36m`
+    and `pve_root` (N,) are vertex errors in mm, each mesh on its own pelvis.
     """
 
     pred14: Array
@@ -55,6 +58,7 @@ class Meshes:
     pred24: Array
     true24: Array
     gendered24: Array
+    pred22: Array
     pve_h36m: Array
     pve_root: Array
 
@@ -66,6 +70,7 @@ class Rule:
     `joints(meshes, truth)` gives predicted and true joints (N, J, 3), centred as the family does, and words for the
     truth; `vertices(meshes)` the vertex errors (N,), where it has any. `count` are the joints compared; `pelvis`,
     `source` and `about_vertices` say in words what is centred, where predicted joints are from, and how vertices are.
+    `whole` says that predictions of SMPL-X are compared by SMPL-X's own joints, where they hold them.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Rule:
     joints: Callable[[Meshes, Mapping[str, Any]], tuple[Array, Array, str]]
     vertices: Callable[[Meshes], Array] | None = None
     needs_regressor: bool = False
+    whole: bool = False
 
 
 def metric_of(rule: Rule) -> Metric:
@@ -116,12 +122,15 @@ def _spread(values: Array, there: Array) -> Array:
     return out
 
 
-def describe(rule: Rule, predictions_have: str, truth: Mapping[str, Any], meshes: Meshes) -> dict[str, Any]:
+def describe_rule(rule: Rule, predictions_have: str, truth: Mapping[str, Any], meshes: Meshes) -> dict[str, Any]:
     """What a rule does with these predictions, for the row."""
-    regressor = truth.get("regressor", "none") if rule.needs_regressor else "SMPL's own"
+    regressor = truth.get("regressor", "none") if rule.needs_regressor else truth["tree_regressor"]
+    source = rule.source if predictions_have == "meshes" else "joints of the file"
+    if rule.whole and np.isfinite(meshes.pred22).any():
+        regressor, source = f"SMPL-X's own; of the truth {regressor}", "SMPL-X's tree, regressed from its mesh"
     return {
         "joints": rule.count,
-        "predicted": rule.source if predictions_have == "meshes" else "joints of the file",
+        "predicted": source,
         "pelvis": rule.pelvis,
         "regressor": regressor,
         "truth": rule.joints(meshes, truth)[2],
@@ -140,6 +149,7 @@ def read_meshes(predictions: Sequence[Prediction], data: Dataset) -> Meshes:
     found = {
         f"{side}{n}": np.full(shape, np.nan) for side in ("pred", "true", "gendered") for n, shape in shapes.items()
     }
+    found["pred22"] = np.full((count, 22, 3), np.nan)
     errors = {name: np.full(count, np.nan) for name in ("pve_h36m", "pve_root")}
     for start in range(0, count, VERTEX_CHUNK):
         rows = np.arange(start, min(start + VERTEX_CHUNK, count))
@@ -151,14 +161,17 @@ def read_meshes(predictions: Sequence[Prediction], data: Dataset) -> Meshes:
             if meshes is None:
                 continue
             found[f"{side}14"][rows], found[f"{side}24"][rows], *pelves[side] = _joints_of(meshes, truth)
-        if pred is not None and true is not None:
+        if pred is not None and true is not None and not of_smplx(predictions):
             for name, k in (("pve_h36m", 0), ("pve_root", 1)):
                 errors[name][rows] = _vertex_errors(pred - pelves["pred"][k], true - pelves["true"][k])
-    for name, n in (("joints14_m", "14"), ("joints24_m", "24")):
+    for n in ("14", "22", "24"):
+        name, shape = f"joints{n}_m", found[f"pred{n}"].shape
         if all(name in p.params for p in predictions):
-            found[f"pred{n}"] = np.stack([p.params[name] for p in predictions]).astype(np.float64)
-            if found[f"pred{n}"].shape != shapes[n]:
-                raise DataError(f"{name} is {found[f'pred{n}'].shape}, expected {shapes[n]}")
+            found[f"pred{n}"] = given = np.stack([p.params[name] for p in predictions]).astype(np.float64)
+            if given.shape != shape:
+                raise DataError(f"{name} is {given.shape}, expected {shape}")
+    for n in ("22", "24"):  # whose first joint is the root
+        found[f"pred{n}"] -= found[f"pred{n}"][:, :1]
     return Meshes(annotated14=_annotated(truth, count), **found, **errors)
 
 

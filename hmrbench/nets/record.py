@@ -196,10 +196,11 @@ class HeadKind:
 
 
 def find_records(package: str, name: str) -> Iterator[Any]:
-    """The records in the tuples of that name in the files of a package, in the order of the files."""
+    """The records of that name, one or a tuple of them, in the files of a package, in the order of the files."""
     folder = importlib.import_module(package)
     for module in pkgutil.iter_modules(folder.__path__):
-        yield from getattr(importlib.import_module(f"{package}.{module.name}"), name, ())
+        found = getattr(importlib.import_module(f"{package}.{module.name}"), name, ())
+        yield from found if isinstance(found, tuple) else (found,)
 
 
 @cache

@@ -97,7 +97,9 @@ def named_boxes(text: str, pictures: Sequence[Path]) -> BoxFile:
 
 
 def read_boxes(path: Path, pictures: Sequence[Path] = ()) -> BoxFile:
-    """Boxes from JSON in pixels, x and y of the top left corner, width, height. One of
+    """Boxes from JSON in pixels, x and y of the top left corner, width, height.
+
+    One of
 
     - COCO results: `[{"image_id": 785, "bbox": [x, y, w, h], "score": 0.9}, ...]`, or with `file_name`
       instead of `image_id`; `score` may be missing. A person is who has the `category_name` person, else the

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hmrbench.errors import UsageError
-from hmrbench.files import write_atomic
+from hmrbench.files import write_arrays, write_atomic
 from hmrbench.pictures.rendering import Mesh, Rendering, render_meshes
 from hmrbench.records import Array
 from hmrbench.skeletons import Skeleton
@@ -193,7 +193,7 @@ def save_mesh(mesh: Mesh, path: Path) -> None:
     """Write a mesh as .obj or binary .ply, whole or not at all: metres, x right, y up, z towards the viewer.
 
     That is the camera's frame turned half around x: the camera stands at the origin, and viewers show people
-    upright.
+    upright. An .npz holds `vertices_m` (V, 3) and `faces` (F, 3) in the camera's frame as it is.
 
     Raises:
         UsageError: another kind of file.
@@ -212,5 +212,7 @@ def save_mesh(mesh: Mesh, path: Path) -> None:
         faces = np.empty(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
         faces["count"], faces["corners"] = 3, mesh.faces
         write_atomic(path, header.encode() + vertices.astype("<f4").tobytes() + faces.tobytes())
+    elif path.suffix == ".npz":
+        write_arrays(path, {"vertices_m": mesh.vertices_m.astype(np.float32), "faces": mesh.faces})
     else:
-        raise UsageError(f"{path}: a mesh is saved as .obj or .ply")
+        raise UsageError(f"{path}: a mesh is saved as .obj, .ply or .npz")

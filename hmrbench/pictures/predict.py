@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hmrbench import environment, evaluation, files
+from hmrbench.body import Body, WholeBody
 from hmrbench.body.decode import VERTICES
+from hmrbench.body.whole_body import PARAMS as WHOLE_PARAMS
 from hmrbench.data.family_crops import crops_in
 from hmrbench.data.images import read_image
 from hmrbench.device import device_name
@@ -23,7 +25,7 @@ from hmrbench.pictures import overlay
 from hmrbench.pictures.rendering import SKINS, Mesh
 from hmrbench.records import Array, Prediction, Sample
 from hmrbench.runtimes import Prepared
-from hmrbench.skeletons import COCO17, HMR44, skeleton_of
+from hmrbench.skeletons import COCO17, HMR44, SMPLERX65, skeleton_of
 
 # --------------------------------------------------------------------------- predictions
 
@@ -70,7 +72,7 @@ def predict_picture(net: nn.Module | Prepared, job: Job, path: Path, samples: Se
     picture = Picture(path, image, tuple(samples), tuple(evaluation.predict_all(net, here)) if samples else ())
     if job.card.crop.kind == "bottom-up":
         return _with_people(picture)
-    return picture if job.body is None or not samples else _with_meshes(picture, job)
+    return _with_meshes(picture, job) if job.card.task == "hmr" and samples else picture
 
 
 def _with_people(picture: Picture) -> Picture:
@@ -87,8 +89,7 @@ def _with_people(picture: Picture) -> Picture:
 
 @torch.inference_mode()
 def _with_meshes(picture: Picture, job: Job) -> Picture:
-    """The picture with bodies posed for its camera; focal length as in 4D-Humans' `demo.py` (MIT)."""
-    assert job.body is not None
+    """The picture with bodies, if there is one, posed for its camera; focal length as in 4D-Humans' `demo.py` (MIT)."""
     height, width = picture.image.shape[:2]
     focal = FOCAL_LENGTH_PX / CROP_SIZE_PX * max(height, width)
     crops = crops_in(picture.samples, job.card.crop, job.card.input, (width, height))
@@ -96,18 +97,24 @@ def _with_meshes(picture: Picture, job: Job) -> Picture:
     center, size = (torch.from_numpy(np.asarray(x, np.float64)) for x in (crops.center_px, crops.size_px))
     wh = torch.tensor([[width, height]]).expand(len(cam), 2)
     translation = cam_crop_to_full(cam.double(), center, size[:, 1], wh, focal).numpy()
-    vertices = _meshes(picture, job).cpu().numpy() + translation[:, None]
+    picture = replace(picture, translation_m=translation, focal_px=focal)
+    if job.body is None:
+        return picture
+    vertices = _meshes(picture, job.body).cpu().numpy() + translation[:, None]
     meshes = [Mesh(v, job.body.faces, SKINS[i % len(SKINS)]) for i, v in enumerate(vertices)]
-    return replace(picture, meshes=tuple(meshes), translation_m=translation, focal_px=focal)
+    return replace(picture, meshes=tuple(meshes))
 
 
-def _meshes(picture: Picture, job: Job) -> Tensor:
+def _meshes(picture: Picture, body: Body | WholeBody) -> Tensor:
     """The vertices (N, V, 3) that the network put out, or that the body has by its parameters."""
-    assert job.body is not None
     if VERTICES in picture.predictions[0].params:
         return _stacked(picture, VERTICES)
-    params = (_stacked(picture, name).to(job.device) for name in ("global_orient", "body_pose", "betas"))
-    posed: Tensor | None = job.body(*params, vertices=True).vertices
+    device = body.mesh.v_template.device
+    if isinstance(body, WholeBody):
+        whole: Tensor = body({name: _stacked(picture, name).to(device) for name in WHOLE_PARAMS})[0]
+        return whole
+    params = (_stacked(picture, name).to(device) for name in ("global_orient", "body_pose", "betas"))
+    posed: Tensor | None = body(*params, vertices=True).vertices
     assert posed is not None
     return posed
 
@@ -121,7 +128,7 @@ def _stacked(picture: Picture, name: str) -> Tensor:
 
 def draw(picture: Picture, side_view: bool = False, min_score: float = overlay.MIN_SCORE) -> Array:
     """The picture (H, W, 3) uint8 with meshes, or else keypoints, on it; beside it maybe a side view."""
-    if picture.focal_px is None:
+    if picture.focal_px is None or not picture.meshes:
         points = [p.keypoints_px for p in picture.predictions]
         scores = [p.scores for p in picture.predictions]
         return overlay.draw_keypoints(
@@ -140,10 +147,16 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
     of the crop as scale, x and y; of networks that put out parameters and not vertices `betas` and the rotation
     vectors `global_orient` (1, 3) and `body_pose` (23, 3); `joints_m` (44, 3) of the body in its place; and
     `translation_m`, which takes the body into the frame of a camera of the whole picture, with focal length
-    `focal_px` and its axis through the middle.
+    `focal_px` and its axis through the middle. Of networks for SMPL-X, where SMPL does not stand for it, the 65
+    keypoints are those that the network itself finds, `body_pose` is (21, 3), there are `expression` and the rotation
+    vectors of jaw and hands, and `joints_m` (55, 3) are those of SMPL-X's tree, null where it is not installed.
     """
-    count = len(picture.predictions[0].scores) if picture.predictions else len(COCO17.joints)
-    joints = skeleton_of(count).joints if job.body is None else HMR44.joints
+    if isinstance(job.body, Body):
+        joints = HMR44.joints
+    elif picture.predictions:
+        joints = skeleton_of(len(picture.predictions[0].scores)).joints
+    else:
+        joints = (COCO17 if job.card.task == "hpe" else SMPLERX65).joints
     return {
         "image": str(picture.path),
         "width": picture.image.shape[1],
@@ -161,6 +174,7 @@ def record(picture: Picture, job: Job) -> dict[str, Any]:
         "joint_names": list(joints),
         "focal_px": picture.focal_px,
         "people": [_person(picture, i) for i in range(len(picture.predictions))],
+        "remarks": job.remarks,
         "versions": environment.versions(),
         "commit": environment.commit(),
     }
@@ -172,17 +186,17 @@ def _person(picture: Picture, i: int) -> dict[str, Any]:
         "box_xywh_px": None if picture.whole else sample.box_xywh_px,
         "box_score": None if picture.whole else sample.score,
         "keypoints_px": prediction.keypoints_px,
-        "keypoint_scores": prediction.scores if prediction.joints_m is None else None,  # mesh networks give none
+        "keypoint_scores": prediction.scores if picture.translation_m is None else None,  # mesh networks give none
     }
     if picture.whole:
         person["score"] = sample.score
     if picture.translation_m is not None:
         params = prediction.params
-        rotations = {name: torch.from_numpy(params[name]) for name in ("global_orient", "body_pose") if name in params}
+        rotations = {k: torch.from_numpy(x) for k, x in params.items() if k in WHOLE_PARAMS and x.shape[-2:] == (3, 3)}
         person |= {
             "joints_m": prediction.joints_m,
             "cam": params["cam"],
-            **({"betas": params["betas"]} if "betas" in params else {}),
+            **{name: params[name] for name in ("betas", "expression") if name in params},
             **{name: matrix_to_axis_angle(matrix).numpy() for name, matrix in rotations.items()},
             "translation_m": picture.translation_m[i],
         }

@@ -12,7 +12,7 @@ from hmrbench.cards import load_card
 from hmrbench.errors import UsageError
 from hmrbench.profiling import counts
 from hmrbench.profiling.session import Session
-from hmrbench.profiling.settings import ProfileSettings, check
+from hmrbench.profiling.settings import ProfileSettings, check_settings
 from hmrbench.records import ProfileResult
 from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
@@ -93,7 +93,7 @@ def profile_model(
         fused=fused,
         by_module=by_module,
     )
-    check(settings)
+    check_settings(settings)
     if isinstance(batch_size, bool) or batch_size < 1:
         raise UsageError(f"batch size must be above 0, not {batch_size}")
     if isinstance(model, str):

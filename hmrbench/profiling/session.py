@@ -21,7 +21,7 @@ from hmrbench.nets.encoders.selective_scan import scan_backend
 from hmrbench.profiling import counts, flops, latency
 from hmrbench.profiling.end2end import end_to_end
 from hmrbench.profiling.quick import load_untrained
-from hmrbench.profiling.settings import ProfileSettings, check
+from hmrbench.profiling.settings import ProfileSettings, check_settings
 from hmrbench.records import Array, ProfileResult
 from hmrbench.runtimes import Exported, Network, Prepared, Runtime, Setting, known_runtimes
 from hmrbench.schema import ModelCard
@@ -39,7 +39,7 @@ class Session:
         settings: ProfileSettings,
     ) -> None:
         self.card, self.net, self.size, self.settings = card, net, size, settings
-        self.device = check(settings)
+        self.device = check_settings(settings)
         self.runtime, self.exported, self.setting, self.fault = self._choose()
         self.about: dict[str, Any] = {
             "model": type(net).__name__ if card is None else card.name,
@@ -108,7 +108,7 @@ class Session:
         if known["status"] != "ok":  # the error held what was in memory
             devices.free(self.device)
         more = {
-            "hardware": devices.describe(self.device),  # soon, while the clocks are still those of the run
+            "hardware": devices.describe_device(self.device),  # soon, while the clocks are still those of the run
             "versions": environment.versions(),
             "commit": environment.commit(),
         }

@@ -66,7 +66,7 @@ class ProfileSettings:
         return None if card.runtime and card.weights else "random"
 
 
-def check(settings: ProfileSettings) -> torch.device:
+def check_settings(settings: ProfileSettings) -> torch.device:
     """The device that networks are measured on, if they can be measured so.
 
     Raises:
@@ -108,7 +108,7 @@ def variants(settings: ProfileSettings, asked: Sequence[str]) -> list[ProfileSet
     for name in names:
         found += _everywhere(settings) if name == "all" else [replace(settings, runtime=name)]
     for one in found:
-        check(one)
+        check_settings(one)
     return list(dict.fromkeys(found))
 
 

@@ -11,8 +11,8 @@ from hmrbench.metrics.measures import COUNTS, MEASURES, SPEEDS, TITLES, measure_
 from hmrbench.report.views import Row
 
 
-def add_changes(rows: Sequence[dict[str, Any]], against: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows with `change:` and `difference:` against a cut of the same family and size, and the mean changes.
+def add_changes(rows: Sequence[dict[str, Any]], against: str) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """Rows with `change:` and `difference:` against a cut of the same family and size; the mean changes by task.
 
     Costs belong to the model; scores are compared only between rows of the same protocol.
     """
@@ -30,11 +30,12 @@ def add_changes(rows: Sequence[dict[str, Any]], against: str) -> tuple[list[dict
         scores = _change(row, alike[0], [m for m in MEASURES if m not in (*COUNTS, *SPEEDS)]) if len(alike) == 1 else {}
         reported = _change(row, partners[0], [], "published:") if partners else {}
         found.append(row | costs | scores | reported)
-    means = []
+    means: dict[str, list[str]] = {}
     for task in dict.fromkeys(r["task"] for r in found):
         for other in sorted({r["cut"] for r in found if r["task"] == task and "against" in r}, reverse=True):
             own = {r["model"]: r for r in found if r["task"] == task and r.get("cut") == other and "against" in r}
-            means.append(f"{TITLES.get(task, task)}, {other} against {cut}: {_mean_changes(list(own.values()))}")
+            text = f"{TITLES.get(task, task)}, {other} against {cut}: {_mean_changes(list(own.values()))}"
+            means.setdefault(task, []).append(text)
     return found, means
 
 

@@ -85,7 +85,7 @@ def _escape_markdown(text: str) -> str:
 
 
 def write_latex(found: Sequence[Sheet]) -> str:
-    """Tables for `\\usepackage{booktabs}`."""
+    """Tables for LaTeX's package booktabs."""
     return "\n".join(_latex(sheet) for sheet in found)
 
 

@@ -93,8 +93,8 @@ def _sheet(table: Table, task: str, chosen: Sequence[str], digits: int | None) -
     notes += [phi.DEFINITIONS[k] for k in COMPOSITES if keys & {k, f"published:{k}", f"difference:{k}"}]
     notes += [f"{k}: of that data set alone" for k in keys if k.partition(":")[2] in COMPOSITES and k[:4] != "publ"]
     notes += [_MEANING["macs"]] if any("macs" in k for k in keys) else []
-    notes += [n for n in table.notes if keys & set(SPEEDS) or not n.startswith("speed")]
-    notes += [n for n in table.changes if n.startswith(TITLES.get(task, task))]
+    notes += table.notes if keys & set(SPEEDS) else ()
+    notes += table.mean_changes.get(task, ())
     if published or any(k.startswith("published:") for k in keys):
         sources = [r["published:source"] for r in measured if r.get("published:source")]
         own = "; ".join(dict.fromkeys(sources))

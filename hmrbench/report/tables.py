@@ -9,7 +9,7 @@ reported of the same model as `published:DATASET:METRIC`, and what changes again
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hmrbench.cards import family_order, load_cards
 from hmrbench.errors import DataError, unknown_name
 from hmrbench.metrics import phi
-from hmrbench.metrics.measures import COMPOSITES, COUNTS, SPEEDS
+from hmrbench.metrics.measures import COMPOSITES, COUNTS, SPEEDS, measure_of
 from hmrbench.records import NO_BOXES
 from hmrbench.report.accuracy import join_accuracy
 from hmrbench.report.changes import add_changes
@@ -35,14 +35,19 @@ if TYPE_CHECKING:
 class Table:
     """One row per model and protocol; all rows have the same keys.
 
-    `notes` say what holds for all rows, `changes` the mean changes against a cut, `sources` where published
-    rows stand.
+    `notes` say of what kind the speeds are, `mean_changes` what changes against a cut, for each task, `sources` where
+    published rows stand.
     """
 
     rows: Sequence[Row]
     notes: Sequence[str] = ()
-    changes: Sequence[str] = ()
+    mean_changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     sources: Sequence[str] = ()
+
+    @property
+    def changes(self) -> list[str]:
+        """The mean changes of all tasks."""
+        return [text for texts in self.mean_changes.values() for text in texts]
 
     def columns(self) -> list[str]:
         """All keys, in the order of their first row."""
@@ -97,7 +102,7 @@ class Table:
         named = [m for m in COMPOSITES if any(key.rpartition(":")[2] == m for key in rows[0])]
         frame.attrs = {
             "notes": list(self.notes),
-            "changes": list(self.changes),
+            "changes": self.changes,
             "sources": list(self.sources),
             "definitions": {m: phi.DEFINITIONS[m] for m in named},
         }
@@ -121,6 +126,7 @@ def gather(
     against: str | None = None,
     speed: Speed | None = None,
     by_runtime: bool = False,
+    task: str | None = None,
 ) -> Table:
     """Join the newest runs of each model: accuracy by data set, composites, parameters, MACs and speed.
 
@@ -129,12 +135,13 @@ def gather(
         references: published rows to put below, marked by `kind` = "published".
         against: a cut such as "S4"; adds what the other cuts of the same family and size change against it.
         by_runtime: a row for each runtime and type of a model, with the accuracy and the speed of each.
+        task: hpe or hmr: the models for it alone.
 
     Raises:
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns)]
+    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns) and task in (None, r.row["task"])]
     accuracy = join_accuracy(wanted)
     costs, notes = join_costs(wanted, Speed() if by_runtime else speed or Speed())
     if by_runtime:
@@ -146,14 +153,15 @@ def gather(
         rows += [{**_names(model, cards), **row, **costs.get(model, {}), **_published(cards.get(model))} for row in own]
     rows = [r | {"task": r.get("task") or _task(r)} for r in rows]
     rows.sort(key=lambda r: r["task"], reverse=True)
-    changes: list[str] = []
+    changes: dict[str, list[str]] = {}
     if against is not None:
         rows, changes = add_changes(rows, against)
-    shown = _each_once([r for r in references if _is_wanted(r.model, patterns)], models)
+    chosen = [r for r in references if _is_wanted(r.model, patterns) and task in (None, r.task)]
+    shown = _each_once(chosen, models)
     rows += [r.row() for r in shown]
     if not rows:
         raise DataError("no runs here yet: `hmrbench eval` and `hmrbench profile` leave them, `--runs` says where")
-    return Table(_same_keys(rows), tuple(notes), tuple(changes), tuple(dict.fromkeys(r.full_source() for r in shown)))
+    return Table(_same_keys(rows), tuple(notes), changes, tuple(dict.fromkeys(r.full_source() for r in shown)))
 
 
 def _by_runtime(
@@ -254,7 +262,7 @@ def _names(model: str, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
 
 def _task(row: Row) -> str:
     """The task of a model without a card, by what was measured."""
-    return "hmr" if any(k.endswith(("MPJPE", "PVE")) for k in row) else "hpe"
+    return "hmr" if any(measure_of(k).unit == "mm" for k in row) else "hpe"
 
 
 def _same_keys(rows: Sequence[Row]) -> tuple[Row, ...]:

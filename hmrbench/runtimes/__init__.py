@@ -4,16 +4,7 @@ Adding a runtime is one file of this folder with a tuple `RUNTIMES`, or a `Runti
 path.
 """
 
-from hmrbench.runtimes.exported import (
-    Calibration,
-    Exported,
-    ExportSettings,
-    choose,
-    export,
-    find,
-    prepare,
-    read_exported,
-)
+from hmrbench.runtimes.exported import Exported, choose, find, read_exported
 from hmrbench.runtimes.runtime import (
     Description,
     Network,
@@ -23,6 +14,7 @@ from hmrbench.runtimes.runtime import (
     find_runtime,
     known_runtimes,
 )
+from hmrbench.runtimes.writing import Calibration, ExportSettings, export, prepare
 
 __all__ = [
     "Calibration",

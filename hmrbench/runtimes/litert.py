@@ -27,8 +27,8 @@ class Interpreter(FromFile):
         self.outputs = [detail["index"] for detail in self.reader.get_output_details()]
         self.channels_last = int(self.input["shape"][-1]) == 3
 
-    def run(self, images: Array) -> list[Array]:
-        found = []
+    def run(self, given: dict[str, Array]) -> list[Array]:
+        found, images = [], given["images"]
         for image in images.transpose(0, 2, 3, 1) if self.channels_last else images:
             self.reader.set_tensor(self.input["index"], np.ascontiguousarray(image[None]))
             self.reader.invoke()

@@ -34,9 +34,10 @@ class Session(FromFile):
         options.log_severity_level = 3
         first = [] if provider == _PROVIDERS["cpu"] else [(provider, {"device_id": setting.place.index or 0})]
         self.session = onnxruntime.InferenceSession(str(network.file), options, providers=[*first, _PROVIDERS["cpu"]])
+        self.beside = [given.shape[1] for given in self.session.get_inputs()[1:]]
 
-    def run(self, images: Array) -> list[Array]:
-        found: list[Array] = self.session.run(None, {"images": images})
+    def run(self, given: dict[str, Array]) -> list[Array]:
+        found: list[Array] = self.session.run(None, given)
         return found
 
     def describe(self) -> Description:
@@ -84,14 +85,15 @@ def write(graph: Graph, path: Path, dtype: str) -> None:
     """
     import onnx
 
-    outputs = names(graph.form)
-    axes = {name: {0: "batch"} for name in ("images", *outputs)} if graph.any_batch else None
+    outputs, inputs = names(graph.form), graph.named()
+    batch = {0: "batch"} if graph.any_batch else {}
+    axes = {"images": graph.open_axes(), **dict.fromkeys((*list(inputs)[1:], *outputs), batch)}
     # There is a newer exporter, which takes ten times as long and cannot leave the batch of Swin's windows open.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         first = Path(folder) / path.name
         torch.onnx.export(
-            graph.net, (graph.x,), str(first), dynamo=False, opset_version=OPSET, input_names=["images"],
-            output_names=outputs, dynamic_axes=axes,
+            graph.net, graph.given, str(first), dynamo=False, opset_version=OPSET, input_names=list(inputs),
+            output_names=outputs, dynamic_axes={name: open_axes for name, open_axes in axes.items() if open_axes},
         )  # fmt: skip
         model = onnx.load(first)
     if dtype == "fp16":
@@ -122,15 +124,14 @@ def layers(path: Path) -> list[str]:
 class _Crops:
     """Crops as ONNX Runtime's calibration reads them."""
 
-    def __init__(self, crops: Sequence[Array]) -> None:
+    def __init__(self, crops: Sequence[dict[str, Array]]) -> None:
         self.rest = iter(crops)
 
     def get_next(self) -> dict[str, Array] | None:
-        crop = next(self.rest, None)
-        return None if crop is None else {"images": crop}
+        return next(self.rest, None)
 
 
-def quantise(source: Path, target: Path, crops: list[Array], in_fp: list[str]) -> None:
+def quantise(source: Path, target: Path, crops: list[dict[str, Array]], in_fp: list[str]) -> None:
     """Static quantisation: activations in 8 bits, weights per channel in 7, since 8 overflow on CPUs without VNNI."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

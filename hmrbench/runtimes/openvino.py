@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -33,10 +34,11 @@ class Compiled(FromFile):
         if setting.device == "cpu":
             options["INFERENCE_NUM_THREADS"] = setting.threads or torch.get_num_threads()
         self.model = core.compile_model(str(network.file), self.device, options)
+        self.beside = [given.partial_shape[1].get_length() for given in self.model.inputs[1:]]
         self.name = str(core.get_property(self.device, "FULL_DEVICE_NAME"))
 
-    def run(self, images: Array) -> list[Array]:
-        found = self.model(images)
+    def run(self, given: dict[str, Array]) -> list[Array]:
+        found = self.model(given)
         return [found[i] for i in range(len(self.model.outputs))]
 
     def describe(self) -> Description:
@@ -93,10 +95,13 @@ def write(graph: Graph, path: Path, dtype: str) -> None:
     """A traced network in OpenVINO's form: weights in fp16 for fp16, else in fp32."""
     import openvino
 
-    shape = [-1 if graph.any_batch else len(graph.x), *graph.x.shape[1:]]
-    script = torch.jit.trace(graph.net, graph.x, check_trace=False)  # type: ignore[no-untyped-call]
-    model = openvino.convert_model(script, example_input=graph.x, input=shape)
-    model.inputs[0].get_tensor().set_names({"images"})
+    given = graph.named()
+    shapes = [[-1 if graph.any_batch else len(x), *x.shape[1:]] for x in given.values()]
+    shapes[0] = [-1 if axis in graph.open_axes() else length for axis, length in enumerate(graph.x.shape)]
+    script = torch.jit.trace(graph.net, graph.given, check_trace=False)  # type: ignore[no-untyped-call]
+    model = openvino.convert_model(script, example_input=graph.given, input=shapes)
+    for taken, name in zip(model.inputs, given, strict=True):
+        taken.get_tensor().set_names({name})
     for output, name in zip(model.outputs, names(graph.form), strict=True):
         output.get_tensor().set_names({name})
     openvino.save_model(model, path, compress_to_fp16=dtype == "fp16")
@@ -120,12 +125,12 @@ def _is_weight(node: Any) -> bool:
     return kind == "Constant" or (bool(inputs) and all(map(_is_weight, inputs)))
 
 
-def quantise(source: Path, target: Path, crops: list[Array], in_fp: list[str]) -> None:
+def quantise(source: Path, target: Path, crops: list[dict[str, Array]], in_fp: list[str]) -> None:
     """NNCF's post-training quantisation, for transformers."""
     import nncf
     import openvino
 
-    nncf.set_log_level(40)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way also changes handlers that it shares with others
     model = openvino.Core().read_model(source)
     found = nncf.quantize(
         model, nncf.Dataset(crops), subset_size=len(crops), model_type=nncf.ModelType.TRANSFORMER,

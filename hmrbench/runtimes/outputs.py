@@ -1,4 +1,4 @@
-"""What networks put out, as a flat list of tensors and back: files know lists alone."""
+"""What networks are given and put out, as files name it: flat lists of tensors, and back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from hmrbench.errors import HmrbenchError
+
+INPUTS = ("images", "box")  # the names of what a network is given: pictures, and of a few numbers of each box
 
 # None for a tensor, a list of forms for a tuple, a dict of forms by name: JSON holds it as it is.
 Form: TypeAlias = Any

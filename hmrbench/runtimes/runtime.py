@@ -23,10 +23,10 @@ from hmrbench.device import pick_device
 from hmrbench.errors import UsageError, unknown_name
 from hmrbench.nets.record import find_records
 from hmrbench.records import Array
-from hmrbench.runtimes.outputs import Form, unflatten
+from hmrbench.runtimes.outputs import INPUTS, Form, unflatten
 from hmrbench.runtimes.trace import Graph
 from hmrbench.schema import ModelCard
-from hmrbench.schema.importing import import_object
+from hmrbench.schema.importing import find_part
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,20 @@ class Network:
     error_std: float | None = None
     owner: Any = None
 
-    def in_batches(self, x: Tensor, call: Callable[[Array], Sequence[Array]]) -> Any:
-        """Run a file by `call`, which takes a batch and gives a flat list, on (B, 3, H, W), whatever its batch size."""
-        size = self.batch_size or len(x)
+    def in_batches(self, given: Sequence[Tensor], call: Callable[[dict[str, Array]], Sequence[Array]]) -> Any:
+        """Run a file on (B, 3, H, W) and what is given beside it, whatever the file's batch size.
+
+        `call` takes a batch by the inputs' names and gives a flat list.
+        """
+        size = self.batch_size or len(given[0])
         found: list[list[Array]] = []
-        for part in torch.split(x, size):
-            given = torch.cat((part, part.new_zeros(size - len(part), *part.shape[1:]))) if len(part) < size else part
-            found.append([output[: len(part)] for output in call(given.cpu().contiguous().numpy())])
-        whole = [np.concatenate(parts) for parts in zip(*found, strict=True)]  # a copy: runtimes use their memory again
-        return unflatten([torch.from_numpy(output).to(x.device) for output in whole], self.form)
+        for parts in zip(*(torch.split(x, size) for x in given), strict=True):
+            count = len(parts[0])
+            filled = (torch.cat((x, x.new_zeros(size - count, *x.shape[1:]))) if count < size else x for x in parts)
+            arrays = (x.cpu().contiguous().numpy() for x in filled)
+            found.append([output[:count] for output in call(dict(zip(INPUTS, arrays, strict=False)))])
+        whole = [np.concatenate(outputs) for outputs in zip(*found, strict=True)]  # a copy: runtimes reuse their memory
+        return unflatten([torch.from_numpy(output).to(given[0].device) for output in whole], self.form)
 
     def size_mb(self) -> float | None:
         """What the files take, in MB of 2^20 bytes."""
@@ -129,15 +134,23 @@ class Prepared(Protocol):
     ) -> None: ...
 
     def __call__(self, x: Tensor) -> Any:
-        """(B, 3, H, W) float32 to what PyTorch's network gives: a tensor, a tuple or a dict of them."""
+        """(B, 3, H, W) float32 to what PyTorch's network gives: a tensor, a tuple or a dict of them.
+
+        For a network that also knows its box, as CLIFF does, numbers (B, 3) follow.
+        """
 
     def describe(self) -> Description: ...
 
 
 class FromFile(Prepared):
-    """A network's file, ready to run in batches of the size that it was made for."""
+    """A network's file, ready to run in batches of the size that it was made for.
+
+    `beside` says how many numbers it takes beside pictures, see `INPUTS`; where they are not given they are zeros, as
+    in PyTorch's network.
+    """
 
     network: Network
+    beside: Sequence[int] = ()
 
     def __enter__(self) -> Prepared:
         return self
@@ -147,11 +160,12 @@ class FromFile(Prepared):
     ) -> None:
         pass
 
-    def __call__(self, x: Tensor) -> Any:
-        return self.network.in_batches(x, self.run)
+    def __call__(self, x: Tensor, *more: Tensor) -> Any:
+        zeros = (x.new_zeros(len(x), numbers) for numbers in self.beside[len(more) :])
+        return self.network.in_batches((x, *more, *zeros), self.run)
 
-    def run(self, images: Array) -> Sequence[Array]:
-        """One batch (B, 3, H, W) to the file's outputs, in their order."""
+    def run(self, given: dict[str, Array]) -> Sequence[Array]:
+        """One batch by the inputs' names, `images` (B, 3, H, W), to the file's outputs, in their order."""
         raise NotImplementedError
 
 
@@ -168,7 +182,8 @@ class Runtime:
         packages: further distributions that writing a file needs.
         suffix: of the files that it reads; the first of a file's own suffixes where it has several parts.
         write: from a traced network to files of that form (see `export`); None if it reads none.
-        quantise: from such a file to one in int8; None if it cannot.
+        quantise: from such a file to one in int8, by batches of what it is given and layers to leave out; None if it
+            cannot.
         layers: the layers of such a file that can be in int8, in the order in which they run.
         serves: why it cannot serve a device and precision on this machine, None where it can.
     """
@@ -182,7 +197,7 @@ class Runtime:
     packages: tuple[str, ...] = ()
     suffix: str = ""
     write: Callable[[Graph, Path, str], None] | None = None
-    quantise: Callable[[Path, Path, list[Array], list[str]], None] | None = None
+    quantise: Callable[[Path, Path, list[dict[str, Array]], list[str]], None] | None = None
     layers: Callable[[Path], list[str]] | None = None
     serves: Callable[[str, str], str | None] | None = None
 
@@ -246,13 +261,12 @@ def find_runtime(name: str) -> Runtime:
         UsageError: there is no runtime of that name, or the path leads to no Runtime.
     """
     known = known_runtimes()
-    found = import_object(name, "runtime") if ":" in name else known.get(name.lower())
-    if found is None:  # by the form of its files, such as onnx
-        found = next((r for r in known.values() if r.write is not None and r.suffix == f".{name.lower()}"), None)
+    if ":" in name:
+        return find_part(name, "runtime", Runtime, known)
+    suffix = f".{name.lower()}"  # the form of its files, such as onnx
+    found = known.get(name.lower()) or next((r for r in known.values() if r.write and r.suffix == suffix), None)
     if found is None:
         raise unknown_name("runtime", name, known, "or a file that `hmrbench export` wrote, or an import path")
-    if not isinstance(found, Runtime):
-        raise UsageError(f"runtime '{name}' is a {type(found).__name__}, not a hmrbench.runtimes.Runtime")
     return found
 
 

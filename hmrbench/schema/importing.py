@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hmrbench.errors import HmrbenchError, UsageError, said
+from hmrbench.errors import HmrbenchError, UsageError, said, unknown_name
+
+_Part = TypeVar("_Part")
 
 
 @contextmanager
@@ -44,6 +46,26 @@ def import_object(path: str, what: str, file: Path | None = None) -> Any:
         raise UsageError(f"{what} '{path}' cannot be imported: {e}") from e
     except (Exception, SystemExit) as e:  # whatever a foreign module raises when it is run
         raise UsageError(f"{what} '{path}' cannot be imported: {said(e)}") from e
+
+
+def find_part(name: str, what: str, kind: type[_Part], known: Mapping[str, Any], file: Path | None = None) -> _Part:
+    """The part of that name among the known ones, or the one at an import path.
+
+    Args:
+        what: such as `codec`, for messages.
+        kind: of what class it must be.
+        file: of the card or spec that names it.
+
+    Raises:
+        UsageError: nobody knows the name, or the path leads to nothing, or to what is not of the kind.
+    """
+    found = import_object(name, what, file) if ":" in name else known.get(name)
+    if found is None:
+        raise unknown_name(what, name, known)
+    if not isinstance(found, kind):
+        place = kind.__module__.removesuffix(f".{kind.__name__.lower()}")  # hmrbench.codecs.Codec, as it is imported
+        raise UsageError(f"{what} '{name}' is a {type(found).__name__}, not a {place}.{kind.__name__}")
+    return found
 
 
 def _refuse_other_module(found: Any, file: Path | None) -> None:

@@ -26,7 +26,7 @@ from hmrbench.training.examples import Examples
 from hmrbench.training.job import TrainJob
 from hmrbench.training.prior import read_bodies
 from hmrbench.training.recipes import Recipe, load_recipe
-from hmrbench.training.trainer import Moment, Progress, Trainer
+from hmrbench.training.trainer import Moment, Trainer, TrainingProgress
 
 _log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def run(
     resume: bool = False,
     minutes: float | None = None,
     half: bool = False,
-    progress: Progress | None = None,
+    progress: TrainingProgress | None = None,
 ) -> TrainResult:
     """Train, validate, and write everything into the folder `out`; only the first process writes.
 

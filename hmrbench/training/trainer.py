@@ -43,13 +43,13 @@ class Moment:
     validation: Mapping[str, float] | None = None
 
 
-Progress = Callable[[Moment], None]
+TrainingProgress = Callable[[Moment], None]
 
 
 class Trainer:
     """A training under way: everything that changes while it runs."""
 
-    def __init__(self, job: TrainJob, out: Path, progress: Progress | None, half: bool = False) -> None:
+    def __init__(self, job: TrainJob, out: Path, progress: TrainingProgress | None, half: bool = False) -> None:
         self.job, self.recipe, self.out, self.progress, self.half = job, job.recipe, out, progress, half
         self.first = distributed.is_first()
         self.fabric = make_engine(job.device, job.recipe.dtype)

@@ -6,24 +6,26 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from hmrbench import checkpoints
+from hmrbench.body import check_same_body, mesh_assets
+from hmrbench.body.mesh_assets import MeshAssets, find_mesh_assets
 from hmrbench.cards import load_card
+from hmrbench.checkpoints import LoadReport
 from hmrbench.codecs import Codec, find_codec
 from hmrbench.errors import HmrbenchError, UsageError, WeightsError, blamed_on, unknown_name
+from hmrbench.fetch import sources
+from hmrbench.nets.encoders.record import Encoder, known_encoders
+from hmrbench.nets.meshes.mesh import MeshMatrices
+from hmrbench.nets.record import HeadKind, Net, known_heads, known_networks
+from hmrbench.nets.truncation import Network, make_neck
 from hmrbench.schema import ModelCard
 from hmrbench.schema.faults import unknown_key
-from hmrbench.schema.importing import beside, import_object
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from hmrbench.body.mesh_assets import MeshAssets
-    from hmrbench.checkpoints import LoadReport
-    from hmrbench.nets.encoders.record import Encoder
-    from hmrbench.nets.meshes.mesh import MeshMatrices
-    from hmrbench.nets.record import HeadKind, Net
-
+from hmrbench.schema.importing import beside, find_part, import_object
 
 # --------------------------------------------------------------------------- networks
 
@@ -37,14 +39,8 @@ def find_encoder(name: str, file: Path | None = None) -> Encoder:
     Raises:
         UsageError: there is no encoder of that name, or the path leads to no Encoder.
     """
-    from hmrbench.nets.encoders.record import Encoder, known_encoders
-
-    found = import_object(name, "encoder", file) if ":" in name else known_encoders().get(name.lower())
-    if found is None:
-        raise unknown_name("encoder", name, known_encoders())
-    if not isinstance(found, Encoder):
-        raise UsageError(f"encoder '{name}' is a {type(found).__name__}, not a hmrbench.nets.encoders.record.Encoder")
-    return found
+    known = known_encoders()
+    return known.get(name.lower()) or find_part(name, "encoder", Encoder, known, file)
 
 
 def find_network(card: ModelCard) -> Net | None:
@@ -53,8 +49,6 @@ def find_network(card: ModelCard) -> Net | None:
     Raises:
         UsageError: there is no network of that name.
     """
-    from hmrbench.nets.record import known_networks
-
     if card.build is None or card.foreign:
         return None
     found = known_networks().get(card.build)
@@ -82,6 +76,7 @@ def codec_of(card: ModelCard, name: str | None = None) -> Codec:
 def make_encoder(
     name: str, stages: int, options: Mapping[str, Any] | None = None, file: Path | None = None
 ) -> nn.Module:
+    """An encoder cut after a stage, with the options that its builder takes; UsageError if it takes no such."""
     options = options or {}
     if stages not in (1, 2, 3, 4):
         raise UsageError(f"{name}: stages must be 1 to 4, not {stages}")
@@ -109,8 +104,6 @@ def create_encoder(name: str, stages: int = 4, checkpoint: str | Path | None = N
     """
     encoder = make_encoder(name, stages)
     if checkpoint is not None:
-        from hmrbench import checkpoints
-
         checkpoints.load_encoder(encoder, checkpoints.read_state(checkpoint), str(checkpoint))
     return encoder.eval()
 
@@ -132,8 +125,6 @@ def build_net(card: ModelCard, mesh: MeshMatrices | None = None, **encoder_optio
     if card.build is None:
         with blamed_on(f"{card.where}: encoder '{card.encoder}'"):
             return _build_own(card, encoder_options)
-    from torch import nn
-
     what = f"{card.where}: build '{card.build}'"
     build = import_object(card.build, f"{card.where}: build", card.file)
     if not callable(build):
@@ -147,10 +138,6 @@ def build_net(card: ModelCard, mesh: MeshMatrices | None = None, **encoder_optio
 
 
 def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module:
-    from torch import nn
-
-    from hmrbench.nets.truncation import Network, make_neck
-
     if card.encoder is None:
         raise UsageError(f"{card.where}: a card needs 'encoder' or 'build'")
     stages = 4 if card.stages is None else card.stages
@@ -176,8 +163,6 @@ def _build_own(card: ModelCard, encoder_options: Mapping[str, Any]) -> nn.Module
 @cache
 def made_mesh() -> MeshMatrices:
     """Matrices by formula, for a network whose shapes, keys or costs alone matter."""
-    from hmrbench.body import mesh_assets
-
     return mesh_assets.made_mesh()
 
 
@@ -193,17 +178,7 @@ def find_head(card: ModelCard) -> HeadKind:
     Raises:
         UsageError: there is no head of that kind, or its import path leads to no HeadKind.
     """
-    from hmrbench.nets.record import HeadKind, known_heads
-
-    kind = card.head.kind
-    found = import_object(kind, f"{card.where}: head", card.file) if ":" in kind else known_heads().get(kind)
-    if found is None:
-        raise unknown_name(f"{card.where}: head", kind, known_heads())
-    if not isinstance(found, HeadKind):
-        raise UsageError(
-            f"{card.where}: head '{kind}' is a {type(found).__name__}, not a hmrbench.nets.record.HeadKind"
-        )
-    return found
+    return find_part(card.head.kind, f"{card.where}: head", HeadKind, known_heads(), card.file)
 
 
 def _wanted_of(build: Callable[..., Any], card: ModelCard, what: str) -> tuple[ModelCard, ...]:
@@ -244,8 +219,6 @@ def load_model(
         DataError: the mesh assets are not here, or broken.
         WeightsError: the weights are not here, or not of this network.
     """
-    from hmrbench.fetch import sources
-
     card = name if isinstance(name, ModelCard) else load_card(name, models_dirs)
     assets = find_assets(card, None if mesh_assets is None else Path(mesh_assets))
     _, path = sources.resolve_weights(card, weights)
@@ -258,8 +231,6 @@ def find_assets(card: ModelCard, path: Path | None = None) -> MeshAssets | None:
     Raises:
         DataError: they are not here, which says how to get them, or broken.
     """
-    from hmrbench.body.mesh_assets import find_mesh_assets
-
     return find_mesh_assets(path) if needs_mesh(card) else None
 
 
@@ -279,10 +250,6 @@ def load_weights(
         UsageError: the network has no random weights: it is empty before its file is read.
         WeightsError: the file is not of this network.
     """
-    import torch
-
-    from hmrbench import checkpoints
-
     if mesh is None and (assets := find_assets(card)) is not None:
         mesh = assets.matrices
     # Ours are read before anything is built; another package's network may have a format of its own.
@@ -306,9 +273,6 @@ def load_weights(
 
 def fill_network(card: ModelCard, net: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
     """Fill a network; the SMPL body that an HMR2.0 checkpoint carries must be the one installed."""
-    from hmrbench import checkpoints
-    from hmrbench.body import check_same_body
-
     check_same_body(state, source)
     record = find_network(card)
     return checkpoints.load_network(net, state, source, None if record is None else record.layout)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.schema import ModelCard
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
 from hmrbench.zoo import build_net, find_network, make_encoder
 
 
@@ -27,8 +25,6 @@ def shape_of_net(card: ModelCard) -> nn.Module:
     Raises:
         UsageError: it cannot be built; see `build_net`.
     """
-    import torch
-
     try:
         with torch.device("meta"):
             return build_net(card)
@@ -61,8 +57,6 @@ def unread_parameters(card: ModelCard, net: nn.Module) -> int:
 
 
 def _count(module: Any) -> int:
-    from torch import nn
-
     own = list(module.parameters()) if isinstance(module, nn.Module) else []
     return 0 if any(map(nn.parameter.is_lazy, own)) else sum(p.numel() for p in own)
 
@@ -75,9 +69,6 @@ def describe(card: ModelCard) -> list[dict[str, Any]]:
         name), `params`. A foreign network is one part; what it does not tell without its weights is empty or
         None.
     """
-    import torch
-    from torch import nn
-
     rows: list[dict[str, Any]] = []
 
     def note(part: str, module: nn.Module, output: Any, before: int = 0) -> int:

@@ -177,8 +177,8 @@ class HandRoI(nn.Module):
         features = self.deconv(features)  # (B, C / 4, 64, 48)
         image = torch.arange(len(features), dtype=left.dtype, device=left.device)[:, None]
         scale = HAND_UPSAMPLING / CELL_PX
-        left, right = (
-            roi_align(features, torch.cat((image, box * scale), dim=1), HAND_SIDE, sampling_ratio=-1, aligned=False)
+        left, right = (  # as many samples as a cell has features: officially -1, which converters do not know
+            roi_align(features, torch.cat((image, box * scale), dim=1), HAND_SIDE, sampling_ratio=0, aligned=False)
             for box in (left, right)
         )
         out: Tensor = self.conv(torch.cat((left.flip(3), right)))
