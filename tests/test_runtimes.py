@@ -676,6 +676,18 @@ def test_litert_runs_files_alone() -> None:
         prepare(find_runtime("litert"), Network(Layers()), Setting("cpu", "fp32", (64, 48)))
 
 
+def test_a_smaller_file_takes_the_place_of_a_larger_one(cards: Path, tmp_path: Path) -> None:
+    """Of which nothing is left that would count as its weights; and the words of `eval` name what ran."""
+    root, file = make_coco(tmp_path / "coco"), tmp_path / "net.onnx"
+    Path(f"{file}.data").write_bytes(bytes(2**20))
+    assert export(cards, file).exit_code == 0
+    assert sorted(f.name for f in tmp_path.glob("net*")) == ["net.onnx", "net.onnx.json"]
+    args = ("-d", "coco-val", "--data-root", root, "--models-dir", cards, "--boxes", "gt", "--weights", "random")
+    both = [hmrbench("eval", "layers", *args, *more).stdout for more in ((), ("--runtime", file))]
+    assert "onnxruntime, fp32" in " ".join(both[1].split())
+    assert "pytorch" not in both[0]
+
+
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "_LARGE", 1000)
     x = torch.randn(2, 3, 64, 48)

@@ -11,7 +11,6 @@ from hmrbench.cli.options import (
     DEFAULT_WORKERS,
     BatchSize,
     Boxes,
-    CudaGraph,
     DataRoot,
     DatasetOptions,
     DatasetsFile,
@@ -22,6 +21,7 @@ from hmrbench.cli.options import (
     MeshAssetsFile,
     Models,
     ModelsDirs,
+    NoCudaGraph,
     Protocol,
     Runs,
     Runtime,
@@ -51,7 +51,7 @@ def evaluate(
     dtype: Dtype = "fp32",
     runtime: Runtime = None,
     fuse: Fuse = True,
-    cuda_graph: CudaGraph = None,
+    no_cuda_graph: NoCudaGraph = False,
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
     limit: Annotated[
@@ -88,8 +88,8 @@ def evaluate(
     cards = find_cards(model, load_cards(models_dir or []))
     settings = EvaluationSettings(
         weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, runtime=runtime,
-        fused=fuse, cuda_graph=cuda_graph, batch_size=batch_size, workers=workers, mesh_assets=mesh_assets,
-        data_root=data_root,
+        fused=fuse, cuda_graph=False if no_cuda_graph else None, batch_size=batch_size, workers=workers,
+        mesh_assets=mesh_assets, data_root=data_root,
     )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):

@@ -103,19 +103,10 @@ def profile(
         raise UsageError("--unstable says which rows of --resume run again: give both")
     cards = _cards(model or ["*"], models_dir or [], task)
     settings = profiling.ProfileSettings(
-        device=device,
-        dtype=dtype,
-        repeats=repeats,
-        seconds=seconds,
-        scope=scope,
-        compile=compile,
-        channels_last=channels_last,
-        cuda_graph=cuda_graph,
-        threads=threads,
-        weights=weights,
-        fused=fuse,
+        device=device, dtype=dtype, repeats=repeats, seconds=seconds, scope=scope, compile=compile,
+        channels_last=channels_last, cuda_graph=cuda_graph, threads=threads, weights=weights, fused=fuse,
         by_module=by_module,
-    )
+    )  # fmt: skip
     variants = profiling.variants(settings, runtime or [])
     batch_sizes = profiling.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():

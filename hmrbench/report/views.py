@@ -20,6 +20,7 @@ PROTOCOL = (
     "flip",
     "codec",
     "weights",
+    "runtime",
     "dtype",
     "device",
     "batch_size",

@@ -215,6 +215,8 @@ def export(
         }  # fmt: skip
         for f in found:
             os.replace(f, path.parent / f.name)
+    for left in (f for f in parts_of(path) if f.name not in record["files"]):
+        left.unlink()  # the weights of another file of this name, which was larger
     files.write_json(record_path(path), record)
     return Exported(path, record, runtime)
 
