@@ -458,8 +458,9 @@ def test_profile_of_every_name_gives_the_official_counts(tmp_path: Path) -> None
         assert rows[name]["params"] == expected["params"], name
         assert rows[name]["params_encoder"] == expected["backbone"], name
         assert rows[name]["macs"] == pytest.approx(1e9 * expected["macs_G"], rel=5e-3), name
-        unread = known_networks()[name].layout.never_read
-        assert ((rows[name].get("params_unread") or 0) > 0) == (bool(unread) and name != "tore-fastmetro-l-r50"), name
+        # BERT's tables, HRNet's classifier and EfficientNet's
+        unread = name.endswith(("h64", "effb0")) or name.startswith(("metro", "tore-metro"))
+        assert ((rows[name].get("params_unread") or 0) > 0) == unread, name
 
 
 # --------------------------------------------------------------------------- one table
