@@ -484,7 +484,7 @@ def test_all_mesh_networks_are_the_papers_31_and_the_22_of_others(
 
 
 def test_one_table_shows_costs_rates_and_published_numbers_apart(tmp_path: Path) -> None:
-    """The line that the documentation gives for all mesh networks, on small ones of both kinds."""
+    """The lines that the documentation gives for all mesh networks, on small ones of both kinds."""
     small = ("swinhmr2-t-s2", "spin-r50", "cliff-r50", "fastmetro-s-r50")
     ran = hmrbench("profile", *small, "swinpose-t-s2", "--device", "cpu", "--repeats", "1", "--runs", tmp_path)
     assert ran.exit_code == 0, ran.stderr
