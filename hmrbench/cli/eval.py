@@ -46,7 +46,15 @@ def evaluate(
     data_root: DataRoot = None,
     boxes: Boxes = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture.")] = True,
-    codec: Annotated[str | None, typer.Option("--codec", help="udp, plain, dark; the card's own if none.")] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec",
+            metavar="NAME",
+            help="How outputs become keypoints: heatmaps by udp, plain, dark, msra-hrnet, msra-mmpose0, msra-mmpose1; "
+            "bins by simdr, sa-simdr, simcc, rtmpose; whole pictures by grouping; or module:NAME; the card's if none.",
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
     runtime: Runtime = None,
