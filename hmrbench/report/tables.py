@@ -141,7 +141,7 @@ def gather(
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns) and task in (None, r.row["task"])]
+    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns) and task in (None, r.row.get("task"))]
     accuracy = join_accuracy(wanted)
     costs, notes = join_costs(wanted, Speed() if by_runtime else speed or Speed())
     if by_runtime:
