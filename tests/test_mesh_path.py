@@ -458,8 +458,9 @@ def test_profile_of_every_name_gives_the_official_counts(tmp_path: Path) -> None
         assert rows[name]["params"] == expected["params"], name
         assert rows[name]["params_encoder"] == expected["backbone"], name
         assert rows[name]["macs"] == pytest.approx(1e9 * expected["macs_G"], rel=5e-3), name
-        unread = known_networks()[name].layout.never_read
-        assert (rows[name]["params_unread"] > 0) == (bool(unread) and name != "tore-fastmetro-l-r50"), name
+        # BERT's tables, HRNet's classifier and EfficientNet's
+        unread = name.endswith(("h64", "effb0")) or name.startswith(("metro", "tore-metro"))
+        assert ((rows[name].get("params_unread") or 0) > 0) == unread, name
 
 
 # --------------------------------------------------------------------------- one table
@@ -483,7 +484,7 @@ def test_all_mesh_networks_are_the_papers_31_and_the_22_of_others(
 
 
 def test_one_table_shows_costs_rates_and_published_numbers_apart(tmp_path: Path) -> None:
-    """The line that the documentation gives for all mesh networks, on small ones of both kinds."""
+    """The lines that the documentation gives for all mesh networks, on small ones of both kinds."""
     small = ("swinhmr2-t-s2", "spin-r50", "cliff-r50", "fastmetro-s-r50")
     ran = hmrbench("profile", *small, "swinpose-t-s2", "--device", "cpu", "--repeats", "1", "--runs", tmp_path)
     assert ran.exit_code == 0, ran.stderr
