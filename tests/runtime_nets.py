@@ -13,6 +13,7 @@ from hmrbench.nets.encoders.eeffnet import WeightedSum
 from hmrbench.nets.encoders.swin import Swin
 from hmrbench.nets.encoders.vmamba import VMamba
 from hmrbench.nets.heads.smpl import SMPLHead
+from hmrbench.nets.meshes.fastmetro import MIDDLE, ParameterRegressor
 from hmrbench.nets.meshes.smplerx import HandRoI
 from hmrbench.runtimes import Description, Network, Prepared, Runtime, Setting
 from hmrbench.schema import ModelCard
@@ -84,6 +85,18 @@ class Hands(nn.Module):
         moved = self.boxes[:, None] + 20 * x.mean((1, 2, 3))[:, None]  # (2, B, 4)
         left, right = self.hands(self.features(x), *moved).chunk(2)
         y: Tensor = torch.cat((left, right), dim=1)
+        return y
+
+
+class Rotations(nn.Module):
+    """SMPL's parameters as FastMETRO finds them, from numbers of a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points, self.found = nn.Conv2d(3, 3 * MIDDLE, 16, stride=64), ParameterRegressor(16)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y: dict[str, Tensor] = self.found(self.points(x).reshape(-1, MIDDLE, 3))
         return y
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_coco
-from runtime_nets import Boxed, Doubling, Hands, Layers, Mesh, Nested, Pair, Shown, Vertices, scanning
+from runtime_nets import Boxed, Doubling, Hands, Layers, Mesh, Nested, Pair, Rotations, Shown, Vertices, scanning
 from test_cli import hmrbench
 from torch import Tensor, nn
 from typer.testing import Result
@@ -25,6 +25,7 @@ from hmrbench.codecs import Crops
 from hmrbench.errors import DataError, HmrbenchError, UsageError
 from hmrbench.nets.encoders import scan_standard
 from hmrbench.nets.encoders.selective_scan import selective_scan
+from hmrbench.nets.meshes.fastmetro import nearest_rotation
 from hmrbench.results import runs as results
 from hmrbench.runtimes import (
     Network,
@@ -139,7 +140,16 @@ def on_runtime(net: nn.Module, runtime: str, x: Tensor, folder: Path, batch_size
 @BOTH
 @pytest.mark.parametrize(
     ("make", "batch_size"),
-    [(Layers, None), (Pair, 2), (Nested, None), (Mesh, None), (scanning, 2), (Shown, 2), (Hands, 1)],
+    [
+        (Layers, None),
+        (Pair, 2),
+        (Nested, None),
+        (Mesh, None),
+        (scanning, None),
+        (Shown, 2),
+        (Hands, 1),
+        (Rotations, None),
+    ],
 )
 def test_a_runtime_gives_pytorchs_numbers(
     runtime: str, make: Callable[[], nn.Module], batch_size: int | None, tmp_path: Path
@@ -203,6 +213,27 @@ def test_what_was_put_out_stays_as_it_is(runtime: str, tmp_path: Path) -> None:
         kept = first.clone()
         forward(10 * x)
     assert torch.equal(first, kept)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["cliff-r50", "vmpose-t-s2"])
+@pytest.mark.slow
+def test_the_batch_stays_open(name: str, runtime: str, tmp_path: Path) -> None:
+    """Traced on two pictures, run on four; `len` of a tensor would be a constant of the graph."""
+    file = tmp_path / f"net{SUFFIX[runtime]}"
+    args = ("--runtime", runtime, "--batch-size", "dynamic", "-o", file, "--weights", "random", "--json")
+    made = hmrbench("export", name, *args)
+    assert made.exit_code == 0, made.stderr
+    assert json.loads(made.stdout)["check"]["max_std"] < 1e-4
+
+
+def test_the_nearest_rotation_without_a_decomposition() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(500, 3, 3) * torch.logspace(-3, 3, 500)[:, None, None]
+    u, _, vh = torch.linalg.svd(matrices.double())
+    want = u @ vh * torch.linalg.det(u @ vh)[:, None, None]
+    torch.testing.assert_close(nearest_rotation(matrices).double(), want, rtol=0, atol=2e-6)
+    torch.testing.assert_close(nearest_rotation(matrices.double()), want, rtol=0, atol=1e-12)
 
 
 def test_meshes_are_read_by_the_networks_own_codec() -> None:
@@ -386,6 +417,19 @@ def test_a_wrong_constant_is_refused(
     refused = evaluate(cards, root, tmp_path / "runs", "--runtime", runtime)
     assert refused.exit_code == 1
     assert "is off" in refused.stderr
+
+
+def test_a_file_that_does_not_run_says_why(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose batch a converter has closed though it was to be any."""
+    write = find_runtime("onnx").write
+    assert write is not None
+    known = known_runtimes()
+    closed = replace(known["onnxruntime"], write=lambda graph, *rest: write(replace(graph, any_batch=False), *rest))
+    monkeypatch.setitem(known, "onnxruntime", closed)
+    result = export(cards, tmp_path / "net.onnx", "--batch-size", "dynamic")
+    assert result.exit_code == 1
+    assert "what was written does not run: [ONNXRuntimeError]" in " ".join(result.stderr.split())
+    assert not list(tmp_path.glob("net*"))
 
 
 def test_a_converter_that_fails_says_why(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

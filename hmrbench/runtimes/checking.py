@@ -107,11 +107,18 @@ def _spread(x: Tensor) -> Tensor:
 
 
 def compare_networks(card: ModelCard | None, net: nn.Module, prepared: Prepared, some: SomeCrops) -> Check:
-    """Run both on the same crops."""
+    """Run both on the same crops.
+
+    Raises:
+        HmrbenchError: the file does not run, or its outputs are of other shapes or not finite.
+    """
     with torch.inference_mode():
         expected = net(*some.given)
-        with prepared as forward:
-            found = forward(*some.given)
+        try:
+            with prepared as forward:
+                found = forward(*some.given)
+        except Exception as e:  # whatever a runtime raises
+            raise HmrbenchError(f"what was written does not run: {' '.join(str(e).split())[:400]}") from e
     largest, rms = compare_outputs(expected, found)
     moved = None
     if card is not None and some.crops is not None:

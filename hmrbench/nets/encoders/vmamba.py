@@ -120,7 +120,7 @@ def project_directions(x: Tensor, weight: Tensor, fused: bool = True) -> Tensor:
     rows, weights, groups = x.unsqueeze(2), weight.flatten(0, 1), len(weight)
     y = onednn_conv2d(rows, weights, groups=groups) if fused else None
     y = F.conv2d(rows, weights[:, :, None, None], groups=groups) if y is None else y
-    return y.view(len(x), *weight.shape[:2], -1)
+    return y.view(x.shape[0], *weight.shape[:2], -1)
 
 
 class VSSBlock(nn.Module):

@@ -28,6 +28,7 @@ from hmrbench.nets.truncation import Network
 INPUT_SIZE = (224, 224)
 DEPTHS = {"s": 1, "m": 2, "l": 3}
 WIDTHS = (512, 128)
+NEWTON = 12  # rounds, by which a matrix whose singular values are 1 to 10,000 has converged
 _REGRESSOR = r"smpl_parameter_regressor\."
 
 
@@ -70,7 +71,7 @@ class FastMETROHead(nn.Module):
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         grid = (int(features.shape[2]), int(features.shape[3]))
-        batch = len(features)
+        batch = features.shape[0]
         image = self.conv_1x1(features).flatten(2).mT  # (B, h * w, 512)
         camera = repeated(self.cam_token_embed.weight, batch)
         queries = repeated(torch.cat((self.joint_token_embed.weight, self.vertex_token_embed.weight)), batch)
@@ -104,6 +105,8 @@ class ParameterRegressor(nn.Module):
     by its determinant: where that is -1 the whole matrix changes sign.
     """
 
+    standard_operators = False
+
     def __init__(self, width: int = 1024) -> None:
         super().__init__()
         first = FullyConnected(nn.Linear(3 * MIDDLE, width), nn.BatchNorm1d(width))
@@ -112,10 +115,29 @@ class ParameterRegressor(nn.Module):
 
     def forward(self, vertices: Tensor) -> dict[str, Tensor]:
         raw = self.regressor(vertices.flatten(1))  # (B, 24 * 9 + 10)
-        u, _, vh = torch.linalg.svd(raw[:, : 24 * 9].unflatten(1, (24, 3, 3)))
-        rotations = u @ vh
-        rotations = rotations * torch.linalg.det(rotations)[..., None, None]
+        matrices = raw[:, : 24 * 9].reshape(-1, 24, 3, 3)
+        if self.standard_operators:
+            rotations = nearest_rotation(matrices)
+        else:
+            u, _, vh = torch.linalg.svd(matrices)
+            rotations = u @ vh
+            rotations = rotations * torch.linalg.det(rotations)[..., None, None]
         return {"global_orient": rotations[:, :1], "body_pose": rotations[:, 1:], "betas": raw[:, 24 * 9 :]}
+
+
+def nearest_rotation(matrices: Tensor) -> Tensor:
+    """The nearest orthogonal matrix times its determinant (..., 3, 3), without a singular value decomposition, which
+    converters do not know: Newton's iteration for the polar factor, scaled by the determinant (Higham 1986)."""
+    cross, x = torch.linalg.cross, matrices
+    for _ in range(NEWTON):
+        a, b, c = x.unbind(-2)
+        cofactors = torch.stack((cross(b, c), cross(c, a), cross(a, b)), dim=-2)
+        det = (x * cofactors).sum((-2, -1), keepdim=True) / 3
+        scale = det.abs().clamp_min(1e-30) ** (-1 / 3)
+        x = (scale * x + cofactors / (scale * det)) / 2
+    a, b, c = x.unbind(-2)
+    nearest: Tensor = x * (a * cross(b, c)).sum(-1).sign()[..., None, None]
+    return nearest
 
 
 class FullyConnected(nn.Module):

@@ -73,7 +73,7 @@ class IterativeRegressor(nn.Module):
         known = features.mean((2, 3))  # (B, 2048)
         if extra is not None:
             known = torch.cat((known, extra), dim=1)
-        pose, shape, camera = (x.expand(len(known), -1) for x in (self.init_pose, self.init_shape, self.init_cam))
+        pose, shape, camera = (x.expand(known.shape[0], -1) for x in (self.init_pose, self.init_shape, self.init_cam))
         for _ in range(rounds):
             x = self.drop1(self.fc1(torch.cat((known, pose, shape, camera), dim=1)))
             x = self.drop2(self.fc2(x))
@@ -98,8 +98,8 @@ class Cliff(Network):
             UsageError: `box` has another shape.
         """
         if box is None:
-            box = x.new_zeros(len(x), BOX_NUMBERS)
-        if tuple(box.shape) != (len(x), BOX_NUMBERS):
+            box = x.new_zeros(x.shape[0], BOX_NUMBERS)
+        if tuple(box.shape) != (x.shape[0], BOX_NUMBERS):
             raise UsageError(
                 f"CLIFF takes {BOX_NUMBERS} numbers of each box, not {tuple(box.shape)} for {len(x)} images"
             )

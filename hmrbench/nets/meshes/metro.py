@@ -66,7 +66,7 @@ class TemplateHead(nn.Module):
 
     def tokens(self, image: Tensor) -> Tensor:
         """Position at rest and image features (B, 445, 2048) of each joint and vertex: (B, 445, 2051)."""
-        return torch.cat((self.template.expand(len(image), -1, -1), image), dim=2)
+        return torch.cat((self.template.expand(image.shape[0], -1, -1), image), dim=2)
 
     def meshes(self, points: Tensor) -> dict[str, Tensor]:
         """What the network puts out, from joints and coarse vertices (B, 14 + 431, 3); the camera reads the latter."""

@@ -175,7 +175,7 @@ class HandRoI(nn.Module):
 
     def forward(self, features: Tensor, left: Tensor, right: Tensor) -> Tensor:
         features = self.deconv(features)  # (B, C / 4, 64, 48)
-        image = torch.arange(len(features), dtype=left.dtype, device=left.device)[:, None]
+        image = torch.arange(features.shape[0], dtype=left.dtype, device=left.device)[:, None]
         scale = HAND_UPSAMPLING / CELL_PX
         left, right = (  # as many samples as a cell has features: officially -1, which converters do not know
             roi_align(features, torch.cat((image, box * scale), dim=1), HAND_SIDE, sampling_ratio=0, aligned=False)
@@ -183,6 +183,12 @@ class HandRoI(nn.Module):
         )
         out: Tensor = self.conv(torch.cat((left.flip(3), right)))
         return out
+
+
+def halves(hands: Tensor) -> tuple[Tensor, Tensor]:
+    """(2 B, ...) as both halves (B, ...); B stays open where a converter looks on, which it does not with `chunk`."""
+    batch = hands.shape[0] // 2
+    return hands[:batch], hands[batch:]
 
 
 class HandRegressor(nn.Module):
@@ -243,9 +249,9 @@ class SMPLerXHead(nn.Module):
         hands = self.hand_roi_net(features, left_box, right_box)
         _, hand_joints = self.hand_position_net(hands)
         hand_poses = interleaved_rot6d_to_matrix(self.hand_regressor(hands, hand_joints).unflatten(1, (-1, 6)))
-        left_joints, right_joints = hand_joints.chunk(2)
+        left_joints, right_joints = halves(hand_joints)
         hand_cells = (from_box(mirrored_cells(left_joints), left_box), from_box(right_joints, right_box))
-        left_pose, right_pose = hand_poses.chunk(2)
+        left_pose, right_pose = halves(hand_poses)
         expression, jaw = self.face_regressor(tokens)
         return {
             "global_orient": interleaved_rot6d_to_matrix(root)[:, None],

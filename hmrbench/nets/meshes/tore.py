@@ -85,7 +85,7 @@ class ToreFastMETROHead(nn.Module):
         return out
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        batch = len(features)
+        batch = features.shape[0]
         x = self.conv_1x1(features)
         image = self.layer_norm(self.shares(x) @ x.flatten(2).mT)  # (B, 39, 512)
         camera = repeated(self.cam_token_embed.weight, batch)
@@ -132,7 +132,7 @@ class ToreMetroHead(nn.Module):
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         image = self.conv_learn_tokens(cells(features))  # (B, 14, 2048)
-        batch = len(image)
+        batch = image.shape[0]
         joints = torch.cat((self.template.expand(batch, -1, -1), image), dim=2)
         for block in self.trans_encoder:
             joints, hidden = block(joints)
