@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -39,15 +41,25 @@ class Net(nn.Module):
 
 
 def install(target: Path) -> None:
-    """The package as its wheel holds it: what pyproject.toml says of the wheel, and the command."""
-    shutil.copytree(ROOT / "hmrbench", target / "hmrbench", ignore=shutil.ignore_patterns("__pycache__", "_share"))
+    """The package's wheel, and the command; without the build backend what pyproject.toml says that the wheel holds."""
     text = (ROOT / "pyproject.toml").read_text()
-    included = text[text.index("[tool.hatch.build.targets.wheel.force-include]") :].splitlines()[1:]
-    for line in included[: included.index("")]:
-        source, place = re.findall(r'"([^"]+)"', line)
-        (target / place).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
-        copy(ROOT / source, target / place)
+    if importlib.util.find_spec("hatchling") is not None:
+        built = target.with_name("built")
+        built.mkdir(parents=True)
+        code = "import hatchling.build, sys; hatchling.build.build_wheel(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", code, str(built)], cwd=ROOT, check=True, capture_output=True)
+        (wheel,) = built.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:  # what `pip install --no-deps --target` does with a pure wheel
+            archive.extractall(target)
+    else:
+        ignored = shutil.ignore_patterns("__pycache__", "_share")
+        shutil.copytree(ROOT / "hmrbench", target / "hmrbench", ignore=ignored)
+        included = text[text.index("[tool.hatch.build.targets.wheel.force-include]") :].splitlines()[1:]
+        for line in included[: included.index("")]:
+            source, place = re.findall(r'"([^"]+)"', line)
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
+            copy(ROOT / source, target / place)
     command = re.search(r'^hmrbench = "([\w.]+):(\w+)"$', text, re.M)
     assert command is not None
     script(target / "bin" / "hmrbench", f"from {command[1]} import {command[2]} as main\nmain()\n")

@@ -17,11 +17,16 @@ import torch
 import yaml
 from conftest import make_coco
 from test_cli import hmrbench
+from test_tables import eval_row, profile_row, save
 
 from hmrbench import zoo
 from hmrbench.cards import load_cards
+from hmrbench.codecs import CODECS
 from hmrbench.files import file_sha256
-from hmrbench.nets.record import MMPOSE_KEYS, known_networks
+from hmrbench.nets.record import MMPOSE_KEYS, REFERENCES, known_networks
+from hmrbench.report import plots, tables
+from hmrbench.report.references import load_references
+from hmrbench.results import runs as results
 from hmrbench.schema import ModelCard
 
 REFS = Path(__file__).parent / "refs" / "poses"
@@ -167,3 +172,39 @@ def test_demo_sets_have_numbers_of_demo_weights_alone() -> None:
     assert result.exit_code == 2
     assert f"none of the {len(CARDS)} models has a published number on demo-pose" in " ".join(result.stderr.split())
     assert "demo weights (gmfpose-t-s2, swinpose-t-s2, vmpose-t-s2)" in " ".join(result.stderr.split())
+
+
+# --------------------------------------------------------------------------- costs, tables, plots, help
+
+
+def test_the_cost_baseline_holds_them_all() -> None:
+    """Which `profile --all` fills and `make test` checks; LitePose at its square input."""
+    baseline = json.loads((Path(__file__).parents[1] / "baselines" / "costs.json").read_text())
+    held = {row["model"]: row["values"] for row in baseline["rows"]}
+    assert len(CARDS) == 35
+    for name, card in CARDS.items():
+        official = COSTS[official_name(card)]
+        assert held[name]["params"] == official["params"], name
+        assert abs(held[name]["macs"] / official["macs"][card.input_text] - 1) < 0.005, name
+
+
+def test_plots_show_them_as_one_family_and_never_mix_boxes_with_none(tmp_path: Path) -> None:
+    rows = [eval_row(name, boxes="det" if name in ON_BOXES else "none") for name in CARDS]
+    save(tmp_path, *rows, *(profile_row(name) for name in CARDS))
+    table = tables.gather(results.load_runs(tmp_path), load_cards(), references=load_references())
+    shown = {}
+    for key in ("coco-val:AP", "coco-val (no boxes):AP"):
+        found, _ = plots.points(table, "params", key, None, "hpe")
+        measured = [point for point in found if not point.published]
+        assert {point.family for point in measured} == {REFERENCES.name}
+        shown[key] = {point.label for point in measured}
+    litepose = {card.paper_name for name, card in CARDS.items() if name not in ON_BOXES}
+    assert shown["coco-val (no boxes):AP"] == litepose
+    assert shown["coco-val:AP"] == {card.paper_name for card in CARDS.values()} - litepose
+    assert not {r["model"] for r in table.rows if r["kind"] == "published"} & {c.paper_name for c in CARDS.values()}
+
+
+def test_help_names_every_codec() -> None:
+    words = hmrbench("eval", "--help", env={"COLUMNS": "200"}).stdout
+    (said,) = re.findall(r"--codec (.*?) --[a-z]", " ".join(words.replace("│", " ").split()))
+    assert {name for name in CODECS if not re.search(rf"(?<![\w-]){name}(?![\w-])", said)} == set()

@@ -396,7 +396,14 @@ def test_who_has_no_body_parameters_does_not_count_in_pve(people: Path) -> None:
     write_people(people / "free", body_pose=pose, betas=betas, has_body_pose=np.array([1, 0, 1]),
                  has_betas=np.array([[1.0], [1.0], [0.0]]))  # fmt: skip
     predictions = predictions_of_truth(params, CENTERS, SIZE)
-    mesh = evaluation.measure(predictions, spec_of(people), opened(people))[0]
+    with pytest.raises(
+        DataError, match=r"people.npz: .*'pve: labelled' in the set's options: sample person 1, person 2"
+    ):
+        prepare_job("swinhmr2-t-s2", spec_of(people), weights="random", data_root=people)
+    spec = spec_of(people)
+    spec = spec.model_copy(update={"options": {**spec.options, "pve": "labelled"}})
+    prepare_job("swinhmr2-t-s2", spec, weights="random", data_root=people)
+    mesh = evaluation.measure(predictions, spec, data.open_dataset(spec, people))[0]
     assert np.isfinite(mesh.per_sample["PVE"]).tolist() == [True, False, False]
     assert {s.name: s.value for s in mesh.scores}["PVE"] == pytest.approx(0, abs=1e-3)
     assert mesh.remarks == ("PVE is that of 1 of 3 people: the others have no body parameters",)

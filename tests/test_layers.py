@@ -77,6 +77,11 @@ def test_nothing_lies_flat_that_has_no_row() -> None:
 PUBLIC = {"evaluation/rows.py:evaluate", "evaluation/score.py:score_file", "profiling/rows.py:profile_model"}
 
 
+def test_files_are_short() -> None:
+    long = {str(path.relative_to(PACKAGE)) for path in FILES if len(path.read_text().splitlines()) > 400}
+    assert not long, "divide these by what they mean"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_functions_fit_on_a_screen_and_take_few_arguments(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):

@@ -111,6 +111,15 @@ def test_one_row_joins_accuracy_cost_and_published(tmp_path: Path) -> None:
     assert table.frame().loc[0, "coco-val:AP"] == 75.0
 
 
+def test_rows_of_profile_have_the_task_of_their_card(tmp_path: Path) -> None:
+    """Those of earlier versions do not say it."""
+    row = profile_row("vitpose-s")
+    save(tmp_path, {k: v for k, v in row.items() if k != "task"}, profile_row("hmr2-s"))
+    assert [r["model"] for r in gather(tmp_path, task="hpe").rows] == ["vitpose-s"]
+    assert [r["model"] for r in gather(tmp_path, task="hmr").rows] == ["hmr2-s"]
+    assert len(gather(tmp_path).rows) == 2
+
+
 def test_one_row_per_protocol_and_the_newest_run_of_each(tmp_path: Path) -> None:
     newer = eval_row("vitpose-s", metrics={"AP": 70.0, "AR": 76.0})
     other = eval_row("vitpose-s", boxes="det", metrics={"AP": 60.0, "AR": 66.0})

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.body.arrays import BETAS, JOINTS, OPENPOSE_ORDER, BodyArrays
+from hmrbench.body.arrays import BETAS, EXTRA, JOINTS, OPENPOSE_ORDER, BodyArrays
 from hmrbench.errors import DataError
 from hmrbench.records import Array
 
@@ -147,6 +147,13 @@ class Body(nn.Module):
     def tree_of(self, vertices: Tensor) -> Tensor:
         """The 24 joints of the kinematic tree, regressed from a mesh: (B, V, 3) to (B, 24, 3)."""
         return torch.einsum("jv,bvc->bjc", self.mesh.J_regressor, vertices)
+
+    def extra_regressor(self) -> Tensor:
+        """The regressor of the 19 extra joints (19, V); nothing but zeros where the body has none."""
+        whole = torch.zeros(EXTRA, len(self.mesh.v_template), device=self.mesh.v_template.device)
+        if self.has_joints:
+            whole[:, self._needed] = self._extra.to(whole.dtype)
+        return whole
 
     def _all_joints(self, smpl_joints: Tensor, points: Tensor) -> Tensor:
         openpose = torch.cat((smpl_joints, points[:, self._picked]), dim=1)[:, self._order]  # (B, 25, 3)

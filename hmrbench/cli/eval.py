@@ -11,7 +11,6 @@ from hmrbench.cli.options import (
     DEFAULT_WORKERS,
     BatchSize,
     Boxes,
-    CudaGraph,
     DataRoot,
     DatasetOptions,
     DatasetsFile,
@@ -22,6 +21,7 @@ from hmrbench.cli.options import (
     MeshAssetsFile,
     Models,
     ModelsDirs,
+    NoCudaGraph,
     Protocol,
     Runs,
     Runtime,
@@ -46,12 +46,20 @@ def evaluate(
     data_root: DataRoot = None,
     boxes: Boxes = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Average with the mirrored picture.")] = True,
-    codec: Annotated[str | None, typer.Option("--codec", help="udp, plain, dark; the card's own if none.")] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec",
+            metavar="NAME",
+            help="How outputs become keypoints: heatmaps by udp, plain, dark, msra-hrnet, msra-mmpose0, msra-mmpose1; "
+            "bins by simdr, sa-simdr, simcc, rtmpose; whole pictures by grouping; or module:NAME; the card's if none.",
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
     runtime: Runtime = None,
     fuse: Fuse = True,
-    cuda_graph: CudaGraph = None,
+    no_cuda_graph: NoCudaGraph = False,
     batch_size: BatchSize = "auto",
     workers: Workers = DEFAULT_WORKERS,
     limit: Annotated[
@@ -88,8 +96,8 @@ def evaluate(
     cards = find_cards(model, load_cards(models_dir or []))
     settings = EvaluationSettings(
         weights=weights, boxes=boxes, flip=flip, codec=codec, device=device, dtype=dtype, runtime=runtime,
-        fused=fuse, cuda_graph=cuda_graph, batch_size=batch_size, workers=workers, mesh_assets=mesh_assets,
-        data_root=data_root,
+        fused=fuse, cuda_graph=False if no_cuda_graph else None, batch_size=batch_size, workers=workers,
+        mesh_assets=mesh_assets, data_root=data_root,
     )  # fmt: skip
     jobs: list[Job] = []
     for name in dict.fromkeys(dataset):

@@ -27,7 +27,7 @@ PANELS = {
     "What is held": ("baseline", "update", "costs", "interval", "tolerance", "resamples", "confidence"),
     "Device and speed": (
         "device", "dtype", "runtime", "batch_size", "workers", "threads", "fuse", "compile", "channels_last",
-        "cuda_graph",
+        "cuda_graph", "no_cuda_graph",
     ),
     "What is written": (
         "runs", "output", "out", "save_predictions", "json", "resume", "minutes", "half", "format", "digits", "metric",

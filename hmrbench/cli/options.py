@@ -72,9 +72,8 @@ Runtime = Annotated[
 Fuse = Annotated[
     bool, typer.Option("--fuse/--no-fuse", help="Short cuts for speed, such as norms folded into weights.")
 ]
-CudaGraph = Annotated[
-    bool | None,
-    typer.Option("--cuda-graph/--no-cuda-graph", help="Replay a CUDA graph; where it can be captured if neither."),
+NoCudaGraph = Annotated[
+    bool, typer.Option("--no-cuda-graph", help="Replay no CUDA graph on a GPU, as is done where one can be captured.")
 ]
 BatchSize = Annotated[str, typer.Option("--batch-size", envvar="HMRBENCH_BATCH_SIZE", help="auto or a number.")]
 Workers = Annotated[

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from hmrbench.report.views import View
+    from hmrbench.schema import ModelCard
 
 _SMALL = 0.02  # modules with less of both parameters and MACs share one line of a tree
 
@@ -92,7 +93,6 @@ def profile(
     end. A batch that memory does not hold is a row that says so. Several runtimes are shown from the fastest on.
     """
     from hmrbench import profiling
-    from hmrbench.cards import find_cards, load_cards
     from hmrbench.errors import HmrbenchError, UsageError
     from hmrbench.fetch import sources
     from hmrbench.results import runs as results
@@ -101,23 +101,12 @@ def profile(
         raise UsageError("give names of models, or --all" + (", not both" if every else ""))
     if unstable and not resume:
         raise UsageError("--unstable says which rows of --resume run again: give both")
-    cards = [c for c in find_cards(model or ["*"], load_cards(models_dir or [])) if task in (None, c.task)]
-    if not cards:
-        raise UsageError(f"none of these networks is for {task}")
+    cards = _cards(model or ["*"], models_dir or [], task)
     settings = profiling.ProfileSettings(
-        device=device,
-        dtype=dtype,
-        repeats=repeats,
-        seconds=seconds,
-        scope=scope,
-        compile=compile,
-        channels_last=channels_last,
-        cuda_graph=cuda_graph,
-        threads=threads,
-        weights=weights,
-        fused=fuse,
+        device=device, dtype=dtype, repeats=repeats, seconds=seconds, scope=scope, compile=compile,
+        channels_last=channels_last, cuda_graph=cuda_graph, threads=threads, weights=weights, fused=fuse,
         by_module=by_module,
-    )
+    )  # fmt: skip
     variants = profiling.variants(settings, runtime or [])
     batch_sizes = profiling.pick_batch_sizes(batch_size)
     for card in cards if weights is not None else ():
@@ -152,6 +141,17 @@ def profile(
         raise unwritten
     if any(row["status"] == "failed" for row in rows):
         raise typer.Exit(1)
+
+
+def _cards(names: list[str], models_dirs: list[Path], task: str | None) -> list[ModelCard]:
+    """The networks of these names that are for a task, or for any."""
+    from hmrbench.cards import find_cards, load_cards
+    from hmrbench.errors import UsageError
+
+    found = [card for card in find_cards(names, load_cards(models_dirs)) if task in (None, card.task)]
+    if not found:
+        raise UsageError(f"none of these networks is for {task}")
+    return found
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -40,8 +40,8 @@ def read(spec: DatasetSpec, folder: Path, boxes: str, limit: int | None = None) 
     """The samples of a 4D-Humans file; `truth` is the mapping that `metrics.mpjpe` and `metrics.pck` describe.
 
     Spec options: `joints` are compared in 3D, after moving joint `pelvis` to the origin; `body` names the body model
-    (default smpl); `pve` adds the true parameters, so that vertices are compared; `meshes` adds them for the rules of
-    other families (`metrics.protocols`), where the file has them.
+    (default smpl); `pve` adds the true parameters, so that vertices are compared (`labelled`: of those who have some);
+    `meshes` adds them for the rules of other families (`metrics.protocols`), where the file has them.
 
     Raises:
         DataError: the file is missing, truncated, holds nobody, lacks a field, or a field is not of its shape or type.
@@ -173,7 +173,8 @@ def _truth(content: dict[str, Array], path: Path, spec: DatasetSpec, sizes: Arra
         betas = known["betas"][0].astype(np.float32)
         params = {"global_orient": matrices[:, :1], "body_pose": matrices[:, 1:], "betas": betas}
         if spec.options.get("pve"):
-            truth |= {"params": params, **{f"has_{name}": has for name, (_, has) in known.items()}}
+            truth |= {"params": params, "pve_of_some": spec.options["pve"] == "labelled"}
+            truth |= {f"has_{name}": has for name, (_, has) in known.items()}
         if meshes:
             whole = np.all([has > 0 for _, has in known.values()], axis=0)
             truth |= {"mesh_params": params, "mesh_known": whole, "genders": _genders(content, path, count)}

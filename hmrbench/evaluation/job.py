@@ -10,26 +10,25 @@ from typing import Any
 import torch
 
 from hmrbench import data, environment, metrics, runtimes, zoo
-from hmrbench.body import Body, WholeBody, find_body, find_whole_body, whole_body_path
-from hmrbench.body.decode import check_body, decode_mesh, decode_whole, mesh_codec_of
+from hmrbench.body import Body, WholeBody
+from hmrbench.body.decode import mesh_codec_of
 from hmrbench.body.mesh_assets import MeshAssets
 from hmrbench.cards import load_card
-from hmrbench.codecs import Codec, Crops
+from hmrbench.codecs import Codec
 from hmrbench.data.crop import crops_of
 from hmrbench.data.family_crops import has_box_numbers
 from hmrbench.device import DTYPES, device_name
-from hmrbench.errors import DataError, HmrbenchError, UsageError, blamed_on
-from hmrbench.evaluation.protocols import assets_for, body_of, rules_of, with_protocol
+from hmrbench.errors import DataError, UsageError, blamed_on
+from hmrbench.evaluation.bodies import body_for, mesh_codec, usual_body, whole_body_for
+from hmrbench.evaluation.protocols import assets_for, with_protocol
 from hmrbench.fetch import sources
 from hmrbench.files import file_sha256
-from hmrbench.records import NO_BOXES, Array, Dataset
+from hmrbench.records import NO_BOXES, Dataset
 from hmrbench.results import runs as results
 from hmrbench.runtimes import Exported, Runtime, Setting
 from hmrbench.runtimes.pytorch import PYTORCH
 from hmrbench.schema import DatasetSpec, ModelCard
 from hmrbench.schema.importing import beside
-
-NO_BODY = "none"
 
 
 @dataclass(frozen=True)
@@ -174,34 +173,6 @@ class Job:
         return body
 
 
-def mesh_codec(card: ModelCard, body: Body | WholeBody | None, whole: WholeBody | None = None) -> Codec:
-    """How the output of an HMR network is read; such networks are not averaged with the mirrored picture.
-
-    Args:
-        body: what its parameters pose; SMPL-X, or nothing, where what a network for SMPL-X says is taken as it is.
-        whole: SMPL-X, where its joints are wanted beside those of `body`.
-
-    Raises:
-        UsageError: the card names no codec of meshes, or the network is not for SMPL-X.
-        DataError: the body is not of the topology of the network's meshes.
-    """
-    codec = mesh_codec_of(card)
-    if isinstance(body, Body):
-        check_body(codec, body)
-    elif codec.mesh != "smplx":
-        raise UsageError(f"{card.name} predicts no SMPL-X: its meshes are of SMPL")
-
-    def decode(output: Any, crops: Crops) -> tuple[Array, Array, Array | None, dict[str, Array]]:
-        if isinstance(body, Body):
-            return decode_mesh(output, crops.center_px, crops.size_px, body, codec, crops.image_wh_px, whole)
-        return decode_whole(output, crops.center_px, crops.size_px, body)
-
-    def unused(*_: Any) -> Any:
-        raise HmrbenchError("a mesh network has no heatmaps to flip or to encode")
-
-    return Codec(name=codec.name, geometry="classic", decode=decode, flip_back=unused, encode=unused)
-
-
 def pick_batch_size(wanted: str | int, device: torch.device) -> int:
     """A batch size from what was asked for; `auto` is 64 on a GPU, else 8: larger ones gain nothing on a CPU."""
     if wanted == "auto":
@@ -273,7 +244,7 @@ def prepare(
         spec = with_protocol(spec, s.protocol)
     for name in spec.metrics:
         metrics.find_metric(name, spec.file)
-    body, whole = _body(card, spec), _whole_body(card, spec)
+    body, whole = body_for(card, spec), whole_body_for(card, spec)
     found = _codec(card, body, whole, s.codec)
     assets = assets_for(spec, bool(zoo.needs_mesh(card)), s.mesh_assets)
     if has_box_numbers(card.crop) and runtime.name != PYTORCH.name and runtime.write is None:
@@ -307,20 +278,6 @@ def prepare(
         assets=assets,
         whole=whole,
     )
-
-
-def _body(card: ModelCard, spec: DatasetSpec) -> Body | WholeBody | None:
-    """What a mesh network's parameters pose; for loose pictures that may be SMPL-X, or nothing."""
-    name = spec.options.get("body")
-    if card.task != "hmr" or (name == NO_BODY and not spec.metrics):
-        return None
-    return find_whole_body() if name == "smplx" and not spec.metrics else body_of(spec)
-
-
-def _whole_body(card: ModelCard, spec: DatasetSpec) -> WholeBody | None:
-    """SMPL-X, if a rule takes its joints, the network is for it and it is installed."""
-    takes = card.task == "hmr" and mesh_codec_of(card).mesh == "smplx" and any(r.whole for r in rules_of(spec))
-    return find_whole_body() if takes and whole_body_path().is_file() else None
 
 
 def _setting(runtime: Runtime, card: ModelCard, settings: EvaluationSettings, dtype: str) -> Setting:
@@ -390,19 +347,7 @@ def prepare_pictures(
     settings = settings or EvaluationSettings()
     card = model if isinstance(model, ModelCard) else load_card(model, settings.models_dirs)
     none: dict[str, Any] = dict.fromkeys(("reader", "folder", "annotations", "images", "licence"), "")
-    options = {"body": body or _usual_body(card)}
+    options = {"body": body or usual_body(card)}
     spec = DatasetSpec(name="pictures", task=card.task, title="loose pictures", metrics=(), options=options, **none)
     boxes = NO_BOXES if card.crop.kind == "bottom-up" else "given"
     return prepare(card, spec, settings, Dataset("pictures", (), None, boxes, "", 0))
-
-
-def _usual_body(card: ModelCard) -> str:
-    if card.task != "hmr" or mesh_codec_of(card).mesh != "smplx":
-        return "smpl"
-    if whole_body_path().is_file():
-        return "smplx"
-    try:
-        find_body()
-    except DataError:
-        return NO_BODY
-    return "smpl"

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scipy.sparse import csr_array
+
 from hmrbench.body import Body, find_body, find_gendered
 from hmrbench.body.arrays import SMPL_VERTICES
-from hmrbench.body.mesh_assets import MeshAssets, find_mesh_assets
+from hmrbench.body.mesh_assets import MeshAssets, find_mesh_assets, matrix_sha256
 from hmrbench.body.public_assets import describe_regressor
 from hmrbench.errors import DataError, UsageError, unknown_name
 from hmrbench.metrics import metro_protocol, smpl24_protocol, smplerx_protocol, spin_protocol
@@ -81,7 +83,8 @@ def with_meshes(
     predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset, assets: MeshAssets | None
 ) -> Dataset:
     """The data set with what its rules read off all meshes, in one pass."""
-    truth: dict[str, Any] = {**people.truth, "body": body_of(spec)}
+    body = body_of(spec)
+    truth: dict[str, Any] = {**people.truth, "body": body, **_regressors(body)}
     if assets is not None:
         truth |= {"joints17": assets.matrices.joints17, "regressor": describe_regressor(assets.matrices.joints17)}
     truth["gendered_truth"] = bool(spec.options.get("gendered_truth"))
@@ -91,6 +94,13 @@ def with_meshes(
             truth["no_gendered"] = "the female and the male body are not installed (hmrbench body install --gender)"
     people = replace(people, truth=truth)
     return replace(people, truth={**truth, "meshes": read_meshes(predictions, people)})
+
+
+def _regressors(body: Body) -> dict[str, str]:
+    """The regressors of the body's tree and of the 19 extra joints in words, with the beginnings of their hashes."""
+    found = {"SMPL's own": body.mesh.J_regressor, "SMPL_to_J19": body.extra_regressor()}
+    said = [f"{name} ({matrix_sha256(csr_array(x.cpu().numpy()))[:12]})" for name, x in found.items()]
+    return dict(zip(("tree_regressor", "extra_regressor"), said, strict=True))
 
 
 def said_of_rules(predictions: Sequence[Prediction], spec: DatasetSpec, people: Dataset) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _own_rule(truth: Mapping[str, Any]) -> dict[str, Any]:
         "joints": 44 if compared is None else len(compared),
         "predicted": "the 19 extra joints, regressed from the mesh",
         "pelvis": "the extra regressor's (MPII), joint 39",
-        "regressor": "SMPL_to_J19",
+        "regressor": truth["extra_regressor"],
         "truth": "annotated joints",
         "vertices": "on joint 39 of each mesh; neutral truth" if "params" in truth else "none",
     }

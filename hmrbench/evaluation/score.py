@@ -141,7 +141,7 @@ def score_file(
     (N, 6890, 3) of SMPL's mesh; `joints_m` (N, 44, 3), 4D-Humans' set; `joints14_m` (N, 14, 3), which METRO and SPIN
     compare; `joints24_m` (N, 24, 3), SMPL's tree; for SMPLer-X's rule `joints22_m` (N, 22, 3), the first ones of
     SMPL-X's tree, or `vertices_m` (N, 10475, 3) of its mesh, if SMPL-X is installed; `keypoints_px` (N, 44, 2) with
-    `scores` (N, 44). Joints that it lacks are found on its vertices.
+    `scores` (N, 44). Joints that it lacks are found on its vertices. What else it holds is left out.
 
     Args:
         protocol: whose rule, see `evaluation.protocols`; None is 4D-Humans'.
@@ -288,6 +288,10 @@ def _read_meshes(path: Path, people: Dataset, spec: DatasetSpec) -> list[Predict
     if lacking := [name for name in needed if name not in arrays]:
         raise DataError(f"{path}: file of predictions lacks {', '.join(lacking)}")
     ids = _ids(arrays.pop("id"), path)
+    others = [name for name in arrays if name not in _ENTRIES and not name.startswith("params.")]
+    if others and len(others) == len(arrays):
+        raise DataError(f"{path}: file of predictions lacks joints_m or vertices_m; it holds {', '.join(others[:8])}")
+    arrays = {name: array for name, array in arrays.items() if name not in others}
     for name, array in arrays.items():
         _check_array(path, name, array, ids)
     empty = {"keypoints_px": np.zeros((len(ids), 0, 2)), "scores": np.zeros((len(ids), 0))}
@@ -341,7 +345,9 @@ def _measurable(path: Path, one: Prediction, spec: DatasetSpec) -> tuple[Dataset
         lacks["mpjpe"] = "joints_m or vertices_m"
     left = tuple(name for name in spec.metrics if name not in lacks)
     if not left:
-        raise DataError(f"{path}: file of predictions lacks {', '.join(lacks[name] for name in spec.metrics)}")
+        held = [name for name in _OF_OTHERS if name in one.params]
+        hint = f"; {', '.join(held)} are for another rule, see --protocol" if held else ""
+        raise DataError(f"{path}: file of predictions lacks {', '.join(lacks[name] for name in spec.metrics)}{hint}")
     remarks = [f"no {name}: the file lacks {lacks[name]}" for name in spec.metrics if name in lacks]
     return spec.model_copy(update={"metrics": left}), remarks
 

@@ -23,6 +23,7 @@ where the predictions' `params` hold `vertices_m` (V, 3) as well, or
     body                     the body model (a `hmrbench.body.Body`)
     params                   its `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3) and `betas` (N, 10)
     has_body_pose, has_betas (N,)  0 for people whose parameters are not known (absent: all are), who have no PVE
+    pve_of_some              whether a PVE of the others alone is meant; if not, such people are refused
 
 where the predictions' `params` hold the same three for the same body, or `vertices_m` of its topology. Those that hold
 `smplx_betas` are of SMPL-X, and pose the body for its joints alone: their vertices are not the body's.
@@ -182,8 +183,8 @@ def check_truth(dataset: Dataset) -> None:
     """Refuse a truth that cannot be scored.
 
     Raises:
-        DataError: a joint that is compared, or the pelvis, is not finite, or the pelvis has confidence 0; names the
-            samples.
+        DataError: a joint that is compared, or the pelvis, is not finite, the pelvis has confidence 0, or PVE would be
+            that of some people only; names the samples.
     """
     truth: Mapping[str, Any] = dataset.truth
     ids = [sample.id for sample in dataset.samples]
@@ -198,6 +199,11 @@ def check_truth(dataset: Dataset) -> None:
     if confidence is not None:
         labelled = np.all(np.asarray(confidence)[:, pelvis] > 0, axis=1)
         _reject(~labelled, "the true pelvis, from which all joints are measured, has confidence 0", ids)
+    if "params" in truth and not truth.get("pve_of_some"):
+        without = (
+            "has_body_pose or has_betas is 0, so that PVE would be of fewer people than MPJPE; if that is meant, say"
+        )
+        _reject(~_posed(truth, len(gt)), f"{without} 'pve: labelled' in the set's options", ids)
 
 
 def _subset(truth: Mapping[str, Any]) -> Array:

@@ -6,7 +6,7 @@ numbers and never among them. Everything is computed in float64, some samples at
 The truth of a data set measured by such a rule is that of `metrics.mpjpe`, and holds as well, where they are known,
 
     joints17     (17, V)   the regressor of Human3.6M's joints, rows in METRO's order, scipy-sparse; `regressor` says
-                           which it is
+                           which it is, as `tree_regressor` does of the body's own
     body                   the neutral body (a `hmrbench.body.Body`), which poses predicted parameters too
     mesh_params            true parameters `global_orient` (N, 1, 3, 3), `body_pose` (N, 23, 3, 3), `betas` (N, 10)
     mesh_known   (N,)      whose parameters are known
@@ -124,10 +124,10 @@ def _spread(values: Array, there: Array) -> Array:
 
 def describe_rule(rule: Rule, predictions_have: str, truth: Mapping[str, Any], meshes: Meshes) -> dict[str, Any]:
     """What a rule does with these predictions, for the row."""
-    regressor = truth.get("regressor", "none") if rule.needs_regressor else "SMPL's own"
+    regressor = truth.get("regressor", "none") if rule.needs_regressor else truth["tree_regressor"]
     source = rule.source if predictions_have == "meshes" else "joints of the file"
     if rule.whole and np.isfinite(meshes.pred22).any():
-        regressor, source = "SMPL-X's own, and SMPL's of the truth", "SMPL-X's tree, regressed from its mesh"
+        regressor, source = f"SMPL-X's own; of the truth {regressor}", "SMPL-X's tree, regressed from its mesh"
     return {
         "joints": rule.count,
         "predicted": source,

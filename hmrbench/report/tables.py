@@ -141,7 +141,7 @@ def gather(
         DataError: there is nothing to show.
         UsageError: no such cut, or no speed of the kind asked for.
     """
-    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns) and task in (None, r.row["task"])]
+    wanted = [r for r in runs if _is_wanted(r.row["model"], patterns) and task in (None, _task_of(r.row, cards))]
     accuracy = join_accuracy(wanted)
     costs, notes = join_costs(wanted, Speed() if by_runtime else speed or Speed())
     if by_runtime:
@@ -258,6 +258,12 @@ def _names(model: str, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
     sisters = {c.stages for c in cards.values() if (c.family, c.size) == (card.family, card.size)}
     cut = f"S{card.stages}" if card.stages and len(sisters) > 1 else None
     return {**names, "backbone": backbone, "size": card.size, "cut": cut, "input": card.input_text}
+
+
+def _task_of(row: Row, cards: Mapping[str, ModelCard]) -> str | None:
+    """The task of a run's row; one of `profile` does not say it, its card does."""
+    card = cards.get(row["model"])
+    return row.get("task") or (card.task if card is not None else None)
 
 
 def _task(row: Row) -> str:
