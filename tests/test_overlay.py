@@ -353,5 +353,5 @@ def test_saved_meshes_stand_upright(suffix: str, read: object, tmp_path: Path) -
 
 
 def test_other_mesh_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.obj or \.ply"):
+    with pytest.raises(UsageError, match=r"\.obj, \.ply or \.npz"):
         save_mesh(standing(), tmp_path / "person.stl")

@@ -59,7 +59,7 @@ def load_network(
         try:
             return _load(net, best, layout, source, state)
         except WeightsError:
-            if is_known(state):
+            if is_known(state) and all(len(step) == len(state) for step in steps):  # of all weights, no part of them
                 _refuse_encoder(find_layout(state, source), source)
             raise
     try:
