@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test test-oldest commands-oldest check bench gpu runtimes format clean
+.PHONY: setup demo docs test test-slow test-oldest commands-oldest check bench gpu runtimes format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
@@ -20,15 +20,17 @@ docs: setup  ## the pages, into build/docs; nothing is loaded from a network
 
 # The gates run side by side, on one thread each.
 GATE := OMP_NUM_THREADS=1 $(BIN)/python -m hmrbench
-PYTEST_ARGS ?=
 
-test: setup  ## the gates on this project's own costs and demo accuracies, then all tests
+test: setup  ## the gates on this project's own costs and demo accuracies, then all tests but the slow ones
 	rm -rf build/gate
 	$(GATE) check --baseline baselines/costs.json --costs & costs=$$!; \
 	$(GATE) eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate && \
 	$(GATE) eval vmhmr2-t-s2 -d demo-mesh --runs build/gate && \
 	$(GATE) check --baseline baselines/demo.json --runs build/gate && wait $$costs
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: setup  ## the tests of more than ten seconds each: every network through every command, trainings to the end
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # Every dependency at its lower bound in an environment of its own.
 OLDEST := $(VENV)-oldest
