@@ -95,6 +95,19 @@ def test_weights_check_and_convert_of_a_training_file(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["layout"] == "hmrbench"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_weights_check_takes_the_official_file_of_every_network(name: str, tmp_path: Path) -> None:
+    source = tmp_path / "official.pth"
+    torch.save({k: torch.zeros(v.shape, dtype=torch.float16) for k, v in official_state(name).items()}, source)
+    checked = hmrbench("weights", "check", name, source, "--json")
+    source.unlink()  # of up to 1.3 GB
+    assert checked.exit_code == 0, checked.stderr
+    report = json.loads(checked.stdout)
+    assert not report["unexpected"]
+    assert report["layout"] != "hmrbench"
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_file_is_looked_for_among_networks_of_its_kind(name: str) -> None:
     """By sizes and keys, without building any: its own network is among them, and most others are not."""
