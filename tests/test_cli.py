@@ -410,3 +410,22 @@ def test_a_signal_ends_a_run_that_resume_finishes(
     assert done.returncode == 0, done.stderr
     assert 0 < done.stdout.count("forward") < 9  # nine people, of whom some were kept
     assert len(results.load_runs(tmp_path / "r")) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("train vmpose-t-s2 -d demo-pose --recipe {}", 2),
+        ("eval vmpose-t-s2 -d demo-pose --weights {}", 3),
+        ("compare {} {}", 3),
+    ],
+)
+def test_a_name_longer_than_any_files_is_unknown(
+    command: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "x" * 300
+    monkeypatch.chdir(tmp_path)
+    result = hmrbench(*command.format(name, name).split())
+    assert result.exit_code == code, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "File name too long" not in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +131,7 @@ def _find(name: str, runs: Path, dataset: str | None) -> Run:
     from hmrbench.compare import bootstrap
     from hmrbench.results import runs as results
 
-    if name.endswith(".json") or Path(name).is_file():
+    if name.endswith(".json") or os.path.isfile(name):
         return results.load_run(Path(name))
     return bootstrap.find_run(name, results.load_runs(runs), dataset)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def resolve_weights(card: ModelCard, weights: str | Path | None) -> tuple[str, P
     if _SOURCE.match(str(weights)):
         return str(weights), _named_source(card, str(weights)).path
     path = Path(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{card.name}: no weights file at {path} (or say 'random')")
     return str(weights), path
 

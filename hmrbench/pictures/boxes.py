@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def named_boxes(text: str, pictures: Sequence[Path]) -> BoxFile:
         UsageError: numbers, but not four a box.
     """
     parts = text.replace(";", " ").split()
-    if not parts or Path(text).exists() or not all(re.fullmatch(r"[-+\d.,e]+", part) for part in parts):
+    if not parts or os.path.exists(text) or not all(re.fullmatch(r"[-+\d.,e]+", part) for part in parts):
         return read_boxes(Path(text), pictures)
     try:
         found = [[float(number) for number in part.split(",")] for part in parts]

@@ -6,6 +6,7 @@ where it does not say otherwise. Nested mappings are merged.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -175,7 +176,7 @@ def load_recipe(name: str | Path | None, card: ModelCard, **overrides: Any) -> R
 
 
 def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name or Path(name).is_file():
+    if name.endswith((".yaml", ".yml")) or "/" in name or os.path.isfile(name):  # whatever its length
         return Path(name)
     known = {p.stem.lower(): p for p in recipe_dir().glob("*.yaml")}
     if name.lower() not in known:
