@@ -75,13 +75,17 @@ class BodyArrays:
     @property
     def sha256(self) -> str:
         """Hash of the arrays: the same for the same body in whichever file format, regressors included."""
-        digest = hashlib.sha256()
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                digest.update(f"{field.name}{value.shape}".encode())
-                digest.update(np.ascontiguousarray(value).tobytes())
-        return digest.hexdigest()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return arrays_sha256({name: value for name, value in values.items() if isinstance(value, np.ndarray)})
+
+
+def arrays_sha256(arrays: Mapping[str, Array]) -> str:
+    """Hash of arrays with their names and shapes, in their order."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def read_body(

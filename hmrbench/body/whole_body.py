@@ -8,7 +8,6 @@ the first 10; rotations of the hands are added to those of the mean hand.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmrbench.body.arrays import BETAS, faces_of, parents_of, read_arrays, real_arrays
+from hmrbench.body.arrays import BETAS, arrays_sha256, faces_of, parents_of, read_arrays, real_arrays
 from hmrbench.body.model import SkinnedMesh
 from hmrbench.errors import DataError
 from hmrbench.geometry import axis_angle_to_matrix, matrix_to_axis_angle
@@ -125,10 +124,7 @@ class WholeBody(nn.Module):
         super().__init__()
         self.source = arrays.source
         self.faces = arrays.faces
-        digest = hashlib.sha256()
-        for part, array in arrays.as_npz().items():
-            digest.update(f"{part}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-        self.sha256 = digest.hexdigest()
+        self.sha256 = arrays_sha256(arrays.as_npz())
         self._parents = torch.from_numpy(arrays.parents)  # stays on the CPU: smplx walks along it in Python
         self.mesh = SkinnedMesh(
             arrays.v_template, arrays.shapedirs, arrays.posedirs, arrays.J_regressor, arrays.weights

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hmrbench.cli.options import Json, Offline, print_json, show_table, stderr, stdout
+
+if TYPE_CHECKING:
+    from hmrbench.body import Body, WholeBody
 
 _NO_TEMPLATE = "SMPL, whose mesh at rest they start from (hmrbench body install)"
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
@@ -103,18 +106,7 @@ def describe() -> list[dict[str, Any]]:
             path = body_folder() / f"{name}.npz"
             if path.is_file():
                 status, body = "incomplete", load_body(path)
-        rows.append(
-            {
-                "name": name,
-                "status": status,
-                "vertices": None if body is None else len(body.mesh.v_template),
-                "faces": None if body is None else len(body.faces),
-                "sha256": None if body is None else body.sha256,
-                "file": None if body is None else body.source,
-                "licence": "research only" if name == "smpl" else "Apache-2.0 and CC0",
-                "detail": detail,
-            }
-        )
+        rows.append(_row(name, body, status, detail, "research only" if name == "smpl" else "Apache-2.0 and CC0"))
     return [*rows, _whole_body_row(), _assets_row()]
 
 
@@ -128,14 +120,18 @@ def _whole_body_row() -> dict[str, Any]:
         found = find_whole_body()
     except DataError as e:
         status, detail = ("corrupt" if whole_body_path().is_file() else "missing"), str(e)
+    return _row("smplx", found, status, detail, "research only")
+
+
+def _row(name: str, body: Body | WholeBody | None, status: str, detail: str, licence: str) -> dict[str, Any]:
     return {
-        "name": "smplx",
+        "name": name,
         "status": status,
-        "vertices": None if found is None else len(found.mesh.v_template),
-        "faces": None if found is None else len(found.faces),
-        "sha256": None if found is None else found.sha256,
-        "file": None if found is None else found.source,
-        "licence": "research only",
+        "vertices": None if body is None else len(body.mesh.v_template),
+        "faces": None if body is None else len(body.faces),
+        "sha256": None if body is None else body.sha256,
+        "file": None if body is None else body.source,
+        "licence": licence,
         "detail": detail,
     }
 

@@ -152,6 +152,12 @@ def _row(at, row, stride, mask):  # type: ignore[no-untyped-def]
     return tl.load(at + row[:, None] * stride, mask=mask, other=0.0).to(tl.float32)
 
 
+@triton.jit
+def _steps(u, dt, B, rate):  # type: ignore[no-untyped-def]
+    """What each step of a tile does to the state: decay and drive, (T, N, D)."""
+    return tl.exp(dt[:, None, :] * rate[None, :, :]), (dt[:, None, :] * B[:, :, None]) * u[:, None, :]
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _scan_kernel(  # type: ignore[no-untyped-def]
     u_at,
@@ -215,8 +221,7 @@ def _scan_kernel(  # type: ignore[no-untyped-def]
         dt = _softplus(_row(delta_at, row, delta_step, in_td) + bias[None, :])
         B = _row(B_at, row, B_step, in_tn)  # (T, N)
         C = _row(C_at, row, C_step, in_tn)
-        decay = tl.exp(dt[:, None, :] * rate[None, :, :])  # (T, N, D)
-        drive = (dt[:, None, :] * B[:, :, None]) * u[:, None, :]
+        decay, drive = _steps(u, dt, B, rate)
         decay, drive = tl.associative_scan((decay, drive), 0, _compose)
         h = decay * carried[None, :, :] + drive
         y = tl.sum(h * C[:, :, None], axis=1) + skip[None, :] * u
@@ -304,8 +309,7 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
         u = _row(u_at, row, u_step, in_td)
         dt = _softplus(_row(delta_at, row, delta_step, in_td) + bias[None, :])
         B = _row(B_at, row, B_step, (row < steps)[:, None] & in_n[None, :])
-        decay = tl.exp(dt[:, None, :] * rate[None, :, :])  # (T, N, D)
-        drive = (dt[:, None, :] * B[:, :, None]) * u[:, None, :]
+        decay, drive = _steps(u, dt, B, rate)
         decay, drive = tl.associative_scan((decay, drive), 0, _compose)
         h = decay * carried[None, :, :] + drive
         carried = tl.sum(tl.where((t == TILE - 1)[:, None, None], h, 0.0), axis=0)
@@ -327,19 +331,20 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
         dy = _row(dy_at, row, dy_step, in_td)
         B = _row(B_at, row, B_step, in_tn)
         C = _row(C_at, row, C_step, in_tn)
-        decay = tl.exp(dt[:, None, :] * rate[None, :, :])
+        decay, drive = _steps(u, dt, B, rate)
 
         # The state before each step: the same scan, a step later, whose first step changes nothing.
         later = t > 0
-        late_td = (later & (row <= steps))[:, None] & in_d[None, :]
+        in_late = later & (row <= steps)
+        late_td = in_late[:, None] & in_d[None, :]
         late_u = _row(u_at, row - 1, u_step, late_td)
         late_dt = _softplus(_row(delta_at, row - 1, delta_step, late_td) + bias[None, :])
-        late_B = _row(B_at, row - 1, B_step, (later & (row <= steps))[:, None] & in_n[None, :])
-        late_decay = tl.where(later[:, None, None], tl.exp(late_dt[:, None, :] * rate[None, :, :]), 1.0)
-        late_drive = (late_dt[:, None, :] * late_B[:, :, None]) * late_u[:, None, :]
+        late_B = _row(B_at, row - 1, B_step, in_late[:, None] & in_n[None, :])
+        late_decay, late_drive = _steps(late_u, late_dt, late_B, rate)
+        late_decay = tl.where(later[:, None, None], late_decay, 1.0)
         late_decay, late_drive = tl.associative_scan((late_decay, late_drive), 0, _compose)
         before = late_decay * start[None, :, :] + late_drive
-        h = decay * before + (dt[:, None, :] * B[:, :, None]) * u[:, None, :]
+        h = decay * before + drive
 
         next_td = (row + 1 < steps)[:, None] & in_d[None, :]
         next_dt = _softplus(_row(delta_at, row + 1, delta_step, next_td) + bias[None, :])
