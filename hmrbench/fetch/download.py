@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -266,15 +264,11 @@ def _stream(
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait from a Retry-After header: a number or a date."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
-        return float(value)
-    with suppress(
-        ValueError, TypeError, LookupError, OverflowError
-    ):  # an unreadable or zoneless date: back off as usual
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
+    """Seconds to wait from a Retry-After header, a number or a date; None if unreadable: back off as usual."""
+    import urllib3
+
+    with suppress(urllib3.exceptions.InvalidHeader, ValueError, TypeError, LookupError, OverflowError):
+        return None if value is None else float(urllib3.Retry().parse_retry_after(value))
     return None
 
 
