@@ -48,6 +48,7 @@ from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
 from hmrbench.training.start import described, set_mean_parameters, start_net
 
 CARDS = load_cards()
+NEEDS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with PyTorch 2.9")
 
 
 @pytest.fixture
@@ -195,6 +196,7 @@ def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
     assert {g["weight_decay"] for g in everything.param_groups} == {0.1}
 
 
+@NEEDS_MUON
 @pytest.mark.parametrize("model", ["swinpose-t-s2", "gmfhmr2-t-s2", "vmpose-t-s2"])
 def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: str) -> None:
     net = zoo.build_net(CARDS[model])
@@ -211,6 +213,25 @@ def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: s
     layers, last = layers_of(model)
     for name, group in (by_muon | by_adamw).items():
         assert group["lr"] == pytest.approx((5e-4 if name in by_muon else 1e-4) * 0.5 ** (last - layers[name]))
+
+
+@NEEDS_MUON
+def test_muon_is_not_in_bf16_on_the_cpu() -> None:
+    """A step against Newton-Schulz in float64 with the coefficients of Jordan et al.; bf16 would be off by 1e-3."""
+    net = nn.Sequential(nn.Linear(48, 32), nn.Linear(32, 64))
+    weights = [p for p in net.parameters() if p.ndim == 2]
+    _, muon = make_optimizers(net, Optimizer(lr=1.0, muon_lr=1.0, weight_decay=0.0), None)
+    before = [p.detach().double() for p in weights]
+    net(torch.randn(8, 48)).square().sum().backward()
+    gradients = [p.grad.double() for p in weights if p.grad is not None]
+    muon.step()
+    for old, new, x in zip(before, weights, gradients, strict=True):
+        x = (x if x.shape[0] <= x.shape[1] else x.T) / x.norm()
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        moved = (old - new.detach().double()) / (0.2 * max(old.shape) ** 0.5)
+        torch.testing.assert_close(moved if old.shape[0] <= old.shape[1] else moved.T, x, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +371,7 @@ def run(settings: dict[str, Any], out: Path, model: str = "learner", **more: Any
     return train.run(job, out, **{k: v for k, v in more.items() if k in keys})
 
 
+@NEEDS_MUON
 def test_small_pictures_and_muon_first_then_the_card_s_size(settings: dict[str, Any], tmp_path: Path) -> None:
     recipe = settings["recipe"].read_text().replace("optimizer: {", "optimizer: {muon_lr: 0.02, ")
     (tmp_path / "small.yaml").write_text(recipe + "input: [64, 48]\n")

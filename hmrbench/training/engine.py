@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hmrbench import distributed
+from hmrbench.device import keep_freed_memory
 from hmrbench.errors import STOPPING, Stopped
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def make_engine(device: torch.device, dtype: str) -> Fabric:
         precision=_PRECISION[dtype],  # type: ignore[arg-type]
     )
     fabric.launch()
+    keep_freed_memory(device)
     torch.backends.cudnn.benchmark = kind == "cuda"  # every step has the same shapes
     return fabric
 
