@@ -42,7 +42,7 @@ $(OLDEST)/installed: pyproject.toml tests/oldest.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/installed  ## all tests with every dependency at its lower bound
-	$(OLD) -m pytest
+	$(OLD) -m pytest -n 2 --dist loadfile
 
 commands-oldest: $(OLDEST)/installed  ## the commands, and tests of counts, codecs, metrics and tables, the same way
 	rm -rf build/oldest

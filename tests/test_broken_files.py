@@ -364,6 +364,7 @@ def test_every_command_is_here() -> None:
     assert commands - READ_NO_FILES <= {case.command for case in CASES}
 
 
+@pytest.mark.usefixtures("calm")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command}: {case.file}")
 def test_broken_files(case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _RUN_TEXT[:] = [(world / "runs" / "eval-plain-000000000001.json").read_bytes()]
