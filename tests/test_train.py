@@ -48,7 +48,6 @@ from hmrbench.training.recipes import Optimizer, Schedule, load_recipe
 from hmrbench.training.start import described, set_mean_parameters, start_net
 
 CARDS = load_cards()
-NEEDS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with PyTorch 2.9")
 
 
 @pytest.fixture
@@ -196,7 +195,6 @@ def test_groups_have_their_part_of_the_rate_and_biases_no_decay() -> None:
     assert {g["weight_decay"] for g in everything.param_groups} == {0.1}
 
 
-@NEEDS_MUON
 @pytest.mark.parametrize("model", ["swinpose-t-s2", "gmfhmr2-t-s2", "vmpose-t-s2"])
 def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: str) -> None:
     net = zoo.build_net(CARDS[model])
@@ -215,7 +213,6 @@ def test_muon_has_the_matrices_between_hidden_layers_and_adamw_the_rest(model: s
         assert group["lr"] == pytest.approx((5e-4 if name in by_muon else 1e-4) * 0.5 ** (last - layers[name]))
 
 
-@NEEDS_MUON
 def test_muon_is_not_in_bf16_on_the_cpu() -> None:
     """A step against Newton-Schulz in float64 with the coefficients of Jordan et al.; bf16 would be off by 1e-3."""
     net = nn.Sequential(nn.Linear(48, 32), nn.Linear(32, 64))
@@ -371,7 +368,6 @@ def run(settings: dict[str, Any], out: Path, model: str = "learner", **more: Any
     return train.run(job, out, **{k: v for k, v in more.items() if k in keys})
 
 
-@NEEDS_MUON
 def test_small_pictures_and_muon_first_then_the_card_s_size(settings: dict[str, Any], tmp_path: Path) -> None:
     recipe = settings["recipe"].read_text().replace("optimizer: {", "optimizer: {muon_lr: 0.02, ")
     (tmp_path / "small.yaml").write_text(recipe + "input: [64, 48]\n")

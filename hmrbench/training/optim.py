@@ -23,7 +23,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from hmrbench.errors import UsageError
 from hmrbench.nets.record import Depth
 from hmrbench.training.recipes import Optimizer, Schedule
 
@@ -78,9 +77,6 @@ def make_optimizers(net: nn.Module, settings: Optimizer, depth: Depth | None) ->
     """AdamW and, where the settings give matrices a learning rate of their own, Muon for these.
 
     Each has one group per layer and kind, whose `scale` is its part of the settings' `lr`.
-
-    Raises:
-        UsageError: this PyTorch has no Muon.
     """
     names = {name: p for name, p in net.named_parameters() if p.requires_grad}
     layers, last = layer_numbers(list(names), depth)
@@ -103,10 +99,6 @@ def make_optimizers(net: nn.Module, settings: Optimizer, depth: Depth | None) ->
     adamw, muon = ([g for (kind, *_), g in groups.items() if kind is wanted] for wanted in (False, True))
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=settings.lr, betas=settings.betas)]
     if muon:
-        if not hasattr(torch.optim, "Muon"):
-            raise UsageError(
-                f"Muon came with PyTorch 2.9, this is {torch.__version__}; take 'muon_lr' out of the recipe"
-            )
         found.append(_without_bf16_on_cpu(torch.optim.Muon(muon, lr=settings.lr, adjust_lr_fn="match_rms_adamw")))
     return found
 
