@@ -355,7 +355,7 @@ def test_outputs_are_the_official_ones(name: str, dtype: str, start: str) -> Non
             assert error * ref[f"{at}.stats"][1] < 1e-5, key
         else:
             limit = case.tolerance_f64 + rounding(ref, at) if dtype else case.tolerance
-            assert error < bound(limit), f"{key}: {error}"
+            assert error < bound(limit, case.tolerance), f"{key}: {error}"
 
 
 # --------------------------------------------------------------------------- parts on their own

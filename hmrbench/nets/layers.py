@@ -38,7 +38,7 @@ def conv_bn(
         ("bn", nn.BatchNorm2d(outputs)),
     ]
     if act is not None:
-        layers.append(("act", act()))
+        layers.append(("act", act() if act is nn.Sigmoid else act(inplace=True)))
     return nn.Sequential(OrderedDict(layers))
 
 

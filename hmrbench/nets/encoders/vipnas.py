@@ -56,10 +56,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.attention(self.bn3(self.conv3(y)))
-        return F.relu(y + self.downsample(x))
+        return F.relu(y + self.downsample(x), inplace=True)
 
 
 class ViPNASRes50(nn.Module):
@@ -86,7 +86,7 @@ class ViPNASRes50(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the last stage."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
