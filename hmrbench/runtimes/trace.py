@@ -78,9 +78,7 @@ def traceable(
     """What converters trace inside: there, a network with operators of its own computes them by standard ones."""
     standard(net, True)
     learned = [weight for weight in net.parameters() if weight.requires_grad]
-    for (
-        weight
-    ) in learned:  # one that `state_dict` shows in another shape becomes a constant, which may have no gradient
+    for weight in learned:  # those that `state_dict` shows in another shape become constants, without a gradient
         weight.requires_grad_(False)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _Spelt():
