@@ -12,6 +12,7 @@ import atexit
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -33,8 +34,22 @@ def start() -> None:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    with _stdout_to_stderr():  # where PyTorch 2.9 has Gloo write of its connections
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     atexit.register(stop)
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """What libraries print on stdout goes to stderr: `--json` promises one document and nothing else."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def stop() -> None:

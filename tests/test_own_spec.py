@@ -69,6 +69,8 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     """Whether a value fits, as far as objects, their keys and alternatives go."""
     if "$ref" in schema:
         return accepts(root["$defs"][schema["$ref"].rpartition("/")[2]], value, root)
+    if "allOf" in schema:  # how older versions of pydantic write a `$ref` with a default
+        return all(accepts(one, value, root) for one in schema["allOf"])
     if "anyOf" in schema:
         return any(accepts(one, value, root) for one in schema["anyOf"])
     if schema.get("type") == "null" or value is None:

@@ -62,7 +62,6 @@ _NEEDED: Mapping[str, Mapping[str, type]] = {
 
 class _BaselineRow(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Any]
 
     kind: Literal["accuracy", "counts", "speed"]
     model: str
@@ -72,7 +71,7 @@ class _BaselineRow(BaseModel):
     @model_validator(mode="after")
     def _fields(self) -> _BaselineRow:
         """What names a row is text, a number, yes or no; people are told by their number and their file."""
-        stated = self.__pydantic_extra__
+        stated = self.model_extra or {}
         for name in KEYS[self.kind]:
             if isinstance(stated.get(name), (list, dict)):
                 raise ValueError(f"{name} is a list or an object")

@@ -204,7 +204,7 @@ def _row(kind: str, row: Any) -> dict[str, Any]:
     found = whole_row(what, row)
     if _is_map(found.get("metrics")):
         found["metrics"] = {k: v for k, v in found["metrics"].items() if v is not None}  # a score that does not exist
-    _types(kind).model_validate({k: v for k, v in found.items() if v is not None}, strict=True)
+    _types(kind).model_validate({k: v for k, v in found.items() if v is not None and k in row}, strict=True)
     return found
 
 
