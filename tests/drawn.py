@@ -1,14 +1,18 @@
-"""What a bound on the distance to reference numbers is worth where this processor draws other weights."""
+"""What bounds on the distance to reference numbers are worth on other processors, and with another OpenCV."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import refio
 import seeding
 import torch
+
+# The reference pictures were made with OpenCV 5. OpenCV 4 rounds positions to 1/32 pixel.
+OPENCV_5 = cv2.__version__.startswith("5.")
 
 _REFS = Path(__file__).parent / "refs"
 

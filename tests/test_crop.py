@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from drawn import OPENCV_5
 
 from hmrbench.codecs import Crops, find_codec
 from hmrbench.data.crop import (
@@ -27,8 +28,7 @@ from hmrbench.records import Sample
 from hmrbench.schema import Crop
 
 GEOMETRIES = ("udp", "classic", "square")
-# The reference pictures were made with OpenCV 5. OpenCV 4 rounds positions to 1/32 pixel.
-GREY_LEVELS = 0 if cv2.__version__.startswith("5.") else 4
+GREY_LEVELS = 0 if OPENCV_5 else 4
 
 
 def picture(height: int, width: int) -> np.ndarray:

@@ -6,13 +6,13 @@ import gzip
 import json
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import refio
 import seeding
 import torch
 from conftest import prepare_job
+from drawn import OPENCV_5
 
 from hmrbench import evaluation, zoo
 from hmrbench.data.crop import crop_people, expand_boxes
@@ -20,8 +20,6 @@ from hmrbench.data.images import read_image
 from hmrbench.nets.record import known_networks
 
 INPUT = (256, 192)
-# The references were made with OpenCV 5. OpenCV 4 rounds positions to 1/32 pixel.
-OPENCV_5 = cv2.__version__.startswith("5.")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 

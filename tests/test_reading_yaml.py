@@ -33,7 +33,6 @@ def bomb(levels: int) -> str:
         (bomb(10), f"more than {MAX_VALUES:,} values"),
         ("a: &a [*a]", "'a' holds itself"),
         ("a: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), f"nests deeper than {MAX_DEPTH}"),
-        ("a: " + "[" * 100_000, "nest"),  # by the parser or, where it has no limit, by us
         ("a: " + "x" * MAX_BYTES, "more than 1,048,576 bytes"),
         ("a: 1\nb: 2\na: 3\n", "the key 'a' stands here twice in line 3, column 1"),
         ("a: {b: 1, b: 2}", "the key 'b' stands here twice"),
@@ -52,13 +51,24 @@ def bomb(levels: int) -> str:
     ],
 )
 def test_what_yaml_may_not_be(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "some.yaml"
+    assert message in refused(text, tmp_path)
+
+
+def test_brackets_that_are_never_closed(tmp_path: Path) -> None:
+    """Newer parsers have a limit of their own, and reach it before they hand over the first bracket."""
+    said = refused("a: " + "[" * 100_000, tmp_path)
+    assert "maximum nesting depth" in said or f"nests deeper than {MAX_DEPTH}" in said
+
+
+def refused(text: str, folder: Path) -> str:
+    """What reading a file of this text ends with."""
+    file = folder / "some.yaml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
         read_yaml(file)
-    assert message in str(caught.value)
     assert str(caught.value).startswith(f"{file}: ")
     assert len(str(caught.value)) < 400
+    return str(caught.value)
 
 
 def test_what_yaml_may_be(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import small_training
 import torch
 import typer
 from conftest import prepare_job, prepare_training
+from drawn import OPENCV_5
 from safetensors import safe_open
 from torch import nn
 from typer.testing import CliRunner, Result
@@ -474,7 +475,7 @@ def test_a_crop_on_the_device_is_the_crop_on_the_host(tmp_path: Path, rotation: 
     expected = np.stack([here for _, here in views]).astype(np.float32)
     assert expected.std() > 30
     apart = np.abs(crops.numpy() - expected)
-    levels = 1 if int(cv2.__version__.split(".")[0]) >= 5 else 6  # OpenCV 4 rounds positions to 1/32 pixel
+    levels = 1 if OPENCV_5 else 6
     assert apart.max() <= 2 * levels  # colours are stretched after rounding
     assert apart.mean() < 0.1 * levels
 

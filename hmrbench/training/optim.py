@@ -13,7 +13,6 @@ recurrences of VMamba, are not decayed.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import re
 from collections.abc import Sequence
@@ -99,7 +98,7 @@ def make_optimizers(net: nn.Module, settings: Optimizer, depth: Depth | None) ->
     adamw, muon = ([g for (kind, *_), g in groups.items() if kind is wanted] for wanted in (False, True))
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=settings.lr, betas=settings.betas)]
     if muon:
-        found.append(_without_bf16_on_cpu(torch.optim.Muon(muon, lr=settings.lr, adjust_lr_fn="match_rms_adamw")))
+        found.append(_Muon(muon, lr=settings.lr, adjust_lr_fn="match_rms_adamw"))
     return found
 
 
@@ -112,17 +111,12 @@ class _Float32(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _without_bf16_on_cpu(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Muon, whose iterations PyTorch writes in bf16: on a CPU without units for it they take thirty times as long."""
-    step = optimizer.step
+class _Muon(torch.optim.Muon):
+    """PyTorch writes its iterations in bf16: on a CPU without units for it they take thirty times as long."""
 
-    @functools.wraps(step)
-    def step_in_float32(*args: Any, **kwargs: Any) -> Any:
+    def step(self, closure: Any = None) -> Any:
         with _Float32():
-            return step(*args, **kwargs)
-
-    optimizer.step = step_in_float32  # type: ignore[method-assign]
-    return optimizer
+            return super().step(closure)  # type: ignore[no-untyped-call]
 
 
 def set_lr(optimizers: Sequence[torch.optim.Optimizer], settings: Optimizer, factor: float) -> None:
