@@ -18,9 +18,6 @@ demo: setup  ## the main job, on pictures made on the spot
 docs: setup  ## the pages, into build/docs; nothing is loaded from a network
 	$(BIN)/mkdocs build --strict
 
-# In a process of its own: after many others the runtimes' libraries end it (SIGSEGV), for a reason not found yet.
-RUNTIMES := tests/test_runtimes.py
-
 # The gates run side by side, on one thread each.
 GATE := OMP_NUM_THREADS=1 $(BIN)/python -m hmrbench
 
@@ -30,8 +27,7 @@ test: setup  ## the gates on this project's own costs and demo accuracies, then 
 	  $(GATE) eval vmhmr2-t-s2 -d demo-mesh --runs build/gate; } & others=$$!; \
 	$(GATE) eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate && wait $$others && \
 	$(GATE) check --baseline baselines/demo.json --runs build/gate
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --ignore $(RUNTIMES)
-	$(BIN)/python -m pytest -n 1 -m 'not slow' $(RUNTIMES)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: setup  ## the tests of more than ten seconds each: every network through every command, trainings to the end
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -46,8 +42,7 @@ $(OLDEST)/installed: pyproject.toml tests/oldest.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/installed  ## all tests with every dependency at its lower bound
-	$(OLD) -m pytest -n 2 --dist loadfile --ignore $(RUNTIMES)
-	$(OLD) -m pytest -n 1 $(RUNTIMES)
+	$(OLD) -m pytest -n 2 --dist loadfile
 
 commands-oldest: $(OLDEST)/installed  ## the commands, and tests of counts, codecs, metrics and tables, the same way
 	rm -rf build/oldest

@@ -25,7 +25,7 @@ from hmrbench.schema import ModelCard
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MB = 2**20
-_STATUS = Path("/proc/self/status")
+_STATUS, _CGROUP = Path("/proc/self/status"), Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc")
 
@@ -232,9 +232,11 @@ def available_mb() -> float | None:
     with suppress(OSError):
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
         limits += [int(found[1]) / 1024] if found else []
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limits.append((int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())) / MB)
+    with suppress(OSError, ValueError):  # "max" is no bound
+        bound, taken = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = (_CGROUP / "memory.stat").read_text()
+        cached = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)$", stat, re.MULTILINE)))
+        limits.append((bound - taken + cached) / MB)  # files that were read count as taken, and give way
     return min(limits, default=None)
 
 

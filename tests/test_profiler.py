@@ -312,6 +312,17 @@ def test_the_host_running_out_of_memory_is_a_row_too(cards: Path, monkeypatch: p
     assert torch.ones(2**27).numel() == 2**27  # the bound is gone
 
 
+def test_memory_of_a_container_that_holds_files_read_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"max": f"{512 * 2**20}\n", "current": f"{500 * 2**20}\n"}
+    stat = f"anon {90 * 2**20}\nactive_file {100 * 2**20}\ninactive_file {300 * 2**20}\nslab 4\n"
+    for name, text in {**counts, "stat": stat}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(devices, "_CGROUP", tmp_path)
+    assert devices.available_mb() == 412
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices.available_mb() != 412
+
+
 def test_memory_holds_weights_input_and_what_a_forward_takes(cards: Path) -> None:
     row = measure("huge", cards, batch_size=1, repeats=1)
     if Path("/proc/self/clear_refs").exists():

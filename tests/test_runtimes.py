@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import re
 import subprocess
@@ -38,6 +40,7 @@ from hmrbench.runtimes import (
     read_exported,
     writing,
 )
+from hmrbench.runtimes.openvino import _signal_stack_kept, _StackT
 from hmrbench.runtimes.outputs import flatten, names, unflatten
 from hmrbench.runtimes.runtime import instruction_set
 
@@ -689,6 +692,7 @@ def test_a_precision_that_no_instructions_serve_is_refused(monkeypatch: pytest.M
     import openvino
 
     runtime = find_runtime("openvino")
+    runtime.check("net", "cpu", "fp32")  # its one Core is made
     monkeypatch.setattr(openvino.Core, "get_property", lambda self, *names: ["FP32", "INT8"])
     with pytest.raises(UsageError, match="OpenVINO has no bf16 on this CPU, it would compute in fp32"):
         runtime.check("net", "cpu", "bf16")
@@ -712,6 +716,35 @@ def test_the_best_instructions_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (instruction_set("cpu", "bf16"), instruction_set("cpu", "int8")) == ("amx_bf16", "amx_int8")
     monkeypatch.setattr(environment, "cpu_flags", frozenset)
     assert instruction_set("cpu", "fp32") is None
+
+
+def _signal_stack() -> tuple[int | None, int]:
+    found = _StackT()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.ss_sp, found.ss_size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO gives the thread a stack for signals on Linux alone")
+def test_signals_find_their_stack_after_openvino(cards: Path, tmp_path: Path) -> None:
+    """Of two networks let go in the order they came, the second gave back the first one's, which was gone: SIGSEGV."""
+    import openvino
+
+    assert export(cards, tmp_path / "net.xml").exit_code == 0
+    find_runtime("openvino").check("net", "cpu", "fp32")
+    before = _signal_stack()
+    network = Network(file=tmp_path / "net.xml", card=load_card("layers", [cards]))
+    first, second = (prepare(find_runtime("openvino"), network, Setting("cpu", "fp32", (64, 48))) for _ in range(2))
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    assert _signal_stack() == before
+    with _signal_stack_kept():  # other people's code makes a Core each time
+        first, second = (openvino.Core().compile_model(str(tmp_path / "net.xml"), "CPU") for _ in range(2))
+        del first
+        gc.collect()
+        del second
+    assert _signal_stack() == before
 
 
 def test_litert_runs_files_alone() -> None:

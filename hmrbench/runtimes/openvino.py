@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +26,45 @@ _CAPABILITIES = {"bf16": "BF16"}  # fp16 is a form of file as well, which any de
 _QUANTISED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 
+@functools.cache
+def _core() -> Any:
+    """The one `Core` of this process, its CPU plugin loaded for good.
+
+    A plugin gives the thread a stack for signals and takes it away when it goes (2026.4). Of two that go in the order
+    in which they came, the second gives the thread the first one's back, which is gone: the next signal that a handler
+    waits for, Ctrl-C or the end of a worker, is a SIGSEGV.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if "CPU" in core.available_devices:
+        core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
+
+
+class _StackT(ctypes.Structure):  # sigaltstack(2)
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """For a block in which a library makes `Core`s of its own: the thread has its stack for signals back afterwards."""
+    libc, before = ctypes.CDLL(None), _StackT()
+    known = hasattr(libc, "sigaltstack") and libc.sigaltstack(None, ctypes.byref(before)) == 0
+    try:
+        yield
+    finally:
+        if known:
+            gc.collect()  # plugins that are held by cycles would take it away later
+            libc.sigaltstack(ctypes.byref(before), None)
+
+
 class Compiled(FromFile):
     """A file compiled for a device."""
 
     def __init__(self, network: Network, setting: Setting) -> None:
-        import openvino
-
+        core = _core()
         self.network, self.setting = network, setting
-        core = openvino.Core()
         self.device = setting.device.upper()
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[setting.dtype], "PERFORMANCE_HINT": "LATENCY"}
         if setting.device == "cpu":
@@ -80,9 +116,7 @@ def _prepare(network: Network, setting: Setting) -> Prepared:
 
 
 def _serves(device: str, dtype: str) -> str | None:
-    import openvino
-
-    core, name = openvino.Core(), device.upper()
+    core, name = _core(), device.upper()
     if name not in core.available_devices:
         return f"OpenVINO sees no {name} here (it has {', '.join(core.available_devices)})"
     capable = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
@@ -109,11 +143,9 @@ def write(graph: Graph, path: Path, dtype: str) -> None:
 
 def layers(path: Path) -> list[str]:
     """The operations that can be in int8: products with weights, in the order in which they run."""
-    import openvino
-
     return [
         op.get_friendly_name()
-        for op in openvino.Core().read_model(path).get_ordered_ops()
+        for op in _core().read_model(path).get_ordered_ops()
         if op.get_type_name() in _QUANTISED and _is_weight(op.input_value(1).get_node())
     ]
 
@@ -131,11 +163,12 @@ def quantise(source: Path, target: Path, crops: list[dict[str, Array]], in_fp: l
     import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way also changes handlers that it shares with others
-    model = openvino.Core().read_model(source)
-    found = nncf.quantize(
-        model, nncf.Dataset(crops), subset_size=len(crops), model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(names=in_fp) if in_fp else None,
-    )  # fmt: skip
+    model = _core().read_model(source)
+    with _signal_stack_kept():
+        found = nncf.quantize(
+            model, nncf.Dataset(crops), subset_size=len(crops), model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=in_fp) if in_fp else None,
+        )  # fmt: skip
     openvino.save_model(found, target, compress_to_fp16=False)
 
 
