@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -19,8 +20,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 # modules this is known of an nn.Sequential only.
 _IN_ORDER = ("hmrbench", "timm", "torchvision")
 _Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
-# Subclasses with a forward of their own do more: pad as TensorFlow does, or end in an activation (both in timm).
-_PLAIN = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d)}
+# Subclasses with a forward of their own do more, as timm's convolutions that pad as TensorFlow's do. Of its norms that
+# end in an activation, the activation stays.
+_PLAIN = {
+    kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
+}
 
 
 def fuse(net: nn.Module, on: bool = True) -> None:
@@ -75,7 +79,8 @@ def _fold(conv: Any, norm: Any) -> None:
             return y
         return F.conv_transpose2d(x, weight, bias, conv.stride, conv.padding, conv.output_padding, 1, conv.dilation)
 
-    conv.__dict__["forward"], norm.__dict__["forward"] = folded, _same
+    conv.__dict__["forward"] = folded
+    norm.__dict__["forward"] = norm.act if isinstance(norm, BatchNormAct2d) else _same
 
 
 def _same(x: Tensor) -> Tensor:

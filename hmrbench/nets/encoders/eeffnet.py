@@ -110,9 +110,12 @@ class WeightedSum(nn.Module):
         """Maps (B, C, h, w), finest first, to one (B, C', h, w) after SiLU."""
         weights = self.weights.relu()
         weights = weights / (weights.sum(2, keepdim=True) + 1e-5)
-        sampled = [layer(x) for layer, x in zip(self.sample_layers, maps, strict=True)]
-        total = sum(weights[:, :, i, :, None] * x for i, x in enumerate(sampled))
-        return nn.functional.silu(total)
+        total: Tensor | None = None
+        for i, (layer, x) in enumerate(zip(self.sample_layers, maps, strict=True)):
+            x = weights[:, :, i, :, None] * layer(x)
+            total = x if total is None else total.add_(x)
+        assert total is not None
+        return nn.functional.silu(total, inplace=True)
 
 
 class Fusion(nn.Module):
@@ -133,7 +136,7 @@ class Fusion(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps (B, C, h, w), finest first, to maps of the same sizes."""
         layers = zip(self.addup_layers, self.mixup_layers, self.fixup_layers, maps, strict=True)
-        return [mix(add(maps)) + fix(x) for add, mix, fix, x in layers]
+        return [mix(add(maps)).add_(fix(x)) for add, mix, fix, x in layers]
 
 
 class HighResolutionStage(nn.Module):
