@@ -27,7 +27,11 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "
 MB = 2**20
 _STATUS, _CGROUP = Path("/proc/self/status"), Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc")
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc",
+    "could not create a primitive",  # oneDNN's kernels
+    "Resource temporarily unavailable",  # the stack of a thread
+)  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:

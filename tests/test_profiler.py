@@ -773,6 +773,8 @@ def test_precision_is_put_back() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("Exception from src/inference/src/dev/plugin.cpp:59: Resource temporarily unavailable"), True),
         (RuntimeError("shapes do not fit"), False),
         (ValueError("out of memory of a better time"), False),
     ],
