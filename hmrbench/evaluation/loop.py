@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hmrbench.data.family_crops import numbers_beside
 from hmrbench.data.loader import Batch, CropSettings, batches
-from hmrbench.device import Normalize, precision
+from hmrbench.device import Normalize, keep_freed_memory, precision
 from hmrbench.errors import HmrbenchError, blamed_on
 from hmrbench.evaluation.job import Job
 from hmrbench.records import Array, Dataset, Prediction
@@ -34,6 +34,7 @@ def predict(net: nn.Module | Prepared, job: Job, index: Sequence[int]) -> Iterat
     for body in (job.body, job.whole):
         if body is not None:
             body.to(job.device)
+    keep_freed_memory(job.device)
     settings = CropSettings.of(job.card, job.codec)
     normalize = Normalize(job.card, job.device)
     with ready as network:
