@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,14 +50,16 @@ class _StackT(ctypes.Structure):  # sigaltstack(2)
 @contextmanager
 def _signal_stack_kept() -> Iterator[None]:
     """For a block in which a library makes `Core`s of its own: the thread has its stack for signals back afterwards."""
+    if sys.platform != "linux":
+        yield
+        return
     libc, before = ctypes.CDLL(None), _StackT()
-    known = hasattr(libc, "sigaltstack") and libc.sigaltstack(None, ctypes.byref(before)) == 0
+    libc.sigaltstack(None, ctypes.byref(before))
     try:
         yield
     finally:
-        if known:
-            gc.collect()  # plugins that are held by cycles would take it away later
-            libc.sigaltstack(ctypes.byref(before), None)
+        gc.collect()  # plugins that are held by cycles would take it away later
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 class Compiled(FromFile):
