@@ -57,6 +57,8 @@ def evaluate(
 ) -> EvalResult:
     """Evaluate one network on one data set, as `hmrbench eval` does.
 
+    On the CPU the process keeps freed memory from then on (`device.keep_freed_memory`).
+
     Args:
         model: a name, the paper's spelling of it, a card, or a network with its weights, which is left on the device
             that it was evaluated on.

@@ -110,11 +110,11 @@ class WeightedSum(nn.Module):
         """Maps (B, C, h, w), finest first, to one (B, C', h, w) after SiLU."""
         weights = self.weights.relu()
         weights = weights / (weights.sum(2, keepdim=True) + 1e-5)
-        total: Tensor | None = None
-        for i, (layer, x) in enumerate(zip(self.sample_layers, maps, strict=True)):
-            x = weights[:, :, i, :, None] * layer(x)
-            total = x if total is None else total.add_(x)
-        assert total is not None
+        sampled = (layer(x) for layer, x in zip(self.sample_layers, maps, strict=True))
+        first, *rest = weights.unsqueeze(-1).unbind(2)  # (1, C', 1, 1) for each map
+        total = first * next(sampled)
+        for weight, x in zip(rest, sampled, strict=True):
+            total.add_(weight * x)
         return nn.functional.silu(total, inplace=True)
 
 
