@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test test-slow test-oldest commands-oldest check bench gpu runtimes format clean
+.PHONY: setup demo docs test test-thorough test-slow test-oldest commands-oldest check bench gpu runtimes format clean
 
 setup: $(VENV)/installed  ## make the environment, once
 
@@ -21,13 +21,16 @@ docs: setup  ## the pages, into build/docs; nothing is loaded from a network
 # The gates run side by side, on one thread each.
 GATE := OMP_NUM_THREADS=1 $(BIN)/python -m hmrbench
 
-test: setup  ## the gates on this project's own costs and demo accuracies, then all tests but the slow ones
+test: setup  ## the gates on this project's own costs and demo accuracies, then the tests that are done in ten minutes
 	rm -rf build/gate
 	{ $(GATE) check --baseline baselines/costs.json --costs && \
 	  $(GATE) eval vmhmr2-t-s2 -d demo-mesh --runs build/gate; } & others=$$!; \
 	$(GATE) eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate && wait $$others && \
 	$(GATE) check --baseline baselines/demo.json --runs build/gate
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not thorough'
+
+test-thorough: setup  ## the tests that go through all networks, all broken files, all pages; CI runs them too
+	$(BIN)/python -m pytest -n 2 -m 'thorough and not slow'
 
 test-slow: setup  ## the tests of more than ten seconds each: every network through every command, trainings to the end
 	$(BIN)/python -m pytest -n 2 -m slow

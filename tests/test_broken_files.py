@@ -366,6 +366,7 @@ def test_every_command_is_here() -> None:
 
 @pytest.mark.usefixtures("calm")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command}: {case.file}")
+@pytest.mark.thorough
 def test_broken_files(case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _RUN_TEXT[:] = [(world / "runs" / "eval-plain-000000000001.json").read_bytes()]
     good = (world / case.file).read_bytes() if (world / case.file).is_file() else b""

@@ -172,6 +172,7 @@ def test_parameters_are_the_committed_ones(model: str) -> None:
 SOME = ("swinpose-t-s4", "swinhmr2-s-s3", "gmfhmr2-t-s3", "vmpose-t-s2", "vitpose-s", "hmr2-h")
 
 
+@pytest.mark.thorough
 def test_macs_are_the_committed_ones(tmp_path: Path) -> None:
     held = baselines.read_baseline(COSTS)
     part = {**held, "rows": [r for r in held["rows"] if r["model"] in SOME]}

@@ -361,6 +361,7 @@ def test_env_recognises_torch_and_torchvision_of_different_builds(monkeypatch: p
         ([signal.SIGHUP, signal.SIGTERM], 129, "stopped by SIGHUP"),
     ],
 )
+@pytest.mark.thorough
 def test_a_signal_ends_a_run_that_resume_finishes(
     signals: list[signal.Signals], code: int, words: str, tiny_coco: Path, tiny_cards: Path, tmp_path: Path
 ) -> None:

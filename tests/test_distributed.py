@@ -84,6 +84,7 @@ def test_alone_nothing_is_exchanged() -> None:
 # --------------------------------------------------------------------------- two processes
 
 
+@pytest.mark.thorough
 def test_eval_of_two_processes_is_eval_of_one(tmp_path: Path) -> None:
     coco, cards = make_coco(tmp_path / "coco", (1, 3, 2, 4, 2)), write_cards(tmp_path / "cards")
     common: dict[str, Any] = {"data_root": coco, "weights": "random", "device": "cpu", "batch_size": 2}
@@ -164,6 +165,7 @@ train.run(prepare_training("tiny-mesh", "people-3d", **{**settings, **prior}), r
 """
 
 
+@pytest.mark.thorough
 def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     small_training.write_flat(tmp_path, 10)
     small_training.write_solid(tmp_path, 7)
@@ -201,6 +203,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     assert scores[0] == scores[1]
 
 
+@pytest.mark.thorough
 def test_a_network_that_fails_in_one_process_fails_in_all(tmp_path: Path) -> None:
     """The second person of a batch is not finite; only the first process has a batch of two."""
     coco, cards = make_coco(tmp_path / "coco", (1, 2)), write_cards(tmp_path / "cards")

@@ -42,6 +42,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.thorough
 def test_console_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a page types, in its order, in one folder; on two people, and two forwards of a profile."""
     typed = [c for kind, text, why in blocks(page) if kind == "console" and why is None for c in commands(text)]

@@ -73,6 +73,7 @@ def check(encoder: str, stages: int, found: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("encoder", "stages"), ENCODERS)
+@pytest.mark.thorough
 def test_encoders_cost_what_the_official_ones_do(encoder: str, stages: int) -> None:
     costs = encoder_costs(encoder)
     parts = [costs.by_module[name] for name in modules_of(encoder, stages)]

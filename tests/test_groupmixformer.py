@@ -92,6 +92,7 @@ def test_equals_official_in_float64(refs, tiny):
 
 @pytest.mark.parametrize("size", SIZES)
 @torch.no_grad()
+@pytest.mark.thorough
 def test_costs_are_official(refs, size):
     """Parameters and MACs of the cuts after stage 2, 3 and 4; one trace gives the MACs of all."""
     costs = json.loads((refs / "official_costs.json").read_text())[f"groupmixformer_{size}"]

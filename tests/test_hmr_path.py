@@ -342,6 +342,7 @@ def test_the_31_mesh_models_are_there() -> None:
 
 
 @pytest.mark.parametrize("card", HMR, ids=lambda c: c.name)
+@pytest.mark.thorough
 def test_mesh_model_maps_a_picture_to_parameters(card: ModelCard) -> None:
     with torch.device("meta"):
         output = zoo.build_net(card).eval()(torch.empty(2, 3, 256, 256))

@@ -258,6 +258,7 @@ def test_keys_and_shapes_are_the_official_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.thorough
 def test_costs_are_the_official_ones(name: str) -> None:
     official, net = COSTS[name], on_meta(name)
     costs = flops.count(net, (1, 3, *CASES[name].image))

@@ -296,6 +296,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("boxes", ["gt", "det"])
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.thorough
 def test_evaluates_generated_pictures(files: dict[str, Path], pictures: Path, name: str, boxes: str) -> None:
     job = prepare_job(name, "coco-val", weights=files[name], data_root=pictures, boxes=boxes)
     result = evaluation.run(job)

@@ -139,6 +139,7 @@ def test_parameters_and_shapes(name):
 
 
 @pytest.mark.parametrize("name", NETS)
+@pytest.mark.thorough
 def test_macs(name):
     official = COSTS[official_name(name)]
     height, width = NETS[name].input_sizes[0]

@@ -830,6 +830,7 @@ def test_by_module_shows_a_tree(cards: Path, tmp_path: Path) -> None:
     assert kept.row["by_module"]["head"] == [2_626_833, 1_122_631_680]
 
 
+@pytest.mark.thorough
 def test_all_takes_every_card(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(profiling, "profile_card", lambda card, *_, **__: asked.append(card.name) or ())

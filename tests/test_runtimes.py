@@ -787,6 +787,7 @@ def test_networks_of_each_family_export(name: str, runtime: str, tmp_path: Path)
 # --------------------------------------------------------------------------- the table of the documentation
 
 
+@pytest.mark.thorough
 def test_the_table_of_the_documentation(tmp_path: Path) -> None:
     sys.path.insert(0, str(ROOT / "docs"))
     import runtimes_table
@@ -809,6 +810,7 @@ def test_the_table_of_the_documentation(tmp_path: Path) -> None:
     assert lines[-1] == "Latency: cpu, 2 threads, v 1."
 
 
+@pytest.mark.thorough
 def test_the_tables_command_keeps_rows_and_writes_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- the table of docs/runtimes_table.py -->\nold\n<!-- its end -->\nbelow\n")

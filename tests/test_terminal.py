@@ -67,6 +67,7 @@ def test_lists_fit(width: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+@pytest.mark.thorough
 def test_a_terminal_of_another_encoding(encoding: str, runs: Path) -> None:
     def run(*args: str) -> bytes:
         command = [sys.executable, "-m", "hmrbench", "table", "--runs", str(runs), *args]

@@ -369,6 +369,7 @@ def run(settings: dict[str, Any], out: Path, model: str = "learner", **more: Any
     return train.run(job, out, **{k: v for k, v in more.items() if k in keys})
 
 
+@pytest.mark.thorough
 def test_small_pictures_and_muon_first_then_the_card_s_size(settings: dict[str, Any], tmp_path: Path) -> None:
     recipe = settings["recipe"].read_text().replace("optimizer: {", "optimizer: {muon_lr: 0.02, ")
     (tmp_path / "small.yaml").write_text(recipe + "input: [64, 48]\n")

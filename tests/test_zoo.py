@@ -26,6 +26,7 @@ def test_the_31_pose_models_are_there() -> None:
 
 
 @pytest.mark.parametrize("card", POSE, ids=lambda c: c.name)
+@pytest.mark.thorough
 def test_pose_model_maps_a_picture_to_heatmaps(card: ModelCard) -> None:
     assert card.input == (256, 192) or card not in PAPER
     height, width = card.input
