@@ -82,10 +82,10 @@ def test_hmr2s_recipe_is_hmr2s() -> None:
     assert (recipe.steps, recipe.batch_size, recipe.optimizer.lr) == (1_000_000, 48, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["vitpose", "hmr2", "demo-pose", "demo-pose-small", "demo-mesh"])
+@pytest.mark.parametrize("name", ["vitpose", "hmr2", "demo-pose", "demo-pose-small", "demo-mesh", "demo-mesh-more"])
 @pytest.mark.parametrize("model", ["vitpose-s", "vitpose-h", "hmr2-l", "gmfpose-t-s2", "vmhmr2-b-s4"])
 def test_every_recipe_fits_every_model_of_its_task(name: str, model: str) -> None:
-    of_meshes = name in ("hmr2", "demo-mesh")
+    of_meshes = name in ("hmr2", "demo-mesh", "demo-mesh-more")
     if of_meshes == (CARDS[model].task == "hmr"):
         assert load_recipe(name, CARDS[model]).name == name
     else:
