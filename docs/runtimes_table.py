@@ -27,25 +27,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["*"], help="names or globs; all if none")
     parser.add_argument("--runs", type=Path, default=Path("build/runtimes"), help="where rows are kept")
+    parser.add_argument("--seconds", type=float, default=10, help="for each latency")
     parser.add_argument("--kept", action="store_true", help="measure nothing")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write the table into")
     args = parser.parse_args()
     if not args.kept:
-        measure(args.models, args.runs)
+        measure(args.models, args.runs, args.seconds)
     text = args.page.read_text()
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     args.page.write_text(f"{head}{BEGIN}\n{table(kept(args.runs))}\n{END}{tail}")
 
 
-def measure(models: Sequence[str], runs: Path) -> None:
+def measure(models: Sequence[str], runs: Path, seconds: float) -> None:
     """Rows of the networks on each runtime, on the CPU in fp32, at one picture at once."""
     from hmrbench import profiling
     from hmrbench.cards import find_cards, load_cards
 
     for card in profiling.by_size(find_cards(models, load_cards())):
         for runtime in NAMES:
-            settings = profiling.ProfileSettings(device="cpu", runtime=runtime)
+            settings = profiling.ProfileSettings(device="cpu", runtime=runtime, seconds=seconds)
             for row in (r.row() for r in profiling.profile_card(card, settings, runs=runs, resume=True)):
                 print(row["model"], runtime, row["status"], row["error"] or f"{row['latency_ms']:.1f} ms", flush=True)
 
@@ -73,23 +74,26 @@ def table(rows: Rows) -> str:
         own = rows.get(card.name, {})
         cells = [f"`{card.name}`", card.input_text, *(_latency(own.get(key, ())) for key in NAMES)]
         lines.append(_line([*cells, *(_off(own.get(key, ())) for key in NAMES if key != "pytorch")]))
-    timed = [row for own in rows.values() for all_rows in own.values() for row in all_rows if _is_timed(row)]
+    timed = [row for own in rows.values() for all_rows in own.values() if (row := _timed(all_rows))]
     places = dict.fromkeys(f"{r['device']}, {r['threads']} threads, {r['runtime_version']}" for r in timed)
-    return "\n".join([*lines, "", f"Latency: {'; '.join(places) or 'not measured yet'}.", ""])
+    said = "; ".join(places) or "not measured yet"
+    return "\n".join([*lines, "", f"Latency: {said}. One with ~ varied too much to be known to 1 %.", ""])
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _is_timed(row: Mapping[str, Any]) -> bool:
-    return row["status"] == "ok" and bool(row.get("stable"))
+def _timed(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The newest row whose latency is known to 1 %, else the newest of three forwards or more."""
+    measured = [row for row in rows if row["status"] == "ok" and (row["samples"] or 0) >= 3]
+    settled = [row for row in measured if row["stable"]]
+    return (settled or measured or [None])[-1]
 
 
 def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The newest latency that is known to 1 %; one that is not is none."""
-    timed = [row for row in rows if _is_timed(row)]
-    return f"{timed[-1]['latency_ms']:.1f}" if timed else ""
+    row = _timed(rows)
+    return "" if row is None else f"{'' if row['stable'] else '~'}{row['latency_ms']:.1f}"
 
 
 def _off(rows: Sequence[Mapping[str, Any]]) -> str:
