@@ -18,18 +18,15 @@ demo: setup  ## the main job, on pictures made on the spot
 docs: setup  ## the pages, into build/docs; nothing is loaded from a network
 	$(BIN)/mkdocs build --strict
 
-# The gates run side by side, on one thread each.
-GATE := OMP_NUM_THREADS=1 $(BIN)/python -m hmrbench
-
-test: setup  ## the gates on this project's own costs and demo accuracies, then the tests that are done in ten minutes
+test: setup  ## the gate on the demo's accuracies, then the tests that are done in ten minutes
 	rm -rf build/gate
-	{ $(GATE) check --baseline baselines/costs.json --costs && \
-	  $(GATE) eval vmhmr2-t-s2 -d demo-mesh --runs build/gate; } & others=$$!; \
-	$(GATE) eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate && wait $$others && \
-	$(GATE) check --baseline baselines/demo.json --runs build/gate
+	$(BIN)/python -m hmrbench eval swinpose-t-s2 gmfpose-t-s2 vmpose-t-s2 -d demo-pose --runs build/gate
+	$(BIN)/python -m hmrbench eval vmhmr2-t-s2 -d demo-mesh --runs build/gate
+	$(BIN)/python -m hmrbench check --baseline baselines/demo.json --runs build/gate
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not thorough'
 
-test-thorough: setup  ## the tests that go through all networks, all broken files, all pages; CI runs them too
+test-thorough: setup  ## the gate on all networks' costs, then the tests that go through all networks, files or pages
+	$(BIN)/python -m hmrbench check --baseline baselines/costs.json --costs
 	$(BIN)/python -m pytest -n 2 -m 'thorough and not slow'
 
 test-slow: setup  ## the tests of more than ten seconds each: every network through every command, trainings to the end

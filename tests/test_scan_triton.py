@@ -130,17 +130,20 @@ def found() -> dict[str, float]:
 LAYOUTS = ("time-major", "every second number", "bfloat16", "mixed", "an endless step amid others")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", [*CASES, *LAYOUTS, "official, 1 states", "official, 4 states"])
 def test_kernel_equals_the_pytorch_backend(found, case):
     assert found[case] < (1e-5 if case != "endless steps" else 1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", [*CASES, *LAYOUTS, "official, 1 states", "official, 4 states"])
 def test_gradients_equal_those_of_the_pytorch_backend(found, case):
     """In roundings of the input's precision, of the greatest gradient."""
     assert found[f"gradients, {case}"] < 30
 
 
+@pytest.mark.thorough
 def test_a_kernel_that_fails_or_errs_is_not_used(found):
     assert (found["works"], found["wrong"], found["broken"]) == (True, False, False)
     assert (found["differentiates"], found["wrong gradients"]) == (True, False)

@@ -28,7 +28,7 @@ def demo(
         _say(f"eval {' '.join(models)} --dataset {dataset} --no-flip")
         eval.evaluate(models, [dataset], flip=False, limit=limit, resume=True, runs=runs, workers=DEFAULT_WORKERS)
     _say(f"profile {' '.join(POSE + MESH)}")
-    profile.profile(POSE + MESH, resume=True, runs=runs, seconds=3.0)
+    profile.profile(POSE + MESH, resume=True, runs=runs, seconds=2.0)
     _say("table")
     table.table(runs=runs)
     spec = data.load_spec("demo-pose")
