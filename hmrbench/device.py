@@ -26,7 +26,7 @@ from hmrbench.schema import ModelCard
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MB = 2**20
 _STATUS, _CGROUP = Path("/proc/self/status"), Path("/sys/fs/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc",
     "could not create a primitive",  # oneDNN's kernels
@@ -183,14 +183,14 @@ def keep_freed_memory(device: torch.device) -> None:
     """Make forwards on the CPU reuse the memory of the one before, from here on in this process.
 
     Otherwise glibc gives large blocks back to the system after some forwards and faults them in again for the next
-    ones: up to a quarter of the time of a Swin network, more or less as earlier models left the heap (mallopt(3)).
+    ones: up to a third of the time of a Swin network, more or less as earlier models left the heap (mallopt(3)).
     `trim` still gives everything back.
     """
     if device.type == "cpu":
         with suppress(OSError, AttributeError):  # glibc only
             libc = ctypes.CDLL(None)
-            libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
-            libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+            libc.mallopt(_M_MMAP_MAX, 0)  # no block has a mapping of its own, however large
+            libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
 class PeakMemory:

@@ -18,9 +18,11 @@ from fvcore.nn import FlopCountAnalysis
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders import swin
+from hmrbench.nets.fusion import fuse
 from hmrbench.nets.truncation import Neck
 
 SIZES = {"tiny": swin.swin_t, "small": swin.swin_s, "base": swin.swin_b}
@@ -251,6 +253,25 @@ def test_window_layouts_are_made_once_and_kept_out_of_everything():
             net(torch.zeros(1, 3, side, 28))
         assert len(net._layouts) == swin.LAYOUTS_KEPT
         assert torch.equal(net(x), out)
+
+
+@pytest.mark.parametrize("size", [(256, 192), (224, 224), (61, 47)])  # the second needs no padding
+def test_products_without_padded_tokens_change_nothing(size):
+    net = swin.swin_t().eval()
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):  # that of a padded token is all that it has
+            nn.init.normal_(parameter, std=0.5)
+    for batch in (1, 3, 2):
+        x = torch.randn(batch, 3, *size)
+        found = {}
+        for fused in (False, True):
+            fuse(net, fused)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                found[fused] = net(x), counter.get_total_flops()
+        (plain, all_macs), (short, macs) = found[False], found[True]
+        assert (short - plain).abs().max() < 1e-5 * plain.std()
+        assert (macs < 0.95 * all_macs) if size != (224, 224) else (macs == all_macs)
+        assert net(x).requires_grad
 
 
 @torch.no_grad()

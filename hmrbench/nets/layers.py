@@ -8,17 +8,21 @@ import torch
 from torch import Tensor, nn
 
 
+def free_to_cut(x: Tensor) -> bool:
+    """Whether short cuts for float32 on a CPU apply: not under traces, compilers, autograd, autocast."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return type(x) is Tensor and x.is_cpu and x.dtype == torch.float32 and not tracing
+
+
 def onednn_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor | None:
     """A 1x1 convolution (B, C, H, W) to (B, D, H, W) by oneDNN; None where that is not to be had, or not to be seen.
 
     On one thread PyTorch keeps small batches from oneDNN, which runs groups one by one otherwise, three times as
-    slow. Traces, compilers and autograd take the plain operator.
+    slow.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return None
-    if torch.jit.is_tracing() or not torch.backends.mkldnn.is_available():  # type: ignore[attr-defined, no-untyped-call]
-        return None
-    if not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
+    if not (free_to_cut(x) and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
         return None
     y: Tensor = torch.mkldnn_convolution(x, weight[:, :, None, None], bias, [0, 0], [1, 1], [1, 1], groups)
     return y

@@ -11,6 +11,8 @@ map is zero-padded at the right and the bottom after `norm1` and *then* rolled; 
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
+from hmrbench.nets.layers import free_to_cut
 from hmrbench.nets.record import Depth, State, WeightsLayout
 
 LAYOUTS_KEPT = 16  # grids whose window layout is remembered: four stages at four input sizes
@@ -78,6 +81,22 @@ def unpartition(x: Tensor, window: int, height: int, width: int) -> Tensor:
     return x.reshape(-1, height, width, c)
 
 
+@functools.lru_cache(maxsize=64)
+def window_rows(batch: int, height: int, width: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
+    """Where the tokens of padded, rolled and partitioned maps come from, and where they are to be found.
+
+    Returns:
+        For every token of the windows its row in maps (B * H * W, C), B * H * W for a padded one; and for every row
+        its token, (B * H * W,).
+    """
+    count = batch * height * width
+    rows = torch.arange(count, device="cpu").view(batch, height, width, 1)
+    rows = F.pad(rows, (0, 0, 0, -width % window, 0, -height % window), value=count)
+    rows = partition(rows.roll((-shift, -shift), (1, 2)), window).flatten()
+    tokens = rows.new_empty(count + 1).scatter_(0, rows, torch.arange(len(rows), device="cpu"))
+    return rows, tokens[:count]
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside each window, with a learned bias per relative position and head."""
 
@@ -91,20 +110,36 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: WindowLayout, shifted: bool) -> Tensor:
         """(B * windows, window^2, C) to the same shape."""
-        b, n, c = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # (b, heads, n, d)
+        y: Tensor = self.proj(self.attend(self.qkv(x), layout, shifted))
+        return y
+
+    def on_rows(self, x: Tensor, rows: Tensor, tokens: Tensor, layout: WindowLayout, shifted: bool) -> Tensor:
+        """(R, C), of which `window_rows` knows where they lie, to the same shape.
+
+        The products leave out padded tokens: they are zeros, so their queries, keys and values are the bias.
+        """
+        qkv = x.new_empty(len(x) + 1, len(self.qkv.bias))
+        torch.addmm(self.qkv.bias, x, self.qkv.weight.t(), out=qkv[:-1])
+        qkv[-1] = self.qkv.bias
+        n = math.isqrt(len(layout.bias_index))
+        y = self.attend(qkv.index_select(0, rows).unflatten(0, (-1, n)), layout, shifted)
+        return F.linear(y.flatten(0, 1).index_select(0, tokens), self.proj.weight, self.proj.bias)
+
+    def attend(self, qkv: Tensor, layout: WindowLayout, shifted: bool) -> Tensor:
+        """(B * windows, window^2, 3C) to (B * windows, window^2, C)."""
+        b, n, _ = qkv.shape
+        q, k, v = qkv.reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (b, heads, n, d)
         bias = self.relative_position_bias_table.t().index_select(1, layout.bias_index).view(-1, n, n)
         bias = (bias + layout.mask if shifted else bias[None]).to(q.dtype)  # (windows or 1, heads, n, n)
         if shifted and b > len(bias):
             bias = bias.repeat(b // len(bias), 1, 1, 1)  # images come before windows in the batch
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        y: Tensor = self.proj(x.transpose(1, 2).reshape(b, n, c))
-        return y
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(b, n, -1)
 
 
 class SwinBlock(nn.Module):
     """Pre-norm window attention and MLP; a shifted block attends over windows moved by half a window."""
+
+    fused = True
 
     def __init__(self, width: int, num_heads: int, window: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
@@ -117,10 +152,13 @@ class SwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def attend(self, x: Tensor, layout: WindowLayout) -> Tensor:
-        h, w = x.shape[1:3]
+        b, h, w, c = x.shape
+        shift = self.window // 2
+        if self.fused and free_to_cut(x):
+            rows, tokens = window_rows(b, h, w, self.window, shift if self.shifted else 0)
+            return self.attn.on_rows(x.reshape(-1, c), rows, tokens, layout, self.shifted).view(x.shape)
         x = F.pad(x, (0, 0, 0, -w % self.window, 0, -h % self.window))  # (B, Hp, Wp, C)
         hp, wp = x.shape[1:3]
-        shift = self.window // 2
         if self.shifted:
             x = x.roll((-shift, -shift), (1, 2))
         x = self.attn(partition(x, self.window), layout, self.shifted)
