@@ -41,6 +41,7 @@ from hmrbench.metrics.coco_keypoints import measure_results
 from hmrbench.metrics.coco_matches import ap_of_resamples
 from hmrbench.nets.fusion import fuse
 from hmrbench.profiling import profile_model
+from hmrbench.profiling.flops import count
 from hmrbench.profiling.latency import bare_rate
 from hmrbench.records import Dataset
 from hmrbench.zoo import create_encoder
@@ -207,6 +208,21 @@ def bench_encoders(rounds: int) -> None:
             report(f"{name}, batch size {batch_size}; timm", fast, slow)
 
 
+def bench_matrix_rate(rounds: int) -> None:
+    """Multiply-adds per second of encoders at batch size 8, as a share of those of a plain product of 1024 x 1024."""
+    keep_freed_memory(torch.device("cpu"))
+    left, right = torch.randn(2, 1024, 1024)
+    for name in ("gmf-t", "gmf-s", "swin-t", "swin-s", "vmamba-t", "vit-s", "vit-b"):
+        net, x = create_encoder(name).eval(), torch.randn(8, 3, 256, 192)
+        macs = count(net, x.shape).macs
+        fuse(net)
+        with torch.inference_mode():
+            ours, product = in_turns(partial(net, x), partial(torch.mm, left, right), rounds)
+        rates = macs / ours / 1e9, 1024**3 / product / 1e9
+        what = f"{name}, batch size 8, against a plain product"
+        print(f"{what:74s} {rates[0]:9.2f} {rates[1]:9.2f} GMAC/s  {100 * rates[0] / rates[1]:5.1f} %", flush=True)
+
+
 def timm_vit() -> torch.nn.Module:
     sizes: dict[str, Any] = {"img_size": (256, 192), "patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
     return VisionTransformer(**sizes, num_classes=0, global_pool="", class_token=False)
@@ -254,6 +270,7 @@ def main() -> None:
         bench_metrics(args.rounds)
         bench_scoring(args.rounds)
         bench_encoders(args.rounds)
+        bench_matrix_rate(args.rounds)
         bench_loading(Path(folder) / "many", args.rounds)
         for model in args.models:
             bench_loop(Path(folder) / model, model, args.people, args.rounds)

@@ -122,7 +122,7 @@ class WindowAttention(nn.Module):
         torch.addmm(self.qkv.bias, x, self.qkv.weight.t(), out=qkv[:-1])
         qkv[-1] = self.qkv.bias
         n = math.isqrt(len(layout.bias_index))
-        y = self.attend(qkv.index_select(0, rows).unflatten(0, (-1, n)), layout, shifted)
+        y = self.attend(qkv.index_select(0, rows).view(-1, n, qkv.shape[1]), layout, shifted)
         return F.linear(y.flatten(0, 1).index_select(0, tokens), self.proj.weight, self.proj.bias)
 
     def attend(self, qkv: Tensor, layout: WindowLayout, shifted: bool) -> Tensor:
