@@ -26,7 +26,7 @@ from hmrbench.schema import ModelCard
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MB = 2**20
 _STATUS, _CGROUP = Path("/proc/self/status"), Path("/sys/fs/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 _OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc",
     "could not create a primitive",  # oneDNN's kernels
@@ -191,6 +191,8 @@ def keep_freed_memory(device: torch.device) -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(_M_MMAP_MAX, 0)  # no block has a mapping of its own, however large
             libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+            # A thread that has run out of memory goes on in another arena, which maps large blocks after all.
+            libc.mallopt(_M_ARENA_MAX, 1)
 
 
 class PeakMemory:

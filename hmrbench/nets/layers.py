@@ -22,8 +22,11 @@ def onednn_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups:
     On one thread PyTorch keeps small batches from oneDNN, which runs groups one by one otherwise, three times as
     slow.
     """
+    # Compilers are asked first: not all of them see through `is_available`.
+    if not (free_to_cut(x) and weight.dtype == torch.float32):
+        return None
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not (available and free_to_cut(x) and weight.dtype == torch.float32):
+    if not available:
         return None
     y: Tensor = torch.mkldnn_convolution(x, weight[:, :, None, None], bias, [0, 0], [1, 1], [1, 1], groups)
     return y
