@@ -321,7 +321,8 @@ def test_a_runtime_by_name_converts_on_the_way(runtime: str, cards: Path, tmp_pa
     root = make_coco(tmp_path / "coco")
     row = json.loads(evaluate(cards, root, tmp_path / "runs", "--runtime", runtime).stdout)[0]
     plain = json.loads(evaluate(cards, root, tmp_path / "runs").stdout)[0]
-    assert (row["runtime"], row["file_mb"] > 0, 0 < row["error_std"] < 1e-4) == (runtime, True, True)
+    # on one thread of some processors it is PyTorch's to the bit
+    assert (row["runtime"], row["file_mb"] > 0, 0 <= row["error_std"] < 1e-4) == (runtime, True, True)
     assert row["metrics"] == pytest.approx(plain["metrics"], abs=1e-6)
     profiled = hmrbench(
         "profile",
