@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import statistics
 import sys
 import tempfile
@@ -71,6 +72,10 @@ def big_coco(folder: Path, images: int, people: int) -> Dataset:
     texture = cv2.resize(rng.integers(0, 256, (48, 64, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
     for path in (folder / "val2017").iterdir():
         cv2.imwrite(str(path), texture)
+    for path in (folder / "annotations").iterdir():
+        listed = json.loads(path.read_text())
+        listed["images"] = [{**image, "width": 640, "height": 480} for image in listed["images"]]
+        path.write_text(json.dumps(listed))
     return data.open_dataset(data.load_spec("coco-val"), folder, "det")
 
 

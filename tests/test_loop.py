@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bench
 import numpy as np
 import pytest
 import torch
@@ -145,3 +146,11 @@ def test_threads_are_as_many_as_the_cores_there_are(monkeypatch: pytest.MonkeyPa
     assert evaluation.EvaluationSettings().workers == environment.usable_cpus() >= 1
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(5)), raising=False)
     assert evaluation.EvaluationSettings().workers == 5
+
+
+def test_the_benchmark_of_the_loop_goes_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.bench_loading(tmp_path / "many", 1)
+    bench.bench_loop(tmp_path / "people", "swinpose-t-s2", 2, 1)
+    read, evaluated = capsys.readouterr().out.splitlines()
+    assert "crops out of 12 pictures" in read
+    assert "evaluation of swinpose-t-s2, people/s against bare forwards" in evaluated

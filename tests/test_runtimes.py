@@ -6,6 +6,7 @@ import ctypes
 import gc
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -503,7 +504,7 @@ def test_int8_is_calibrated_on_other_people(runtime: str, cards: Path, tmp_path:
     other, root = make_coco(tmp_path / "other", seed=1), make_coco(tmp_path / "coco")
     file = tmp_path / f"net{SUFFIX[runtime]}"
     calibrate = ("--dtype", "int8", "--calibrate", "coco-val", "--data-root", other, "--boxes", "gt")
-    made = export(cards, file, *calibrate, "--calibration-crops", "4", "--json")
+    made = export(cards, file, *calibrate, "--calibration-crops", "4", "--batch-size", "dynamic", "--json")
     assert made.exit_code == 0, made.stderr
     record = json.loads(made.stdout)
     assert (record["calibration"]["dataset"], record["calibration"]["crops"]) == ("coco-val", 4)
@@ -515,6 +516,14 @@ def test_int8_is_calibrated_on_other_people(runtime: str, cards: Path, tmp_path:
     refused = evaluate(cards, other, tmp_path / "runs", "--runtime", file)
     assert refused.exit_code == 2
     assert "was calibrated on coco-val, which cannot score it" in " ".join(refused.stderr.split())
+    changed(file, commit="0123456789abcdef")
+    older = evaluate(cards, root, tmp_path / "runs", "--runtime", file)
+    assert older.exit_code == 2
+    command = " ".join(older.stderr.split()).partition("export it again: hmrbench ")[2]
+    assert "--batch-size dynamic --calibrate coco-val --calibration-crops 4" in command
+    again = hmrbench(*shlex.split(command), "--models-dir", cards, "--data-root", other, "--boxes", "gt")
+    assert again.exit_code == 0, again.stderr
+    assert evaluate(cards, root, tmp_path / "runs", "--runtime", file).exit_code == 0
     unmade = evaluate(cards, root, tmp_path / "runs", "--runtime", runtime, "--dtype", "int8")
     assert unmade.exit_code == 2
     assert "int8 needs a file that was calibrated: hmrbench export layers" in " ".join(unmade.stderr.split())
@@ -551,6 +560,7 @@ def test_the_search_leaves_the_fewest_costly_layers(
     left = sorted((s["rms_std"] for s in found["stretches"] if s["in_fp"]), reverse=True)
     assert left == sorted((s["rms_std"] for s in found["stretches"]), reverse=True)[:in_fp]
     assert len(record["calibration"]["in_fp"]) == in_fp
+    assert "--calibration-crops 6 --max-drop AP=0.5 " in read_exported(tmp_path / "net.onnx")._command("layers", "")
     import onnx
 
     graph = onnx.load(tmp_path / "net.onnx").graph

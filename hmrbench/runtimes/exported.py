@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,6 @@ class Exported:
             UsageError: says what differs and how to export it again.
         """
         r = self.record
-        again = f"hmrbench export {card.name} --runtime {r['runtime']} --dtype {r['dtype']} -o {self.path}"
-        again += f" --weights {weights or r['weights']}"
         wrong = None
         if r["model"] != card.name:
             wrong = f"it is {r['model']}, not {card.name}"
@@ -76,7 +75,19 @@ class Exported:
         elif weights and r["weights_sha256"] != sha256:
             wrong = f"it holds the weights {r['weights']} ({str(r['weights_sha256'])[:12]}), not {weights}"
         if wrong is not None:
-            raise UsageError(f"{self.path}: {wrong}; export it again: {again}")
+            raise UsageError(f"{self.path}: {wrong}; export it again: {self._command(card.name, weights)}")
+
+    def _command(self, model: str, weights: str) -> str:
+        """How to export a model in the way in which this file was."""
+        r = self.record
+        args = [model, "--runtime", r["runtime"], "--dtype", r["dtype"], "-o", self.path]
+        if r["batch_size"] != 1:
+            args += ["--batch-size", r["batch_size"] or "dynamic"]
+        if r["calibration"]:
+            args += ["--calibrate", r["calibration"]["dataset"], "--calibration-crops", r["calibration"]["crops"]]
+        if r["search"]:
+            args += ["--max-drop", f"{r['search']['score']}={r['search']['bound']:g}"]
+        return shlex.join(["hmrbench", "export", *map(str, args), "--weights", str(weights or r["weights"])])
 
     def check_scored(self, people: Dataset) -> None:
         """Refuse to score a file on the people that it was calibrated on (UsageError)."""
@@ -122,7 +133,7 @@ def read_exported(path: Path, runtime: Runtime | None = None) -> Exported:
     known = isinstance(record, dict) and record.get("kind") == "export" and "form" in record
     if not known or any(not isinstance(record.get(k), kind) for k, kind in kinds.items()):
         raise DataError(f"{beside}: not the record of an exported network")
-    for key in ("weights", "weights_sha256", "commit", "batch_size", "calibration"):
+    for key in ("weights", "weights_sha256", "commit", "batch_size", "calibration", "search"):
         record.setdefault(key, None)
     if record.get("schema") != SCHEMA:
         raise DataError(f"{beside}: of another version (schema {record.get('schema')}, this one reads {SCHEMA})")
