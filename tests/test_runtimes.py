@@ -37,6 +37,7 @@ from hmrbench.runtimes import (
     find_runtime,
     known_runtimes,
     onnxruntime,
+    openvino,
     prepare,
     read_exported,
     writing,
@@ -512,7 +513,10 @@ def test_int8_is_calibrated_on_other_people(runtime: str, cards: Path, tmp_path:
     evaluated = evaluate(cards, root, tmp_path / "runs", "--runtime", file)
     assert evaluated.exit_code == 0, evaluated.stderr
     row = json.loads(evaluated.stdout)[0]
-    assert (row["dtype"], row["precision"].split(",")[0], row["calibration"]["crops"]) == ("int8", "int8", 4)
+    rest = "bf16" if openvino._capable("CPU", "bf16") else "fp32"
+    served = f"int8, the rest {rest}" if runtime == "openvino" else row["precision"]
+    assert (row["dtype"], row["precision"], row["calibration"]["crops"]) == ("int8", served, 4)
+    assert served.startswith("int8")
     refused = evaluate(cards, other, tmp_path / "runs", "--runtime", file)
     assert refused.exit_code == 2
     assert "was calibrated on coco-val, which cannot score it" in " ".join(refused.stderr.split())
@@ -527,6 +531,19 @@ def test_int8_is_calibrated_on_other_people(runtime: str, cards: Path, tmp_path:
     unmade = evaluate(cards, root, tmp_path / "runs", "--runtime", runtime, "--dtype", "int8")
     assert unmade.exit_code == 2
     assert "int8 needs a file that was calibrated: hmrbench export layers" in " ".join(unmade.stderr.split())
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_is_not_in_int8_is_in_bf16_where_the_processor_has_it(
+    here: bool, cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if here and not openvino._capable("CPU", "bf16"):
+        pytest.skip("a processor without bf16")
+    assert export(cards, tmp_path / "net.xml").exit_code == 0
+    monkeypatch.setattr(openvino, "_capable", lambda device, dtype: here)
+    setting = Setting("cpu", "int8", (64, 48))
+    with prepare(find_runtime("openvino"), Network(file=tmp_path / "net.xml"), setting) as forward:
+        assert forward.describe().precision == f"int8, the rest {'bf16' if here else 'fp32'}"
 
 
 @pytest.mark.parametrize(("drops", "in_fp"), [([0.3], 0), ([9, 0.2, 0.6, 0.4], 2), ([9, 9], None)])

@@ -23,7 +23,7 @@ from hmrbench.runtimes.outputs import names
 from hmrbench.runtimes.runtime import Description, FromFile, Network, Prepared, Runtime, Setting
 from hmrbench.runtimes.trace import Graph
 
-_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"bf16": "BF16"}  # fp16 is a form of file as well, which any device reads
 _QUANTISED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
@@ -70,7 +70,10 @@ class Compiled(FromFile):
         core = _core()
         self.network, self.setting = network, setting
         self.device = setting.device.upper()
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[setting.dtype], "PERFORMANCE_HINT": "LATENCY"}
+        self.rest = setting.dtype
+        if setting.dtype == "int8":  # OpenVINO's own choice for what is not in int8; a GPU keeps fp32
+            self.rest = "bf16" if setting.device == "cpu" and _capable(self.device, "bf16") else "fp32"
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[self.rest], "PERFORMANCE_HINT": "LATENCY"}
         if setting.device == "cpu":
             options["INFERENCE_NUM_THREADS"] = setting.threads or torch.get_num_threads()
         self.model = core.compile_model(str(network.file), self.device, options)
@@ -96,8 +99,7 @@ class Compiled(FromFile):
     def precision(self) -> str:
         """What it computes in, which is fp32 where the device has no instructions for what was asked for."""
         kind = re.sub(r"\D", "", str(self.model.get_property("INFERENCE_PRECISION_HINT").to_string()))
-        served = {"32": "fp32", "16": self.setting.dtype if self.setting.dtype in ("bf16", "fp16") else "fp16"}
-        found = served.get(kind, "fp32")
+        found = {"16": "fp16" if self.rest == "fp32" else self.rest}.get(kind, "fp32")
         if self.setting.dtype == "int8":
             return f"int8, the rest {found}"
         return found if found == self.setting.dtype else f"{found}, weights {self.setting.dtype}"
@@ -123,10 +125,14 @@ def _serves(device: str, dtype: str) -> str | None:
     core, name = _core(), device.upper()
     if name not in core.available_devices:
         return f"OpenVINO sees no {name} here (it has {', '.join(core.available_devices)})"
-    capable = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-    if dtype in _CAPABILITIES and _CAPABILITIES[dtype] not in capable:
-        return f"OpenVINO has no {dtype} on this {name}, it would compute in fp32 (it has {', '.join(capable)})"
+    if dtype in _CAPABILITIES and not _capable(name, dtype):
+        capable = ", ".join(core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
+        return f"OpenVINO has no {dtype} on this {name}, it would compute in fp32 (it has {capable})"
     return None
+
+
+def _capable(device: str, dtype: str) -> bool:
+    return _CAPABILITIES[dtype] in _core().get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
 def write(graph: Graph, path: Path, dtype: str) -> None:
