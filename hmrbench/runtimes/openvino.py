@@ -70,10 +70,10 @@ class Compiled(FromFile):
         core = _core()
         self.network, self.setting = network, setting
         self.device = setting.device.upper()
-        self.rest = setting.dtype
-        if setting.dtype == "int8":  # OpenVINO's own choice for what is not in int8; a GPU keeps fp32
-            self.rest = "bf16" if setting.device == "cpu" and _capable(self.device, "bf16") else "fp32"
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[self.rest], "PERFORMANCE_HINT": "LATENCY"}
+        dtype = setting.dtype
+        if dtype == "int8":  # OpenVINO's own choice for what is not in int8; a GPU keeps fp32
+            dtype = "bf16" if setting.device == "cpu" and _capable(self.device, "bf16") else "fp32"
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[dtype], "PERFORMANCE_HINT": "LATENCY"}
         if setting.device == "cpu":
             options["INFERENCE_NUM_THREADS"] = setting.threads or torch.get_num_threads()
         self.model = core.compile_model(str(network.file), self.device, options)
@@ -97,9 +97,9 @@ class Compiled(FromFile):
         )
 
     def precision(self) -> str:
-        """What it computes in, which is fp32 where the device has no instructions for what was asked for."""
-        kind = re.sub(r"\D", "", str(self.model.get_property("INFERENCE_PRECISION_HINT").to_string()))
-        found = {"16": "fp16" if self.rest == "fp32" else self.rest}.get(kind, "fp32")
+        """What it computes in, which the device may choose otherwise: fp32 for lack of bf16, bf16 in place of fp16."""
+        served = str(self.model.get_property("INFERENCE_PRECISION_HINT").to_string())
+        found = next((dtype for dtype, hint in _HINTS.items() if hint == served), "fp32")
         if self.setting.dtype == "int8":
             return f"int8, the rest {found}"
         return found if found == self.setting.dtype else f"{found}, weights {self.setting.dtype}"
