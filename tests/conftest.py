@@ -84,8 +84,10 @@ def coco_mini() -> Path:
     return folder
 
 
-def make_coco(folder: Path, people_per_image: tuple[int, ...] = (1, 3, 2), seed: int = 0) -> Path:
-    """A generated data set in the layout of COCO val2017: noise pictures, people, detector boxes."""
+def make_coco(
+    folder: Path, people_per_image: tuple[int, ...] = (1, 3, 2), seed: int = 0, size: tuple[int, int] | None = None
+) -> Path:
+    """A generated data set in the layout of COCO val2017: noise pictures, (W, H) in `size`, people, detector boxes."""
     rng = np.random.default_rng(seed)
     images: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
@@ -93,7 +95,7 @@ def make_coco(folder: Path, people_per_image: tuple[int, ...] = (1, 3, 2), seed:
     for sub in ("val2017", "annotations", "person_detection_results"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     for i, count in enumerate(people_per_image, start=1):
-        height, width = 240 + 8 * i, 320
+        width, height = size or (320, 240 + 8 * i)
         picture = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (width, height))
         name = f"{i:012d}.jpg"
         cv2.imwrite(str(folder / "val2017" / name), picture)

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
+def on_cpu_in_float32(x: Tensor) -> bool:
+    """Whether short cuts for float32 on a CPU apply that autograd and compilers see through; not under traces."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return x.is_cpu and x.dtype == torch.float32 and not tracing
+
+
 def free_to_cut(x: Tensor) -> bool:
-    """Whether short cuts for float32 on a CPU apply: not under traces, compilers, autograd, autocast."""
+    """The same for short cuts that nothing sees through: not under compilers, autograd, autocast either."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return type(x) is Tensor and x.is_cpu and x.dtype == torch.float32 and not tracing
+    return type(x) is Tensor and on_cpu_in_float32(x)
 
 
 def onednn_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor | None:
@@ -23,10 +28,8 @@ def onednn_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups:
     slow.
     """
     # Compilers are asked first: not all of them see through `is_available`.
-    if not (free_to_cut(x) and weight.dtype == torch.float32):
-        return None
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available:
+    free = free_to_cut(x) and weight.dtype == torch.float32
+    if not (free and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return None
     y: Tensor = torch.mkldnn_convolution(x, weight[:, :, None, None], bias, [0, 0], [1, 1], [1, 1], groups)
     return y

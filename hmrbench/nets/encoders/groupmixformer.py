@@ -20,17 +20,11 @@ from torch import Tensor, nn
 
 from hmrbench.errors import UsageError
 from hmrbench.nets.encoders.record import Encoder, Family
-from hmrbench.nets.layers import onednn_conv2d
+from hmrbench.nets.layers import on_cpu_in_float32, onednn_conv2d
 from hmrbench.nets.record import Depth, WeightsLayout
 
 HEADS = 8  # fixed by the position convolutions: windows of 3, 5 and 7 pixels for 2, 3 and 3 heads
 CONV_ROWS, CONV_MACS = 16, 4e6  # below either, a 1x1 convolution loses against the matrix product
-
-
-def _cpu_short_cuts(x: Tensor) -> bool:
-    """Whether the short cuts apply; traces see the plain layers."""
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return x.is_cpu and x.dtype == torch.float32 and not tracing
 
 
 def _on_nchw(module: nn.Module, x: Tensor) -> Tensor:
@@ -46,7 +40,7 @@ def _hardswish(x: Tensor) -> Tensor:
 def _conv_norm_act(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, fused: bool) -> Tensor:
     """(B, H, W, C) to (B, h, w, D); in evaluation the norm goes into the weights, if `fused`."""
     mean, var, x = norm.running_mean, norm.running_var, x.permute(0, 3, 1, 2)
-    if norm.training or mean is None or var is None or not (fused and _cpu_short_cuts(x)):
+    if norm.training or mean is None or var is None or not (fused and on_cpu_in_float32(x)):
         x = norm(conv(x))
     else:
         scale = norm.weight * torch.rsqrt(var + norm.eps)
@@ -63,7 +57,7 @@ class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
         large = B * H >= CONV_ROWS and x.numel() * self.out_features >= CONV_MACS
-        if not (self.fused and large and _cpu_short_cuts(x)):
+        if not (self.fused and large and on_cpu_in_float32(x)):
             return F.linear(x, self.weight, self.bias)
         y = onednn_conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias)
         if y is None:  # image rows are the batch: on one thread PyTorch keeps smaller batches than 16 from oneDNN
